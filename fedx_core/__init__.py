@@ -1,0 +1,15 @@
+"""Federated learning for remote sensing in which the server explains its model and prunes it.
+
+The package is a chain of steps over frozen values, whose only side effect is bytes put in a store:
+
+    values      errors, state, masks, seeding, plugins, messages, config
+    pieces      data, partition, models, structure, codec, store
+    learning    training, evaluation, aggregate, relevance, pruning, journal
+    methods     FedAvg, FedX and whoever comes next, one file each
+    rounds      dispatch, train, aggregate, relevance, prune, evaluate, commit
+    federation  the loop over rounds; yields one report a round
+
+It knows nothing of Prefect, MLflow, DVC or plots: those live in ``flows``.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Wire formats, one file each: tensors in, bytes out, and back."""

@@ -1,0 +1,1 @@
+"""Rules that split labels (and countries) into clients, one file each."""

@@ -1,0 +1,87 @@
+"""The file's name is the registry: ``methods/fedx.py`` is the method ``fedx``.
+
+Each package of plug-ins has one class name that its files define:
+
+    data       DataSet          partition  Partition     relevance  Criterion
+    methods    Method           codec      Codec
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from fedx_core.errors import ConfigError, UnknownNameError
+
+CLASS_NAMES = {
+    "data": "DataSet",
+    "partition": "Partition",
+    "relevance": "Criterion",
+    "methods": "Method",
+    "codec": "Codec",
+}
+SINGULAR = {
+    "data": "data set",
+    "partition": "partition rule",
+    "relevance": "criterion",
+    "methods": "method",
+    "codec": "codec",
+}
+
+
+def names(package: str) -> list[str]:
+    """List the plug-ins of a package, such as ``"methods"``, in alphabetical order."""
+    path = importlib.import_module(f"fedx_core.{package}").__path__
+    return sorted(
+        module.name
+        for module in pkgutil.iter_modules(path)
+        if module.name != "base" and not module.name.startswith("_")
+    )
+
+
+def load(package: str, name: str) -> type[Any]:
+    """Import one plug-in's class.
+
+    Raises:
+        UnknownNameError: there is no such file; lists the siblings and the nearest name.
+    """
+    siblings = names(package)
+    if name not in siblings:
+        raise UnknownNameError(
+            f"no {SINGULAR[package]} {name!r}; {_nearest(name, siblings)}choose one of "
+            f"{', '.join(siblings)}, or add fedx_core/{package}/{name}.py"
+        )
+    module = importlib.import_module(f"fedx_core.{package}.{name}")
+    plugin: type[Any] = getattr(module, CLASS_NAMES[package])
+    return plugin
+
+
+def build(package: str, name: str, params: Mapping[str, Any]) -> Any:
+    """Construct one plug-in from its name and its parameters.
+
+    Raises:
+        UnknownNameError: there is no such plug-in.
+        ConfigError: a parameter is unknown, missing or impossible.
+    """
+    plugin = load(package, name)
+    fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}
+    for key in params:
+        if key not in fields:
+            raise ConfigError(
+                f"{SINGULAR[package]} {name!r} has no parameter {key!r}; "
+                f"{_nearest(key, list(fields))}it takes {', '.join(fields) or 'none'}"
+            )
+    for key, field in fields.items():
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
+        if required and key not in params:
+            raise ConfigError(f"{SINGULAR[package]} {name!r} needs the parameter {key!r}")
+    return plugin(**params)
+
+
+def _nearest(name: str, choices: list[str]) -> str:
+    matches = difflib.get_close_matches(name, choices, n=1)
+    return f"did you mean {matches[0]!r}? " if matches else ""

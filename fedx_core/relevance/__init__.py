@@ -1,0 +1,1 @@
+"""Criteria that score units, one file each, all measured after BatchNorm."""

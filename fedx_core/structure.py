@@ -1,0 +1,282 @@
+"""The units of a model: which entries a unit owns, and who reads it.
+
+A unit is an out-channel of a convolution, an out-neuron of a linear layer, or an attention head.
+Pruning one is described by its *support*: for each state entry that loses values, a bool tensor
+that is True where the value is kept. How much a unit takes with it is a mode:
+
+    rows    its weight row and one scalar (BatchNorm scale, or else its own bias): the paper's count
+    units   all it owns: row, bias, BatchNorm scale, shift and running statistics, GRN scale, shift
+    slices  the same, and the weights that read nothing but dead units
+
+In the modes ``units`` and ``slices`` a dead unit's output is exactly zero, except where a LayerNorm
+reads it: such channels keep their place, and only what they own goes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core.errors import MaskError
+from fedx_core.masks import Mask
+
+Mode = Literal["rows", "units", "slices"]
+
+
+@dataclass(frozen=True)
+class UnitLayer:
+    """The units of one weight.
+
+    Args:
+        name: module that owns the weight.
+        units: how many units it has.
+        measured_at: module whose output carries the units' activations, after BatchNorm.
+        unit_dim: dimension of that output that counts units; for heads, channels.
+        scalars: entries with one value a row that go with it, parameters and buffers.
+        paper_scalar: the one of them that the paper's cost table counts.
+        row_unit: unit of each weight row, int64 (rows,); None where rows are units.
+        measured_input: read the activation at the module's input instead (heads).
+    """
+
+    name: str
+    units: int
+    measured_at: str
+    unit_dim: int
+    scalars: tuple[str, ...] = ()
+    paper_scalar: str | None = None
+    row_unit: tuple[int, ...] | None = None
+    measured_input: bool = False
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight entry, (rows, ...)."""
+        return f"{self.name}.weight"
+
+    def rows(self, kept: Tensor) -> Tensor:
+        """Spread a mask over units to the weight's rows."""
+        return kept if self.row_unit is None else kept[torch.tensor(self.row_unit)]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Channels that several layers write and several weights read in their second dimension.
+
+    Args:
+        writers: for each writer its layer and its first row; channel ``c`` is row ``first + c``.
+        readers: weights (out, channels, ...) that see nothing but these channels.
+    """
+
+    writers: tuple[tuple[str, int], ...]
+    readers: tuple[str, ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class UnitGraph:
+    """All unit layers of a model in execution order, and the streams between them."""
+
+    layers: tuple[UnitLayer, ...]
+    streams: tuple[Stream, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    parameters: frozenset[str]
+
+    def layer(self, name: str) -> UnitLayer:
+        """Look a layer up by its module's name."""
+        return next(layer for layer in self.layers if layer.name == name)
+
+    @property
+    def prunable(self) -> int:
+        """Parameters that would go if every unit went, in mode ``rows``."""
+        return sum(layer.units * self.paper_scalars(layer) for layer in self.layers)
+
+    def paper_scalars(self, layer: UnitLayer) -> int:
+        """Scalars that one unit of a layer takes with it by the paper's count (n_l + e_l)."""
+        shape = self.shapes[layer.weight]
+        rows_per_unit = shape[0] // layer.units
+        per_row = int(torch.Size(shape[1:]).numel()) + (1 if layer.paper_scalar else 0)
+        return rows_per_unit * per_row
+
+    def check(self, mask: Mask) -> None:
+        """Check that a unit mask names this model's layers with their sizes.
+
+        Raises:
+            MaskError: it does not; the first difference is named.
+        """
+        wanted = {layer.name: (layer.units,) for layer in self.layers}
+        found = {name: tuple(kept.shape) for name, kept in mask.entries.items()}
+        if mask.kind != "units" or wanted != found:
+            wrong = sorted(set(wanted.items()) ^ set(found.items()))
+            raise MaskError(
+                f"the mask does not fit this model: {wrong[0] if wrong else mask.kind}; "
+                "it was made for another architecture or other units"
+            )
+
+    def support(self, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
+        """Spread a mask to the state entries that lose values; entries kept whole are left out.
+
+        Args:
+            mask: over units or parameters; None keeps everything.
+            mode: how much a unit takes with it.
+
+        Returns:
+            bool tensors of the entries' shapes, True = kept.
+        """
+        if mask is None:
+            return {}
+        if mask.kind == "parameters":
+            return {name: kept for name, kept in mask.entries.items() if not bool(kept.all())}
+        self.check(mask)
+        support: dict[str, Tensor] = {}
+        for layer in self.layers:
+            rows = layer.rows(mask.entries[layer.name])
+            if bool(rows.all()):
+                continue
+            shape = self.shapes[layer.weight]
+            support[layer.weight] = rows.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+            paper = (layer.paper_scalar,) if layer.paper_scalar else ()
+            for scalar in paper if mode == "rows" else layer.scalars:
+                support[scalar] = rows.clone()
+        if mode == "slices":
+            for stream in self.streams:
+                self._close(stream, mask, support)
+        return support
+
+    def _close(self, stream: Stream, mask: Mask, support: dict[str, Tensor]) -> None:
+        alive = torch.zeros(stream.channels, dtype=torch.bool)
+        for name, first in stream.writers:
+            layer = self.layer(name)
+            alive |= layer.rows(mask.entries[name])[first : first + stream.channels]
+        if bool(alive.all()):
+            return
+        for weight in stream.readers:
+            shape = self.shapes[weight]
+            columns = alive.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
+            support[weight] = support[weight] & columns if weight in support else columns.clone()
+
+
+def unit_graph(model: nn.Module, family: str, classifier: str, *, heads: bool = False) -> UnitGraph:
+    """Describe a model's units.
+
+    Args:
+        model: built by ``models.catalogue``.
+        family: ``resnet``, ``convnext`` or ``vit``: whose naming the streams follow.
+        classifier: name of the last linear layer, which is never pruned.
+        heads: treat attention heads as units instead of the rows of ``qkv`` (ViT only).
+    """
+    modules = dict(model.named_modules())
+    layers = [
+        _layer(name, module, modules, heads=heads)
+        for name, module in modules.items()
+        if isinstance(module, nn.Conv2d | nn.Linear) and name != classifier
+    ]
+    streams = {"resnet": _resnet_streams, "convnext": _convnext_streams, "vit": _vit_streams}
+    return UnitGraph(
+        layers=tuple(layers),
+        streams=tuple(streams[family](modules, classifier)),
+        shapes={name: tuple(value.shape) for name, value in model.state_dict().items()},
+        parameters=frozenset(name for name, _ in model.named_parameters()),
+    )
+
+
+def _layer(
+    name: str, module: nn.Conv2d | nn.Linear, modules: Mapping[str, nn.Module], *, heads: bool
+) -> UnitLayer:
+    if heads and name.endswith(".qkv"):
+        attention = name.removesuffix(".qkv")
+        count = int(modules[attention].num_heads)  # type: ignore[arg-type] # timm's Attention
+        rows = module.weight.shape[0]
+        width = rows // 3
+        return UnitLayer(
+            name=name,
+            units=count,
+            measured_at=f"{attention}.proj",
+            unit_dim=-1,
+            scalars=(f"{name}.bias",) if module.bias is not None else (),
+            paper_scalar=f"{name}.bias" if module.bias is not None else None,
+            row_unit=tuple((row % width) // (width // count) for row in range(rows)),
+            measured_input=True,
+        )
+    norm = _batch_norm_of(name, modules)
+    scalars: list[str] = []
+    if module.bias is not None:
+        scalars.append(f"{name}.bias")
+    if norm is not None:
+        scalars += [f"{norm}.{s}" for s in ("weight", "bias", "running_mean", "running_var")]
+    if name.endswith(".mlp.fc1") and _has_grn(modules, name):
+        grn = f"{name.removesuffix('.fc1')}.grn"
+        scalars += [f"{grn}.weight", f"{grn}.bias"]
+    return UnitLayer(
+        name=name,
+        units=module.weight.shape[0],
+        measured_at=norm or name,
+        unit_dim=1 if isinstance(module, nn.Conv2d) else -1,
+        scalars=tuple(scalars),
+        paper_scalar=f"{norm}.weight" if norm else (f"{name}.bias" if scalars else None),
+    )
+
+
+def _batch_norm_of(name: str, modules: Mapping[str, nn.Module]) -> str | None:
+    """Name the BatchNorm behind a convolution: ``bn1`` behind ``conv1``, ``1`` behind ``0``."""
+    parent, _, leaf = name.rpartition(".")
+    sibling = str(int(leaf) + 1) if leaf.isdigit() else leaf.replace("conv", "bn")
+    candidate = f"{parent}.{sibling}" if parent else sibling
+    return candidate if isinstance(modules.get(candidate), nn.BatchNorm2d) else None
+
+
+def _has_grn(modules: Mapping[str, nn.Module], fc1: str) -> bool:
+    grn = modules.get(f"{fc1.removesuffix('.fc1')}.grn")
+    return grn is not None and any(True for _ in grn.parameters())
+
+
+def _resnet_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[Stream]:
+    def channels(name: str) -> int:
+        module = modules[name]
+        assert isinstance(module, nn.Conv2d)
+        return module.out_channels
+
+    streams: list[Stream] = []
+    writers, readers = [("conv1", 0)], list[str]()
+    blocks = [
+        name
+        for name, module in modules.items()
+        if f"{name}.conv1" in modules and f"{name}.conv2" in modules
+    ]
+    for block in blocks:
+        convs = [f"{block}.conv{i}" for i in (1, 2, 3) if f"{block}.conv{i}" in modules]
+        readers.append(f"{convs[0]}.weight")
+        for inner, outer in zip(convs, convs[1:], strict=False):
+            streams.append(Stream(((inner, 0),), (f"{outer}.weight",), channels(inner)))
+        if f"{block}.downsample.0" in modules:
+            readers.append(f"{block}.downsample.0.weight")
+            streams.append(Stream(tuple(writers), tuple(readers), channels(writers[0][0])))
+            writers, readers = [(f"{block}.downsample.0", 0)], []
+        writers.append((convs[-1], 0))
+    readers.append(f"{classifier}.weight")
+    streams.append(Stream(tuple(writers), tuple(readers), channels(writers[0][0])))
+    return streams
+
+
+def _convnext_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[Stream]:
+    # The residual stream is read by LayerNorm, which mixes channels: only the MLP's inside closes.
+    return _mlp_streams(modules)
+
+
+def _vit_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[Stream]:
+    streams = _mlp_streams(modules)
+    for name, module in modules.items():
+        if name.endswith(".qkv") and isinstance(module, nn.Linear):
+            width = module.in_features
+            projection = name.removesuffix("qkv") + "proj.weight"
+            # A value dimension that is always zero is all that its column of proj ever reads.
+            streams.append(Stream(((name, 2 * width),), (projection,), width))
+    return streams
+
+
+def _mlp_streams(modules: Mapping[str, nn.Module]) -> list[Stream]:
+    return [
+        Stream(((name, 0),), (f"{name.removesuffix('fc1')}fc2.weight",), module.weight.shape[0])
+        for name, module in modules.items()
+        if name.endswith(".mlp.fc1") and isinstance(module, nn.Conv2d | nn.Linear)
+    ]
