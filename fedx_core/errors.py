@@ -3,11 +3,11 @@
     FedXError
     ├── ConfigError (ValueError)             E_CONFIG     a setting that can't be
     │   └── UnknownNameError                 E_NAME       no plug-in of that name
-    ├── DataError (ValueError)               E_DATA       images, labels or shards that can't be used
+    ├── DataError (ValueError)               E_DATA       unusable images, labels or shards
     │   ├── SourceMissingError (FileNotFoundError)  E_SOURCE  a raw data set that isn't there
-    │   └── ReferenceSetError                E_REFERENCE  the reference set is empty or lacks a class
+    │   └── ReferenceSetError                E_REFERENCE  reference set empty or without a class
     ├── MaskError (ValueError)               E_MASK       a mask that doesn't fit its model
-    ├── PayloadError (ValueError)            E_PAYLOAD    bytes that are corrupt, truncated or foreign
+    ├── PayloadError (ValueError)            E_PAYLOAD    corrupt, truncated or foreign bytes
     │   ├── SchemaError                      E_SCHEMA     names, shapes or dtypes other than agreed
     │   └── NonFiniteError                   E_NONFINITE  NaN or infinity in an update
     ├── StoreError (OSError)                 E_STORAGE    a store that can't be read or written

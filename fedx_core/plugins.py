@@ -65,8 +65,17 @@ def build(package: str, name: str, params: Mapping[str, Any]) -> Any:
         UnknownNameError: there is no such plug-in.
         ConfigError: a parameter is unknown, missing or impossible.
     """
-    plugin = load(package, name)
-    fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}
+    check_names(package, name, params)
+    return load(package, name)(**params)
+
+
+def check_names(package: str, name: str, params: Mapping[str, Any]) -> None:
+    """Check that a plug-in knows all of these parameters and gets all that it needs.
+
+    Raises:
+        ConfigError: a parameter is unknown or missing; says which it takes.
+    """
+    fields = {f.name: f for f in dataclasses.fields(load(package, name)) if f.init}
     for key in params:
         if key not in fields:
             raise ConfigError(
@@ -79,7 +88,6 @@ def build(package: str, name: str, params: Mapping[str, Any]) -> Any:
         )
         if required and key not in params:
             raise ConfigError(f"{SINGULAR[package]} {name!r} needs the parameter {key!r}")
-    return plugin(**params)
 
 
 def _nearest(name: str, choices: list[str]) -> str:

@@ -58,7 +58,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
     for name, value in state.items():
         hasher.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())
         contiguous = value.detach().cpu().contiguous().reshape(-1)
-        hasher.update(contiguous.view(torch.uint8).numpy())
+        hasher.update(contiguous.view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 

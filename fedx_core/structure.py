@@ -14,6 +14,7 @@ reads it: such channels keep their place, and only what they own goes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -246,7 +247,7 @@ def _resnet_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[S
     for block in blocks:
         convs = [f"{block}.conv{i}" for i in (1, 2, 3) if f"{block}.conv{i}" in modules]
         readers.append(f"{convs[0]}.weight")
-        for inner, outer in zip(convs, convs[1:], strict=False):
+        for inner, outer in pairwise(convs):
             streams.append(Stream(((inner, 0),), (f"{outer}.weight",), channels(inner)))
         if f"{block}.downsample.0" in modules:
             readers.append(f"{block}.downsample.0.weight")
