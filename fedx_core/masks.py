@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -110,18 +111,21 @@ def _keep(value: Tensor, pruning_rate: float) -> Tensor:
 
 
 def apply(state: Mapping[str, Tensor], support: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Zero what is not kept; entries that ``support`` does not name are passed on as they are."""
+    """Zero what is not kept; entries that ``support`` does not name are passed on as they are.
+
+    Args:
+        state: any entries.
+        support: bool tensors that broadcast to the entries' shapes, True = kept.
+    """
     return {
         name: torch.where(support[name], value, value.new_zeros(())) if name in support else value
         for name, value in state.items()
     }
 
 
-def sparsity(support: Mapping[str, Tensor], prunable: int) -> float:
-    """Share of ``prunable`` parameters that are not kept, 0 to 1."""
-    if prunable == 0:
-        return 0.0
-    return sum(int((~kept).sum()) for kept in support.values()) / prunable
+def kept_count(support: Tensor, shape: tuple[int, ...]) -> int:
+    """Count the values that a (broadcastable) support keeps of an entry of ``shape``."""
+    return int(support.sum()) * (math.prod(shape) // support.numel())
 
 
 def jaccard(left: Mask, right: Mask) -> float:
@@ -133,8 +137,6 @@ def jaccard(left: Mask, right: Mask) -> float:
 
 def pack(kept: Tensor) -> bytes:
     """Pack bools to bits, first value in the highest bit of the first byte."""
-    import numpy as np
-
     return np.packbits(kept.detach().cpu().reshape(-1).numpy()).tobytes()
 
 
@@ -144,8 +146,6 @@ def unpack(payload: bytes, shape: tuple[int, ...]) -> Tensor:
     Raises:
         MaskError: the length does not fit the shape, or a padding bit is set.
     """
-    import numpy as np
-
     size = math.prod(shape)
     if len(payload) != (size + 7) // 8:
         raise MaskError(f"{len(payload)} bytes of mask, wanted {(size + 7) // 8} for {size} bits")

@@ -2,7 +2,8 @@
 
 A unit is an out-channel of a convolution, an out-neuron of a linear layer, or an attention head.
 Pruning one is described by its *support*: for each state entry that loses values, a bool tensor
-that is True where the value is kept. How much a unit takes with it is a mode:
+that broadcasts to the entry's shape and is True where the value is kept. How much a unit takes with
+it is a mode:
 
     rows    its weight row and one scalar (BatchNorm scale, or else its own bias): the paper's count
     units   all it owns: row, bias, BatchNorm scale, shift and running statistics, GRN scale, shift
@@ -122,7 +123,7 @@ class UnitGraph:
             mode: how much a unit takes with it.
 
         Returns:
-            bool tensors of the entries' shapes, True = kept.
+            bool tensors that broadcast to the entries' shapes, True = kept.
         """
         if mask is None:
             return {}
@@ -135,10 +136,10 @@ class UnitGraph:
             if bool(rows.all()):
                 continue
             shape = self.shapes[layer.weight]
-            support[layer.weight] = rows.reshape(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+            support[layer.weight] = rows.reshape(-1, *[1] * (len(shape) - 1))
             paper = (layer.paper_scalar,) if layer.paper_scalar else ()
             for scalar in paper if mode == "rows" else layer.scalars:
-                support[scalar] = rows.clone()
+                support[scalar] = rows
         if mode == "slices":
             for stream in self.streams:
                 self._close(stream, mask, support)
@@ -153,8 +154,8 @@ class UnitGraph:
             return
         for weight in stream.readers:
             shape = self.shapes[weight]
-            columns = alive.reshape(1, -1, *[1] * (len(shape) - 2)).expand(shape)
-            support[weight] = support[weight] & columns if weight in support else columns.clone()
+            columns = alive.reshape(1, -1, *[1] * (len(shape) - 2))
+            support[weight] = support[weight] & columns if weight in support else columns
 
 
 def unit_graph(model: nn.Module, family: str, classifier: str, *, heads: bool = False) -> UnitGraph:

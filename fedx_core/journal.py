@@ -1,0 +1,184 @@
+"""What has happened in a run, in write-once objects: open → closed → commit, round by round.
+
+    run.json                the run: protocol, name, settings; whoever creates it owns the run
+    journal/0007/open       the round has begun: base, mask, cohort
+    journal/0007/closed     who counts, by hash; all that follows is a pure function of it
+    journal/0007/commit     the state by its hash, the report, what each client holds
+
+A killed server finds the last commit and repeats the step that is missing, to the same bytes. Two
+servers can race for these names alone, and each is created only if absent: one wins.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedx_core.errors import (
+    AlreadyExistsError,
+    LostRaceError,
+    PayloadError,
+    RunExistsError,
+    VersionError,
+)
+from fedx_core.messages import (
+    PROTOCOL,
+    ClientFailure,
+    ClientReport,
+    Ref,
+    RoundReport,
+    canonical,
+    parse,
+)
+from fedx_core.store import Store
+
+RUN_KEY = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run's identity.
+
+    Args:
+        protocol: :data:`fedx_core.messages.PROTOCOL` of the server that began it.
+        version: of FedX, for people.
+        name: of the run.
+        config: effective settings, plain.
+        clients: names and numbers of training examples.
+        branched_from: ``RUN@ROUND`` whose rounds this run shares, or empty.
+    """
+
+    protocol: int
+    version: str
+    name: str
+    config: str
+    clients: Mapping[str, int]
+    branched_from: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A round has begun."""
+
+    round_index: int
+    state: Ref
+    cohort: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """Who counts in a round, in cohort order, and who does not."""
+
+    round_index: int
+    reports: tuple[ClientReport, ...]
+    failures: tuple[ClientFailure, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What a client holds since it last counted."""
+
+    mask: str = ""
+    memory: Ref | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A round is done; its state is the checkpoint."""
+
+    round_index: int
+    state: Ref
+    report: RoundReport
+    holdings: Mapping[str, Holding] = field(default_factory=dict)
+
+
+class Journal:
+    """Reads and creates a run's write-once records."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def begin(self, run: Run) -> None:
+        """Claim the run folder.
+
+        Raises:
+            RunExistsError: it holds a run already.
+        """
+        try:
+            self.store.create(RUN_KEY, canonical(run))
+        except AlreadyExistsError as error:
+            raise RunExistsError(
+                f"run {run.name!r} exists already; go on with `fedx resume {run.name}`, "
+                "or choose another name with --run"
+            ) from error
+
+    def run(self) -> Run | None:
+        """Return the run that this store holds, or None.
+
+        Raises:
+            VersionError: it was written by another version.
+        """
+        plain = self._read(RUN_KEY)
+        if plain is None:
+            return None
+        found = plain.get("protocol") if isinstance(plain, dict) else None
+        if found != PROTOCOL:
+            raise VersionError(
+                f"the run folder was written by protocol {found}, this is {PROTOCOL}; "
+                "resume it with the version that began it, or start a new run"
+            )
+        return parse(Run, plain)
+
+    def open(self, record: Opened) -> None:
+        """Say that a round has begun; a resumed server says the same again."""
+        self._create(f"{_folder(record.round_index)}/open", record)
+
+    def close(self, record: Closed) -> None:
+        """Fix who counts in a round."""
+        self._create(f"{_folder(record.round_index)}/closed", record)
+
+    def closed(self, round_index: int) -> Closed | None:
+        """Return who counts in a round, or None if that isn't fixed yet."""
+        plain = self._read(f"{_folder(round_index)}/closed")
+        return None if plain is None else parse(Closed, plain)
+
+    def commit(self, record: Commit) -> None:
+        """Finish a round."""
+        self._create(f"{_folder(record.round_index)}/commit", record)
+
+    def committed(self, round_index: int) -> Commit | None:
+        """Return a round's commit, or None."""
+        plain = self._read(f"{_folder(round_index)}/commit")
+        return None if plain is None else parse(Commit, plain)
+
+    def commits(self) -> list[Commit]:
+        """Return all commits in order; round 0 is the start."""
+        found: list[Commit] = []
+        while (commit := self.committed(len(found))) is not None:
+            found.append(commit)
+        return found
+
+    def _create(self, key: str, record: Any) -> None:
+        data = canonical(record)
+        try:
+            self.store.create(key, data)
+        except AlreadyExistsError as error:
+            present = self.store.read(key)
+            if present is None or bytes(present) != data:
+                raise LostRaceError(
+                    f"{key} was written by another server of this run; this one stops and has "
+                    "changed nothing"
+                ) from error
+
+    def _read(self, key: str) -> Any:
+        data = self.store.read(key)
+        if data is None:
+            return None
+        try:
+            return json.loads(bytes(data))
+        except ValueError as error:
+            raise PayloadError(f"{key} is corrupt: {error}; restore it from a copy") from error
+
+
+def _folder(round_index: int) -> str:
+    return f"journal/{round_index:04d}"

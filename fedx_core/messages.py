@@ -1,0 +1,364 @@
+"""What passes between server and client: plain, small, frozen; tensors travel as bytes in a store.
+
+:func:`plain` and :func:`parse` turn messages into JSON's values and back, so they survive files,
+pickling, Prefect's parameters and Dask alike.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from torch import Tensor
+
+from fedx_core.errors import PayloadError
+from fedx_core.masks import Mask, kept_count, pack
+from fedx_core.state import Payload, StateDict
+
+PROTOCOL = 1
+"""Version of jobs, payloads, journal and run folders; peers of another one are refused."""
+
+Purpose = Literal["train", "evaluate", "statistics"]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An object in a store: logical key, content hash and length; never a URL."""
+
+    key: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a payload: ``section/name``, dtype as torch prints it, shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What a payload holds, in order; both sides derive it, so only values travel.
+
+    Args:
+        entries: tensors in the order of their bytes.
+        support: bool tensors that broadcast to their entries' shapes, True = kept; entries without
+            one are whole.
+    """
+
+    entries: tuple[Entry, ...]
+    support: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Name the schema by 32 bytes."""
+        hasher = hashlib.sha256()
+        for entry in self.entries:
+            hasher.update(f"{entry.name}:{entry.dtype}:{entry.shape};".encode())
+            if entry.name in self.support:
+                kept = self.support[entry.name]
+                hasher.update(f"{tuple(kept.shape)}".encode() + pack(kept))
+        return hasher.digest()
+
+    def kept(self, entry: Entry) -> int:
+        """Count the values of one entry that travel."""
+        if entry.name not in self.support:
+            return math.prod(entry.shape)
+        return kept_count(self.support[entry.name], entry.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientJob:
+    """One client's work in one round: names, hashes and a seed, less than a kilobyte of JSON.
+
+    Args:
+        protocol: :data:`PROTOCOL` of the server.
+        run: name of the run.
+        round_index: from 1; 0 for jobs before the first round.
+        client: whose job it is.
+        attempt: 0, then 1 for the first retry.
+        seed: of all the client's draws in this round; the same for every attempt.
+        purpose: train and send an update, evaluate on the client's test part, or send the counts
+            and sums that federated normalisation needs.
+        plan: how to train: model, settings, method, codec.
+        base: the downlink payload; None where the purpose needs none.
+        mask: the mask that payloads follow; None where nothing is pruned.
+        schema: digest of the downlink's schema, hexadecimal.
+        memory: what this client stored for itself when it last counted.
+        uplink_key: where the client's payload goes, write-once.
+        deadline: seconds that the client has; 0 for ever.
+    """
+
+    protocol: int
+    run: str
+    round_index: int
+    client: str
+    attempt: int
+    seed: int
+    purpose: Purpose
+    plan: Ref
+    base: Ref | None
+    mask: Ref | None
+    schema: str
+    memory: Ref | None
+    uplink_key: str
+    deadline: float
+
+    @property
+    def report_key(self) -> str:
+        """Where the client's report lies, beside its payload."""
+        return f"{self.uplink_key}.report"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientReport:
+    """What a client says of its work; the tensors are in the store.
+
+    Args:
+        client: who reports.
+        attempt: of the job.
+        purpose: of the job.
+        uplink: the payload; None where the purpose or the method sends none.
+        examples: images trained or evaluated on.
+        metrics: numbers such as ``train_loss``; for statistics, counts and sums.
+        memory: what the client stored for itself.
+        seconds: wall time of the job.
+    """
+
+    client: str
+    attempt: int
+    purpose: Purpose
+    uplink: Ref | None
+    examples: int
+    metrics: Mapping[str, float | list[float]]
+    memory: Ref | None
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientFailure:
+    """A client that did not report: a value, counted and logged, not an exception."""
+
+    client: str
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """Bytes of one client in one round, by ``len(payload)``.
+
+    Args:
+        downlink: of the model that was fetched.
+        uplink: of the update that counted, or of statistics.
+        mask: of the mask, charged when the client did not hold it yet.
+        retry: of failed and repeated attempts, both directions.
+    """
+
+    downlink: int = 0
+    uplink: int = 0
+    mask: int = 0
+    retry: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.downlink + self.uplink + self.mask + self.retry
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundReport:
+    """One round in plain numbers.
+
+    Args:
+        round_index: from 1.
+        rounds: planned in all.
+        cohort: clients that were asked.
+        failures: clients that did not count, with the reason.
+        metrics: of the server's test set at the end of the round.
+        metrics_before_pruning: the same before this round's pruning; empty where nothing was.
+        pruned: whether a pruning event took place.
+        traffic: wire ledger: bytes by client.
+        paper_bytes: paper ledger: parameter bytes of this round after the convention of the
+            paper's Table I, both directions and all clients; no masks, buffers or headers.
+        sparsity: share of prunable parameters that are dead at the end of the round.
+        units_kept: (kept, all) by layer.
+        train_loss: mean over clients, weighted by examples.
+        seconds: wall time by step.
+        per_class: test metric by class name, in the last round.
+        per_client: metrics by client on its own test part, with ``examples``, in the last round.
+        client_metrics: what each client reported of its training.
+    """
+
+    round_index: int
+    rounds: int
+    cohort: tuple[str, ...]
+    failures: tuple[ClientFailure, ...]
+    metrics: Mapping[str, float]
+    metrics_before_pruning: Mapping[str, float]
+    pruned: bool
+    traffic: Mapping[str, Traffic]
+    paper_bytes: int
+    sparsity: float
+    units_kept: Mapping[str, tuple[int, int]]
+    train_loss: float
+    seconds: Mapping[str, float]
+    per_class: Mapping[str, float] = field(default_factory=dict)
+    per_client: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    client_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Model bytes sent to clients, masks left out."""
+        return sum(t.downlink for t in self.traffic.values())
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Update bytes received from clients."""
+        return sum(t.uplink for t in self.traffic.values())
+
+    @property
+    def mask_bytes(self) -> int:
+        """Mask bytes sent to clients that did not hold the mask yet."""
+        return sum(t.mask for t in self.traffic.values())
+
+    @property
+    def retry_bytes(self) -> int:
+        """Bytes of failed and repeated attempts."""
+        return sum(t.retry for t in self.traffic.values())
+
+    @property
+    def wire_bytes(self) -> int:
+        """All bytes of the round."""
+        return sum(t.total for t in self.traffic.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """What a client learned.
+
+    Args:
+        client: who learned it.
+        payload: sections by name; see ``Method.schema``.
+        examples: images it was learned from; the aggregation weight.
+        metrics: plain numbers for the report.
+        memory: what the client keeps for its next round; None for nothing.
+    """
+
+    client: str
+    payload: Payload
+    examples: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    memory: StateDict | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerState:
+    """What the server knows after a round; dense, dead entries zero.
+
+    Args:
+        round_index: completed rounds.
+        model: all entries of the model, buffers too.
+        mask: what is kept; None before the first pruning.
+        memory: what the method carries from round to round (moments, thresholds, old weights).
+    """
+
+    round_index: int
+    model: StateDict
+    mask: Mask | None = None
+    memory: StateDict = field(default_factory=dict)
+
+
+T = TypeVar("T")
+
+
+def plain(value: Any) -> Any:
+    """Turn frozen messages into dicts, lists and numbers that JSON takes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value
+
+
+def canonical(value: Any) -> bytes:
+    """Encode plain values as JSON with sorted keys: equal values, equal bytes."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse(kind: type[T], value: Any) -> T:
+    """Undo :func:`plain` for one message type.
+
+    Raises:
+        PayloadError: a field is missing, unknown or of the wrong type.
+    """
+    return typing.cast(T, _parse(kind, value, kind.__name__))
+
+
+def _parse(kind: Any, value: Any, path: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        if unknown := sorted(set(value) - set(fields)):
+            raise PayloadError(f"{path}: unknown field {unknown[0]!r}")
+        required = {n for n, f in fields.items() if _is_required(f)}
+        if missing := sorted(required - set(value)):
+            raise PayloadError(f"{path}: field {missing[0]!r} is missing")
+        return typing.cast(Any, kind)(
+            **{n: _parse(hints[n], v, f"{path}.{n}") for n, v in value.items()}
+        )
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _parse(option, value, path)
+            except PayloadError:
+                continue
+        raise PayloadError(f"{path}: {value!r} fits none of {kind}")
+    if origin is Literal:
+        if value not in arguments:
+            raise PayloadError(f"{path}: {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise PayloadError(f"{path}: wanted a list, got {type(value).__name__}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_parse(arguments[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(arguments):
+            raise PayloadError(f"{path}: wanted {len(arguments)} values, got {len(value)}")
+        return tuple(
+            _parse(a, v, f"{path}[{i}]")
+            for i, (a, v) in enumerate(zip(arguments, value, strict=True))
+        )
+    if origin is list:
+        if not isinstance(value, list):
+            raise PayloadError(f"{path}: wanted a list, got {type(value).__name__}")
+        return [_parse(arguments[0], v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
+        return {k: _parse(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is type(None) and value is None:
+        return None
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise PayloadError(f"{path}: wanted {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def _is_required(f: "dataclasses.Field[Any]") -> bool:
+    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING

@@ -1,0 +1,331 @@
+"""Where bytes are kept: memory, files or S3 behind the same few verbs.
+
+    put     an object, named by the caller; its reference carries hash and length
+    get     an object by reference; the hash is checked
+    create  an object only if its key is free: the one thing that two servers can race for
+    read    an object by key, or None; for the keys that are known in advance (journal, reports)
+    delete  an object, if it is there
+
+Nothing is ever listed: every key can be derived from the journal.
+"""
+
+import hashlib
+import os
+import re
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from fedx_core.errors import (
+    AlreadyExistsError,
+    ConfigError,
+    ObjectMissingError,
+    PayloadError,
+    StoreError,
+)
+from fedx_core.messages import Ref
+
+Buffer = bytes | bytearray | memoryview
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+class Store(Protocol):
+    """The verbs; see the module's docstring."""
+
+    def put(self, key: str, data: Buffer) -> Ref:
+        """Keep an object under a key, replacing what was there."""
+
+    def create(self, key: str, data: Buffer) -> Ref:
+        """Keep an object under a free key.
+
+        Raises:
+            AlreadyExistsError: the key is taken.
+        """
+
+    def get(self, ref: Ref) -> Buffer:
+        """Return an object's bytes.
+
+        Raises:
+            ObjectMissingError: there is none.
+            PayloadError: its length or hash is not the reference's.
+        """
+
+    def read(self, key: str) -> Buffer | None:
+        """Return the bytes under a key, or None."""
+
+    def delete(self, key: str) -> None:
+        """Forget an object, if it is there."""
+
+
+def reference(key: str, data: Buffer) -> Ref:
+    """Name bytes by key, SHA-256 and length."""
+    return Ref(key, hashlib.sha256(data).hexdigest(), len(data))
+
+
+def put_by_hash(store: Store, prefix: str, data: Buffer) -> Ref:
+    """Keep an object under its own hash; putting it twice changes nothing."""
+    ref = reference(prefix, data)
+    return store.put(f"{prefix}/{ref.sha256}", data)
+
+
+def create_once(store: Store, key: str, data: Buffer) -> Ref:
+    """Create an object, content with one that is there already if it has the same bytes.
+
+    Raises:
+        AlreadyExistsError: the key holds other bytes.
+    """
+    try:
+        return store.create(key, data)
+    except AlreadyExistsError:
+        ref = reference(key, data)
+        present = store.read(key)
+        if present is None or reference(key, present) != ref:
+            raise
+        return ref
+
+
+def open_store(uri: str) -> Store:
+    """Open a store by its URI.
+
+    Args:
+        uri: ``memory://NAME`` (this process only), ``s3://BUCKET/PREFIX`` (credentials and
+            endpoint from boto3's environment, ``AWS_ENDPOINT_URL_S3`` among it), ``file:///PATH``
+            or a plain path.
+
+    Raises:
+        ConfigError: another scheme.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme == "memory":
+        with _memory_lock:
+            return _memories.setdefault(f"{parts.netloc}{parts.path}", MemoryStore())
+    if parts.scheme == "s3":
+        return S3Store(parts.netloc, parts.path.strip("/"))
+    if parts.scheme in ("file", ""):
+        return FileStore(Path(parts.path if parts.scheme else uri))
+    raise ConfigError(f"no store for {uri!r}; use memory://, file://, s3:// or a path")
+
+
+def _checked(ref: Ref, data: Buffer | None) -> Buffer:
+    if data is None:
+        raise ObjectMissingError(f"no object {ref.key!r} in the store")
+    if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
+        raise PayloadError(
+            f"object {ref.key!r} is corrupt: {len(data)} bytes, wanted {ref.size} with SHA-256 "
+            f"{ref.sha256[:12]}…; it was truncated or changed"
+        )
+    return data
+
+
+def _check_key(key: str) -> str:
+    if not _KEY.fullmatch(key):
+        raise StoreError(
+            f"impossible key {key!r}: letters, digits, dots, dashes and single slashes"
+        )
+    return key
+
+
+class MemoryStore:
+    """A dictionary, for threads of one process."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, Buffer] = {}
+        self._lock = threading.Lock()
+
+    def put(self, key: str, data: Buffer) -> Ref:
+        """Keep an object."""
+        self._objects[_check_key(key)] = data
+        return reference(key, data)
+
+    def create(self, key: str, data: Buffer) -> Ref:
+        """Keep an object under a free key."""
+        with self._lock:
+            if _check_key(key) in self._objects:
+                raise AlreadyExistsError(f"key {key!r} is taken")
+            return self.put(key, data)
+
+    def get(self, ref: Ref) -> Buffer:
+        """Return an object, its hash checked."""
+        return _checked(ref, self.read(ref.key))
+
+    def read(self, key: str) -> Buffer | None:
+        """Return the bytes under a key, or None."""
+        return self._objects.get(_check_key(key))
+
+    def delete(self, key: str) -> None:
+        """Forget an object."""
+        self._objects.pop(_check_key(key), None)
+
+
+_memories: dict[str, MemoryStore] = {}
+_memory_lock = threading.Lock()
+
+
+class FileStore:
+    """Files under a folder, each written beside its place and then moved there at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, key: str, data: Buffer) -> Ref:
+        """Keep an object: never half-written, on disk when this returns."""
+        path = self._path(key)
+        beside = self._write_beside(path, data)
+        try:
+            beside.replace(path)
+            _sync_folder(path.parent)
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise _explained(error, path) from error
+        return reference(key, data)
+
+    def create(self, key: str, data: Buffer) -> Ref:
+        """Keep an object under a free key; a hard link decides who was first."""
+        path = self._path(key)
+        if path.exists():
+            raise AlreadyExistsError(f"key {key!r} is taken in {self.root}")
+        beside = self._write_beside(path, data)
+        try:
+            os.link(beside, path)
+            _sync_folder(path.parent)
+        except FileExistsError as error:
+            raise AlreadyExistsError(f"key {key!r} is taken in {self.root}") from error
+        except OSError as error:
+            raise _explained(error, path) from error
+        finally:
+            beside.unlink(missing_ok=True)
+        return reference(key, data)
+
+    def get(self, ref: Ref) -> Buffer:
+        """Return an object, its hash checked."""
+        return _checked(ref, self.read(ref.key))
+
+    def read(self, key: str) -> Buffer | None:
+        """Return the bytes under a key, or None."""
+        path = self._path(key)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _explained(error, path) from error
+
+    def delete(self, key: str) -> None:
+        """Forget an object."""
+        self._path(key).unlink(missing_ok=True)
+
+    def _path(self, key: str) -> Path:
+        return self.root / _check_key(key)
+
+    def _write_beside(self, path: Path, data: Buffer) -> Path:
+        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            raise _explained(error, path) from error
+        return beside
+
+
+class S3Store:
+    """Objects in a bucket, under a prefix; ``create`` is S3's ``If-None-Match: *``."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self._client: Any = boto3.client(
+            "s3",
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                connect_timeout=10,
+                read_timeout=60,
+                retries={"mode": "standard", "max_attempts": 5},
+            ),
+        )
+
+    def put(self, key: str, data: Buffer) -> Ref:
+        """Keep an object; S3 shows it whole or not at all."""
+        self._call("put_object", key, Body=bytes(data))
+        return reference(key, data)
+
+    def create(self, key: str, data: Buffer) -> Ref:
+        """Keep an object under a free key."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._call("put_object", key, Body=bytes(data), IfNoneMatch="*")
+        except StoreError as error:
+            cause = error.__cause__
+            status = (
+                cause.response["ResponseMetadata"]["HTTPStatusCode"]
+                if isinstance(cause, ClientError)
+                else 0
+            )
+            if status in (409, 412):
+                # A retry after a lost reply meets its own object.
+                if (present := self.read(key)) is not None and bytes(present) == bytes(data):
+                    return reference(key, data)
+                raise AlreadyExistsError(f"key {key!r} is taken in {self.bucket}") from error
+            raise
+        return reference(key, data)
+
+    def get(self, ref: Ref) -> Buffer:
+        """Return an object, its hash checked."""
+        return _checked(ref, self.read(ref.key))
+
+    def read(self, key: str) -> Buffer | None:
+        """Return the bytes under a key, or None."""
+        try:
+            body: bytes = self._call("get_object", key)["Body"].read()
+        except ObjectMissingError:
+            return None
+        return body
+
+    def delete(self, key: str) -> None:
+        """Forget an object."""
+        self._call("delete_object", key)
+
+    def _call(self, verb: str, key: str, **arguments: Any) -> Any:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        place = f"s3://{self.bucket}/{self.prefix}{_check_key(key)}"
+        try:
+            return getattr(self._client, verb)(
+                Bucket=self.bucket, Key=f"{self.prefix}{key}", **arguments
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
+                raise ObjectMissingError(f"no object at {place}") from error
+            raise StoreError(f"{verb} {place}: {error}") from error
+        except BotoCoreError as error:
+            raise StoreError(
+                f"{verb} {place}: {error}; check AWS_ENDPOINT_URL_S3 and the network, "
+                "then `fedx resume`"
+            ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explained(error: OSError, path: Path) -> StoreError:
+    reason = error.strerror or str(error)
+    return StoreError(
+        f"can't write or read {path}: {reason}; free or choose another disk "
+        "(--run-root, --store), then `fedx resume`: the last committed round is intact"
+    )
