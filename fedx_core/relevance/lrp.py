@@ -1,0 +1,155 @@
+"""Layer-wise relevance propagation: how much each unit contributed to the right answer.
+
+Relevance starts at the logits of an image's labels and flows back to the units. Where several
+inputs met, each takes the share that it contributed (the rules below).
+
+Source: Klotz et al., FedX; rules in four groups of layers after Hatefi et al., Pruning By
+Explaining Revisited, 2024, arXiv 2408.12568. Attention after Achtibat et al., AttnLRP, ICML 2024,
+arXiv 2402.05602.
+Differs from the paper: absolute values by default (``base.Aggregation``); FedX gives no rules for
+ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their statistics, is ours.
+Relevance at a unit is measured after BatchNorm, which is merged into the convolution before it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core.errors import ConfigError
+from fedx_core.masks import Scores
+from fedx_core.models.catalogue import Entry
+from fedx_core.relevance import base
+from fedx_core.structure import UnitGraph
+
+Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
+Initial = Literal["auto", "one", "logit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion(base.Criterion):
+    """LRP with one rule a group of layers (``Entry.lrp_groups``).
+
+    Args:
+        low: rule of the layers near the image; ``auto`` is epsilon.
+        middle: rule of the layers behind; ``auto`` is gamma for ResNets, else epsilon.
+        high: rule of the layers near the classifier; ``auto`` as for ``middle``.
+        classifier: rule of the last linear layer; ``auto`` is epsilon.
+        gamma: of the rule ``gamma``: how much more positive weights count, 0 or more.
+        epsilon: of the rule ``epsilon``: what is added to a denominator, above 0.
+        initial: relevance of the labels' logits. ``one`` gives each label 1, ``logit`` gives it its
+            logit, so that labels the model is unsure of (logit near 0) do not dominate; ``auto`` is
+            ``one`` for single-label and ``logit`` for multi-label data.
+        aggregation: see :data:`fedx_core.relevance.base.Aggregation`.
+    """
+
+    low: Rule = "auto"
+    middle: Rule = "auto"
+    high: Rule = "auto"
+    classifier: Rule = "auto"
+    gamma: float = 0.25
+    epsilon: float = 1e-6
+    initial: Initial = "auto"
+    aggregation: base.Aggregation = "abs_of_spatial_sum"
+
+    def __post_init__(self) -> None:
+        for name in ("low", "middle", "high", "classifier"):
+            base.check_choice(name, getattr(self, name), Rule)
+        base.check_choice("initial", self.initial, Initial)
+        base.check_choice("aggregation", self.aggregation, base.Aggregation)
+        if not self.gamma >= 0 or not self.epsilon > 0:
+            raise ConfigError(
+                f"gamma must be 0 or more and epsilon above 0, got {self.gamma} and {self.epsilon}"
+            )
+
+    def score(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        entry: Entry,
+        reference: base.Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Propagate relevance back to every unit; nothing is drawn."""
+        reference = base.required(reference)
+        twin = base.copy_to_explain(model)
+        composite = self._composite(graph, entry)
+        # Recording comes first: zennit's hooks wrap a module's input, and what is in front of the
+        # wrapping is what carries relevance.
+        with base.recording(twin, graph) as activations, composite.context(twin):
+            _make_merged_batch_norms_exact(twin)
+
+            def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+                logits = twin(images.requires_grad_())
+                relevances = torch.autograd.grad(
+                    logits,
+                    [activations[layer.name] for layer in graph.layers],
+                    self.initial_relevance(logits.detach(), targets),
+                )
+                return {
+                    layer.name: base.by_unit(relevance, layer, self.aggregation)
+                    for layer, relevance in zip(graph.layers, relevances, strict=True)
+                }
+
+            return base.mean_over_samples(twin, graph, reference, batch_size, explain)
+
+    def initial_relevance(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Relevance of the logits, (n, classes): all labels of an image in one pass.
+
+        One pass is enough since relevance is linear in where it starts.
+        """
+        labels = base.positives(logits, targets)
+        by_logit = self.initial == "logit" or (self.initial == "auto" and targets.ndim == 2)
+        return labels * logits if by_logit else labels
+
+    def _composite(self, graph: UnitGraph, entry: Entry) -> Any:
+        from zennit.composites import NameLayerMapComposite
+        from zennit.layer import Sum
+        from zennit.rules import Norm, Pass
+        from zennit.torchvision import ResNetCanonizer
+        from zennit.types import Activation, AvgPool, BatchNorm
+
+        inner: Rule = "gamma" if entry.family == "resnet" else "epsilon"
+        rules = [
+            self._rule(self.low, "epsilon"),
+            self._rule(self.middle, inner),
+            self._rule(self.high, inner),
+        ]
+        names = [layer.name for layer in graph.layers]
+        groups = [[n for n in names if n.startswith(group)] for group in entry.lrp_groups]
+        return NameLayerMapComposite(
+            name_map=[
+                *zip(groups, rules, strict=True),
+                ([entry.classifier], self._rule(self.classifier, "epsilon")),
+            ],
+            layer_map=[
+                (Activation, Pass()),
+                (Sum, Norm()),
+                (AvgPool, Norm()),
+                (BatchNorm, Pass()),
+            ],
+            canonizers=[ResNetCanonizer()],
+        )
+
+    def _rule(self, name: Rule, auto: Rule) -> Any:
+        from zennit.rules import AlphaBeta, Epsilon, Gamma, ZPlus
+
+        match auto if name == "auto" else name:
+            case "gamma":
+                return Gamma(self.gamma)
+            case "zplus":
+                return ZPlus()
+            case "alpha2beta1":
+                return AlphaBeta(2, 1)
+            case _:
+                return Epsilon(self.epsilon)
+
+
+def _make_merged_batch_norms_exact(model: nn.Module) -> None:
+    """Let a merged BatchNorm be the identity: zennit 0.5.1 leaves its epsilon in place."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0

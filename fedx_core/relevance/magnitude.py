@@ -1,0 +1,63 @@
+"""The size of a unit's weights: the classic score that looks at no data.
+
+Source: Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, arXiv 1608.08710 (L1).
+Only the weight row counts; bias and BatchNorm's scale do not.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core.masks import Scores
+from fedx_core.models.catalogue import Entry
+from fedx_core.relevance import base
+from fedx_core.structure import UnitGraph, UnitLayer
+
+Norm = Literal["l1", "l2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion(base.Criterion):
+    """The norm of each unit's weight row, or of all rows of an attention head.
+
+    Args:
+        norm: ``l1`` sums absolute values, ``l2`` is the Euclidean norm.
+    """
+
+    needs_reference: ClassVar[bool] = False
+    norm: Norm = "l2"
+
+    def __post_init__(self) -> None:
+        base.check_choice("norm", self.norm, Norm)
+
+    def score(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        entry: Entry,
+        reference: base.Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Measure the weights; the reference set is not looked at."""
+        return {
+            layer.name: self._norm(model.get_parameter(layer.weight).detach(), layer)
+            for layer in graph.layers
+        }
+
+    def _norm(self, weight: Tensor, layer: UnitLayer) -> Tensor:
+        rows = weight.cpu().double().flatten(1)
+        if self.norm == "l1":
+            return sum_rows(rows.abs().sum(1), layer).float()
+        return sum_rows(rows.square().sum(1), layer).sqrt().float()
+
+
+def sum_rows(rows: Tensor, layer: UnitLayer) -> Tensor:
+    """Sum one value a weight row to one a unit; rows are units except in attention heads."""
+    if layer.row_unit is None:
+        return rows
+    index = torch.tensor(layer.row_unit, device=rows.device)
+    return rows.new_zeros(layer.units).index_add(0, index, rows)
