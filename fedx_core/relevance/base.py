@@ -229,6 +229,19 @@ def by_unit(values: Tensor, layer: UnitLayer, aggregation: Aggregation) -> Tenso
     return values.abs() if aggregation == "abs_of_spatial_sum" else values
 
 
+def positions(values: Tensor, layer: UnitLayer) -> int:
+    """Count the values that one unit has in one sample: pixels or tokens, times a head's width."""
+    return values[0].numel() // layer.units
+
+
+def sum_rows(rows: Tensor, layer: UnitLayer) -> Tensor:
+    """Sum one value a weight row to one a unit; rows are units except in attention heads."""
+    if layer.row_unit is None:
+        return rows
+    index = torch.tensor(layer.row_unit, device=rows.device)
+    return rows.new_zeros(layer.units).index_add(0, index, rows)
+
+
 def mean_over_samples(
     model: nn.Module,
     graph: UnitGraph,

@@ -7,7 +7,6 @@ Only the weight row counts; bias and BatchNorm's scale do not.
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from fedx_core.masks import Scores
@@ -51,13 +50,5 @@ class Criterion(base.Criterion):
     def _norm(self, weight: Tensor, layer: UnitLayer) -> Tensor:
         rows = weight.cpu().double().flatten(1)
         if self.norm == "l1":
-            return sum_rows(rows.abs().sum(1), layer).float()
-        return sum_rows(rows.square().sum(1), layer).sqrt().float()
-
-
-def sum_rows(rows: Tensor, layer: UnitLayer) -> Tensor:
-    """Sum one value a weight row to one a unit; rows are units except in attention heads."""
-    if layer.row_unit is None:
-        return rows
-    index = torch.tensor(layer.row_unit, device=rows.device)
-    return rows.new_zeros(layer.units).index_add(0, index, rows)
+            return base.sum_rows(rows.abs().sum(1), layer).float()
+        return base.sum_rows(rows.square().sum(1), layer).sqrt().float()
