@@ -21,10 +21,14 @@ from fedx_core.errors import ConfigError
 from fedx_core.masks import Scores
 from fedx_core.models.catalogue import Entry
 from fedx_core.relevance import base
+from fedx_core.relevance._explicit import Attention, rewrite
 from fedx_core.structure import UnitGraph
 
 Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
 Initial = Literal["auto", "one", "logit"]
+
+# The gradient of these is their rule (max pooling: winner takes all), or _explicit gave them one.
+_NEEDS_NO_RULE = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.LayerNorm, nn.Sequential)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,9 @@ class Criterion(base.Criterion):
         classifier: rule of the last linear layer; ``auto`` is epsilon.
         gamma: of the rule ``gamma``: how much more positive weights count, 0 or more.
         epsilon: of the rule ``epsilon``: what is added to a denominator, above 0.
+        attention: ``attnlrp`` shares relevance between attention weights and values; ``cp`` (Ali et
+            al. 2022, CP-LRP) holds the weights constant. The rows of queries and keys then get
+            exactly 0 and are pruned first, so ``cp`` fits heads as units, not rows of ``qkv``.
         initial: relevance of the labels' logits. ``one`` gives each label 1, ``logit`` gives it its
             logit, so that labels the model is unsure of (logit near 0) do not dominate; ``auto`` is
             ``one`` for single-label and ``logit`` for multi-label data.
@@ -50,12 +57,14 @@ class Criterion(base.Criterion):
     classifier: Rule = "auto"
     gamma: float = 0.25
     epsilon: float = 1e-6
+    attention: Attention = "attnlrp"
     initial: Initial = "auto"
     aggregation: base.Aggregation = "abs_of_spatial_sum"
 
     def __post_init__(self) -> None:
         for name in ("low", "middle", "high", "classifier"):
             base.check_choice(name, getattr(self, name), Rule)
+        base.check_choice("attention", self.attention, Attention)
         base.check_choice("initial", self.initial, Initial)
         base.check_choice("aggregation", self.aggregation, base.Aggregation)
         if not self.gamma >= 0 or not self.epsilon > 0:
@@ -76,11 +85,13 @@ class Criterion(base.Criterion):
         """Propagate relevance back to every unit; nothing is drawn."""
         reference = base.required(reference)
         twin = base.copy_to_explain(model)
+        rewrite(twin, entry.family, self.attention)
         composite = self._composite(graph, entry)
         # Recording comes first: zennit's hooks wrap a module's input, and what is in front of the
         # wrapping is what carries relevance.
         with base.recording(twin, graph) as activations, composite.context(twin):
             _make_merged_batch_norms_exact(twin)
+            _require_rules(twin, composite)
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 logits = twin(images.requires_grad_())
@@ -130,6 +141,7 @@ class Criterion(base.Criterion):
                 (Sum, Norm()),
                 (AvgPool, Norm()),
                 (BatchNorm, Pass()),
+                *_timm_rules(entry.family),
             ],
             canonizers=[ResNetCanonizer()],
         )
@@ -153,3 +165,34 @@ def _make_merged_batch_norms_exact(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0
+
+
+def _timm_rules(family: str) -> list[tuple[Any, Any]]:
+    """Pass relevance through timm's element-wise modules, which zennit does not know.
+
+    GRN scales each channel by its norm; with the norm held constant it is element-wise too.
+    """
+    if family == "resnet":
+        return []
+    from timm.layers.activations import GELU, GELUTanh
+    from timm.layers.grn import GlobalResponseNorm
+    from zennit.rules import Pass
+
+    return [((GELU, GELUTanh, GlobalResponseNorm), Pass())]
+
+
+def _require_rules(model: nn.Module, composite: Any) -> None:
+    """Check that no module falls back to its plain gradient, which is no relevance.
+
+    Raises:
+        ConfigError: names the module.
+    """
+    for name, module in model.named_modules():
+        inner = next(module.children(), None) is not None
+        if inner or isinstance(module, _NEEDS_NO_RULE):
+            continue
+        if composite.module_map({}, name, module) is None:
+            raise ConfigError(
+                f"LRP knows no rule for {name!r}, a {type(module).__name__}; add one to "
+                "fedx_core/relevance/lrp.py, or choose another criterion"
+            )
