@@ -1,12 +1,40 @@
-"""Images with their labels, in memory or memory-mapped, and the description that goes with them."""
+"""Images with their labels and their description, in memory and on disk.
 
+On disk, a set is a folder with three arrays for each part and a manifest:
+
+    <part>.images.npy    uint8 or uint16 (n, bands, height, width)
+    <part>.labels.npy    int64 (n,) or uint8 (n, classes)
+    <part>.groups.npy    int16 (n,)
+    manifest.json        description, sizes, settings and the SHA-256 of every array
+
+Equal content gives equal bytes. Arrays are opened memory-mapped, so a set may exceed the memory.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.errors import DataError, StoreError, VersionError
+
 LabelKind = Literal["single", "multi"]
+Image = NDArray[np.integer]
+"""uint8 or uint16 (bands, height, width)."""
+
+FORMAT = 1
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -22,6 +50,24 @@ class Examples:
     """
 
     images: NDArray[np.integer]
+    labels: NDArray[np.integer]
+    groups: NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Examples whose images come one by one, for sets that don't fit in memory.
+
+    Args:
+        images: as many as there are labels, each uint8 or uint16 (bands, height, width).
+        labels: as in :class:`Examples`.
+        groups: as in :class:`Examples`.
+    """
+
+    images: Iterable[Image]
     labels: NDArray[np.integer]
     groups: NDArray[np.int16]
 
@@ -60,3 +106,395 @@ class Description:
     licence: str = ""
     citation: str = ""
     source: str = ""
+
+    @property
+    def pixel_dtype(self) -> np.dtype[Any]:
+        """One byte a pixel where ``scale`` fits in it, else two."""
+        return np.dtype("|u1" if self.scale <= 255 else "<u2")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Bands, height, width."""
+        return (len(self.bands), self.image_size, self.image_size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A set as read from disk.
+
+    Args:
+        description: of the data.
+        parts: by name, such as ``train``; images are memory-mapped.
+        manifest: the whole manifest, as plain values.
+    """
+
+    description: Description
+    parts: Mapping[str, Examples]
+    manifest: Mapping[str, Any]
+
+
+def select(examples: Examples, indices: NDArray[np.integer]) -> Stream:
+    """Take some examples in the order of ``indices``; images are read when they are asked for."""
+    images = np.asarray(examples.images)
+    return Stream(
+        (images[index] for index in indices), examples.labels[indices], examples.groups[indices]
+    )
+
+
+# Writing
+
+
+def write(
+    folder: Path,
+    description: Description,
+    parts: Mapping[str, Examples | Stream],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a set: all of it, or nothing where something fails.
+
+    Args:
+        folder: to make; a set that is there already is replaced.
+        description: of the data; its scale decides the pixels' dtype.
+        parts: by name.
+        settings: plain values to keep in the manifest: what this set was made from and how.
+
+    Raises:
+        DataError: images or labels don't fit the description.
+        StoreError: the disk is full or the folder can't be written.
+    """
+    _check_space(folder, description, parts)
+    with replacing(folder) as beside:
+        files: dict[str, str] = {}
+        for part, examples in parts.items():
+            files |= _write_part(beside, part, description, examples)
+        write_manifest(
+            beside,
+            {
+                "description": dataclasses.asdict(description),
+                "parts": {part: len(examples) for part, examples in parts.items()},
+                "files": files,
+                "settings": settings,
+            },
+        )
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Give a folder to fill, which takes the place of ``folder`` once the block has succeeded.
+
+    Raises:
+        StoreError: the disk is full, the folder can't be written, or ``folder`` holds something
+            else than a set.
+    """
+    folder = Path(folder)
+    beside = folder.parent / f".{folder.name}.{os.getpid()}.new"
+    old = folder.parent / f".{folder.name}.{os.getpid()}.old"
+    try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+            raise StoreError(
+                f"{folder} holds files but no {MANIFEST}, so it is no set of examples and is left "
+                "as it is; move it away or choose another folder"
+            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        yield beside
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+    except StoreError:
+        raise
+    except OSError as error:
+        # What came in from outside (a missing image) keeps its own words.
+        if isinstance(error, DataError):
+            raise
+        if error.errno == errno.ENOSPC:
+            raise StoreError(
+                f"the disk is full while writing {folder}; free some space or set the data set's "
+                "limit"
+            ) from error
+        raise StoreError(
+            f"can't write {folder}: {error}; check that the folder above exists and may be "
+            "written, or choose another data root"
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write plain values as a folder's manifest; equal values give equal bytes."""
+    text = json.dumps(
+        {"format": FORMAT, **values},
+        sort_keys=True,
+        indent=1,
+        ensure_ascii=False,
+        allow_nan=False,
+    )
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _write_part(
+    folder: Path, part: str, description: Description, examples: Examples | Stream
+) -> dict[str, str]:
+    """Write a part's three arrays; return the SHA-256 of each file."""
+    _check_labels(part, description, examples)
+    size = len(examples)
+    dtype, shape = description.pixel_dtype, (size, *description.image_shape)
+    images = _checked(part, size, dtype, description.image_shape, examples.images)
+    label_dtype = np.dtype("<i8" if description.label_kind == "single" else "|u1")
+    labels = examples.labels
+    return {
+        name: _write_array(folder / name, dtype, shape, blocks)
+        for name, dtype, shape, blocks in (
+            (f"{part}.images.npy", dtype, shape, images),
+            (f"{part}.labels.npy", label_dtype, labels.shape, [labels]),
+            (f"{part}.groups.npy", np.dtype("<i2"), (size,), [examples.groups]),
+        )
+    }
+
+
+def _write_array(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterable[NDArray[np.integer]]
+) -> str:
+    """Write an array block by block; return the SHA-256 of the file."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape},
+    )
+    hasher = hashlib.sha256(header.getvalue())
+    # Plain writes, not a writable memory map: a full disk then is an error and not a SIGBUS.
+    with path.open("wb", buffering=1 << 20) as file:
+        file.write(header.getvalue())
+        for block in blocks:
+            payload = np.ascontiguousarray(block, dtype=dtype).tobytes()
+            file.write(payload)
+            hasher.update(payload)
+    return hasher.hexdigest()
+
+
+def _checked(
+    part: str, size: int, dtype: np.dtype[Any], shape: tuple[int, ...], images: Iterable[Image]
+) -> Iterator[Image]:
+    """Pass images on while they have the number, the shape and the dtype that were promised."""
+    count = 0
+    for image in images:
+        if image.shape != shape or image.dtype != dtype:
+            raise DataError(
+                f"image {count} of {part!r} is {image.dtype} {image.shape}, wanted {dtype} {shape} "
+                "(bands, height, width) as the data set's description says"
+            )
+        count += 1
+        yield image
+    if count != size:
+        raise DataError(f"{part!r} has {size} labels but {count} images; wanted one label an image")
+
+
+def _check_space(
+    folder: Path, description: Description, parts: Mapping[str, Examples | Stream]
+) -> None:
+    image_bytes = math.prod(description.image_shape) * description.pixel_dtype.itemsize
+    needed = image_bytes * sum(len(examples) for examples in parts.values())
+    place = Path(folder).absolute()
+    free = shutil.disk_usage(next(p for p in (place, *place.parents) if p.exists())).free
+    if needed > free:
+        raise StoreError(
+            f"{folder} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; free some "
+            "space or set the data set's limit"
+        )
+
+
+def _check_labels(part: str, description: Description, examples: Examples | Stream) -> None:
+    labels, groups = examples.labels, examples.groups
+    classes = len(description.class_names)
+    if description.label_kind == "single":
+        fits = labels.ndim == 1 and _below(labels, classes)
+        wanted = f"one class index below {classes} for each image"
+    else:
+        fits = labels.ndim == 2 and labels.shape[1] == classes and _below(labels, 2)
+        wanted = f"0 or 1 for each image and each of {classes} classes"
+    if not fits:
+        raise DataError(
+            f"labels of {part!r} don't fit {description.name!r}: wanted {wanted}, got shape "
+            f"{labels.shape} with values up to {labels.max(initial=0)}"
+        )
+    names = max(len(description.group_names), 1)
+    if groups.shape != (len(labels),) or not _below(groups, names):
+        raise DataError(
+            f"groups of {part!r} don't fit {description.name!r}: wanted an index below {names} for "
+            f"each of {len(labels)} images, got shape {groups.shape} with values up to "
+            f"{groups.max(initial=0)}"
+        )
+
+
+def _below(values: NDArray[np.integer], bound: int) -> bool:
+    return not values.size or bool(values.min() >= 0 and values.max() < bound)
+
+
+# Reading
+
+
+def read(folder: Path) -> Prepared:
+    """Open a set without reading its pixels.
+
+    Raises:
+        DataError: there is no set, or its arrays don't fit its manifest.
+        VersionError: another version of FedX wrote it.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    try:
+        description = _description(manifest["description"])
+        parts = {
+            part: _open_part(folder, part, size, description)
+            for part, size in manifest["parts"].items()
+        }
+    except (KeyError, TypeError, OSError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"the set in {folder} is damaged ({error}); prepare it again with dvc repro --force"
+        ) from error
+    return Prepared(description, parts, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a manifest as plain values.
+
+    Raises:
+        DataError: there is none, or it is not JSON.
+        VersionError: another version of FedX wrote it.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"no {path}; prepare the data set first, with dvc repro or python -m flows.prepare NAME"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} can't be read ({error}); prepare the set again with dvc repro --force"
+        ) from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise VersionError(
+            f"{path} has format {found!r}, this version reads {FORMAT}; prepare the set again with "
+            "dvc repro --force"
+        )
+    return dict(manifest)
+
+
+def verify(folder: Path) -> None:
+    """Hash all arrays again and compare with the manifest.
+
+    Raises:
+        DataError: files are missing or differ; names them.
+    """
+    folder = Path(folder)
+    changed = []
+    for name, wanted in read_manifest(folder).get("files", {}).items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            found = "missing"
+        if found != wanted:
+            changed.append(name)
+    if changed:
+        raise DataError(
+            f"{', '.join(changed)} in {folder} differ from what was written; prepare the set again "
+            "with dvc repro --force"
+        )
+
+
+def digest(folder: Path) -> str:
+    """Name a set by the SHA-256 of its manifest, which holds that of every array."""
+    read_manifest(folder)
+    return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
+
+
+def _description(values: Mapping[str, Any]) -> Description:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return Description(**fields)
+
+
+def _open_part(folder: Path, part: str, size: int, description: Description) -> Examples:
+    arrays = []
+    for kind in ("images", "labels", "groups"):
+        # An empty array can't be memory-mapped.
+        mode: Literal["r"] | None = "r" if kind == "images" and size else None
+        arrays.append(np.load(folder / f"{part}.{kind}.npy", mmap_mode=mode, allow_pickle=False))
+    images, labels, groups = arrays
+    found, wanted = (
+        (images.dtype, images.shape),
+        (
+            description.pixel_dtype,
+            (size, *description.image_shape),
+        ),
+    )
+    if found != wanted or len(labels) != size:
+        raise DataError(
+            f"{part}.images.npy in {folder} is {found[0]} {found[1]} with {len(labels)} labels, "
+            f"wanted {wanted[0]} {wanted[1]}; prepare the set again with dvc repro --force"
+        )
+    examples = Examples(images, labels, groups)
+    _check_labels(part, description, examples)
+    return examples
+
+
+# Normalisation
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums from which mean and deviation of each band follow; those of two sets add up.
+
+    Args:
+        count: pixels of each band.
+        total: float64 (bands,) sum of pixels, in units of the description's scale.
+        total_of_squares: float64 (bands,) sum of their squares.
+    """
+
+    count: int
+    total: NDArray[np.float64]
+    total_of_squares: NDArray[np.float64]
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count,
+            self.total + other.total,
+            self.total_of_squares + other.total_of_squares,
+        )
+
+
+def moments(examples: Examples, scale: float) -> Moments:
+    """Sum pixels and their squares over a set, divided by ``scale``, band by band."""
+    size, bands, height, width = examples.images.shape
+    total = np.zeros(bands, dtype=np.int64)
+    squares = np.zeros(bands, dtype=np.int64)
+    at_once = max(1, (1 << 22) // max(bands * height * width, 1))
+    for start in range(0, size, at_once):
+        # Whole numbers add up exactly, so the result does not depend on the size of the chunks.
+        pixels = np.asarray(examples.images[start : start + at_once], dtype=np.int64)
+        total += pixels.sum(axis=(0, 2, 3))
+        squares += np.square(pixels).sum(axis=(0, 2, 3))
+    return Moments(size * height * width, total / scale, squares / scale**2)
+
+
+def mean_and_std(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation of each band, over all pixels.
+
+    A band that is constant gets the deviation 1, so that dividing by it does no harm.
+
+    Raises:
+        DataError: there are no pixels.
+    """
+    if not moments.count:
+        raise DataError("no images to take mean and deviation from; wanted at least one")
+    mean = moments.total / moments.count
+    variance = moments.total_of_squares / moments.count - mean**2
+    # Rounding leaves up to about 1e-12 of variance where there is none.
+    constant = variance <= 1e-12 * np.maximum(mean**2, 1e-12)
+    return mean, np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, variance)))

@@ -1,0 +1,152 @@
+"""What a data set is: a description, and labels, groups and images of three splits.
+
+A data set is a file ``data/<name>.py`` with a frozen dataclass ``DataSet`` whose fields are its
+parameters in ``params.yaml``. Its ``open()`` looks at what there is and returns a :class:`Source`;
+no image is decoded before it is asked for.
+"""
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedx_core import strata
+from fedx_core.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.examples import Description, Image, Stream
+from fedx_core.seeding import derive
+
+SPLITS = ("train", "validation", "test")
+SHARES = (0.6, 0.2, 0.2)
+"""Of the splits, where a data set has none of its own."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One of a source's splits; images are read by position.
+
+    Args:
+        labels: int64 (n,), or uint8 (n, classes).
+        groups: int16 (n,) index into the description's ``group_names``.
+        read: positions in, images out, in the same order.
+    """
+
+    labels: NDArray[np.integer]
+    groups: NDArray[np.int16]
+    read: Callable[[NDArray[np.int64]], Iterator[Image]]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that was found and can be read.
+
+    Args:
+        description: of the data.
+        splits: ``train``, ``validation`` and ``test``.
+        notes: plain values for the manifest, such as where the splits come from.
+    """
+
+    description: Description
+    splits: Mapping[str, Split]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet(ABC):
+    """Parameters that every data set has.
+
+    Args:
+        limit: images in all splits together; 0 takes all. Drawn by class and origin, and each
+            split keeps its share.
+        seed: of the draws of ``limit`` and of splits. It is not the experiment's seed, so that
+            repeats of an experiment are tested on the same images.
+    """
+
+    limit: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit < 0:
+            raise ConfigError(f"limit must be 0 (all images) or more, got {self.limit}")
+
+    @abstractmethod
+    def open(self) -> Source:
+        """Look for the data and read its labels.
+
+        Raises:
+            SourceMissingError: the data is not there.
+            DataError: it can't be used.
+        """
+
+    def streams(self, source: Source) -> dict[str, Stream]:
+        """Give each split's examples as they are to be prepared, with ``limit`` applied."""
+        sizes = [len(source.splits[name]) for name in SPLITS]
+        for name, size in zip(SPLITS, sizes, strict=True):
+            if not size:
+                raise DataError(
+                    f"the {name} split of {source.description.name} has no images; wanted some in "
+                    f"each of {', '.join(SPLITS)}"
+                )
+        kept = strata.apportion(min(self.limit or sum(sizes), sum(sizes)), sizes)
+        streams = {}
+        for name, count in zip(SPLITS, kept, strict=True):
+            split = source.splits[name]
+            chosen = strata.thin(
+                strata.strata(split.labels),
+                split.groups,
+                int(count),
+                derive(self.seed, "limit", name),
+            )
+            streams[name] = Stream(split.read(chosen), split.labels[chosen], split.groups[chosen])
+        return streams
+
+
+def random_splits(labels: NDArray[np.integer], seed: int) -> dict[str, NDArray[np.int64]]:
+    """Part examples 60/20/20 into the three splits, class by class; sorted positions."""
+    parts = strata.split(strata.strata(labels), SHARES, derive(seed, "split"))
+    return dict(zip(SPLITS, parts, strict=True))
+
+
+def no_groups(count: int) -> NDArray[np.int16]:
+    """Give the groups of examples whose origin is unknown."""
+    return np.zeros(count, dtype=np.int16)
+
+
+def decoded(read: Callable[[Item], Image], items: Sequence[Item]) -> Iterator[Image]:
+    """Read images on all cores, in order, with a bounded number waiting."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(items), 256):
+            with warnings.catch_warnings():
+                # Rasterio's; patches without a position on the map are as good as any.
+                warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+                images = list(pool.map(read, items[start : start + 256]))
+            yield from images
+
+
+def found(what: str, candidates: Iterable[Path], advice: str) -> Path:
+    """Return the first of some paths that exists.
+
+    Raises:
+        SourceMissingError: none does; says which were looked at, and the advice.
+    """
+    looked = list(candidates)
+    for path in looked:
+        if path.exists():
+            return path
+    raise SourceMissingError(f"no {what} at {' or '.join(str(path) for path in looked)}; {advice}")
+
+
+def shared_data() -> Path:
+    """Return the folder of data that several projects use: FEDX_SHARED_DATA or ../shared/data."""
+    return Path(os.environ.get("FEDX_SHARED_DATA") or "../shared/data")

@@ -1,0 +1,99 @@
+"""Stage ``partition``: each client gets its shard, ``data/<name>/shards/<client>``.
+
+    python -m flows.partition NAME [--params params.yaml] [--data-root data]
+
+For simulation only: in a federation of real sites, each site prepares its own shard.
+"""
+
+import sys
+from pathlib import Path
+
+from fedx_core import config, examples, strata
+from fedx_core.config import ExperimentConfig
+from fedx_core.partition import base
+from fedx_core.partition.base import Known
+from fedx_core.seeding import derive
+from flows.prepare import run
+from flows.progress import watched
+
+PARTS = ("train", "test")
+
+
+def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
+    """Split the prepared training and test images among clients.
+
+    Args:
+        experiment: the settings; ``datasets.<name>.partition`` and ``seed`` are used.
+        name: a key of ``datasets``.
+        root: the folder of all data sets.
+
+    Returns:
+        The folder that was written, ``<root>/<name>/shards``: a set with the parts train and test
+        for each client, and a manifest that lists the clients in order.
+
+    Raises:
+        DataError: there is no prepared set, or it can't be split this way.
+        StoreError: the result can't be written.
+    """
+    prepared_folder, folder = root / name / "prepared", root / name / "shards"
+    prepared = examples.read(prepared_folder)
+    digest = examples.digest(prepared_folder)
+    plugin = experiment.datasets[name].partition
+    rule: base.Partition = plugin.build("partition")
+    known = [Known(prepared.parts[part].labels, prepared.parts[part].groups) for part in PARTS]
+    shares = dict(
+        zip(
+            PARTS,
+            rule.assign(
+                known[0],
+                known[1],
+                prepared.description.group_names,
+                derive(experiment.seed, "partition", name),
+            ),
+            strict=True,
+        )
+    )
+    for part in PARTS:
+        base.check(shares[part], len(prepared.parts[part]))
+
+    settings = {
+        "partition": config.as_plain(plugin),
+        "seed": experiment.seed,
+        "prepared": digest,
+    }
+    classes = len(prepared.description.class_names)
+    clients = []
+    with examples.replacing(folder) as beside:
+        for client in shares["train"]:
+            streams = {
+                part: examples.select(prepared.parts[part], shares[part][client]) for part in PARTS
+            }
+            examples.write(
+                beside / client,
+                prepared.description,
+                {part: watched(s, f"{name}: {client} {part}") for part, s in streams.items()},
+                {**settings, "client": client},
+            )
+            clients.append(
+                {
+                    "name": client,
+                    "sizes": {part: len(streams[part]) for part in PARTS},
+                    "labels": {
+                        part: strata.label_counts(streams[part].labels, classes).tolist()
+                        for part in PARTS
+                    },
+                }
+            )
+        examples.write_manifest(
+            beside,
+            {
+                "class_names": prepared.description.class_names,
+                "clients": clients,
+                "settings": settings,
+            },
+        )
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(run(partition))

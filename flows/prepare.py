@@ -1,0 +1,74 @@
+"""Stage ``prepare``: a raw data set becomes arrays, ``data/<name>/prepared``.
+
+python -m flows.prepare NAME [--params params.yaml] [--data-root data]
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedx_core import config, examples
+from fedx_core.config import ExperimentConfig
+from fedx_core.data.base import DataSet
+from fedx_core.errors import ConfigError, FedXError
+from flows.progress import watched
+
+Stage = Callable[[ExperimentConfig, str, Path], Path]
+
+
+def prepare(experiment: ExperimentConfig, name: str, root: Path) -> Path:
+    """Read a data set's images and write them as arrays with the parts train, validation, test.
+
+    Args:
+        experiment: the settings; only ``datasets.<name>.source`` is used.
+        name: a key of ``datasets``.
+        root: the folder of all data sets.
+
+    Returns:
+        The folder that was written, ``<root>/<name>/prepared``.
+
+    Raises:
+        SourceMissingError: the raw data is not there.
+        DataError: it can't be used.
+        StoreError: the result can't be written.
+    """
+    plugin = experiment.datasets[name].source
+    data_set: DataSet = plugin.build("data")
+    source = data_set.open()
+    folder = root / name / "prepared"
+    examples.write(
+        folder,
+        source.description,
+        {
+            part: watched(stream, f"{name}: {part}")
+            for part, stream in data_set.streams(source).items()
+        },
+        {"source": config.as_plain(plugin), "notes": source.notes},
+    )
+    return folder
+
+
+def run(stage: Stage, arguments: Sequence[str] | None = None) -> int:
+    """Run a stage from the command line; errors go to stderr, with exit code 1."""
+    parser = argparse.ArgumentParser(description=(stage.__doc__ or "").splitlines()[0])
+    parser.add_argument("name", help="a data set of params.yaml")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    options = parser.parse_args(arguments)
+    try:
+        experiment = config.load(options.params)
+        if options.name not in experiment.datasets:
+            raise ConfigError(
+                f"no data set {options.name!r} in {options.params}; choose one of "
+                f"{', '.join(experiment.datasets)}, or describe it there"
+            )
+        print(stage(experiment, options.name, options.data_root))
+    except FedXError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(prepare))
