@@ -7,6 +7,7 @@ these 3.6 MB alone.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +99,11 @@ def find_metadata(path: str, beside: Path = RAW) -> Path:
     )
 
 
-def read_metadata(path: Path, months: Sequence[int] = SUMMER) -> Metadata:
+def read_metadata(path: Path | BinaryIO, months: Sequence[int] = SUMMER) -> Metadata:
     """Read labels, countries and splits of the patches taken in some months.
 
     Args:
-        path: ``metadata.parquet``.
+        path: ``metadata.parquet``, or the file opened.
         months: 1 to 12; the month of acquisition, not that of the paired radar image.
 
     Raises:
