@@ -249,7 +249,7 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
                 raise ConfigError(f"{'.'.join(parents[: depth + 1])} is no block; can't set {path}")
         is_plugin = bool(parents) and parents[-1] in (
             "method",
-            "criterion",
+            "relevance",
             "codec",
             "source",
             "partition",

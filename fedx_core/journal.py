@@ -44,24 +44,30 @@ class Run:
         version: of FedX, for people.
         name: of the run.
         config: effective settings, plain.
-        clients: names and numbers of training examples.
         branched_from: ``RUN@ROUND`` whose rounds this run shares, or empty.
     """
 
     protocol: int
     version: str
     name: str
-    config: str
-    clients: Mapping[str, int]
+    config: Any
     branched_from: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A round has begun."""
+    """A round has begun.
+
+    Args:
+        round_index: from 1.
+        state: of the server before it.
+        base: the downlink payload.
+        cohort: clients that are asked, in order.
+    """
 
     round_index: int
     state: Ref
+    base: Ref
     cohort: tuple[str, ...]
 
 
@@ -84,9 +90,10 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """A round is done; its state is the checkpoint."""
+    """A round is done; its state is the checkpoint. Round 0 is the start of a run."""
 
     round_index: int
+    plan: Ref
     state: Ref
     report: RoundReport
     holdings: Mapping[str, Holding] = field(default_factory=dict)
@@ -133,6 +140,11 @@ class Journal:
         """Say that a round has begun; a resumed server says the same again."""
         self._create(f"{_folder(record.round_index)}/open", record)
 
+    def opened(self, round_index: int) -> Opened | None:
+        """Return how a round began, or None."""
+        plain = self._read(f"{_folder(round_index)}/open")
+        return None if plain is None else parse(Opened, plain)
+
     def close(self, record: Closed) -> None:
         """Fix who counts in a round."""
         self._create(f"{_folder(record.round_index)}/closed", record)
@@ -148,6 +160,8 @@ class Journal:
 
     def committed(self, round_index: int) -> Commit | None:
         """Return a round's commit, or None."""
+        if round_index < 0:
+            return None
         plain = self._read(f"{_folder(round_index)}/commit")
         return None if plain is None else parse(Commit, plain)
 

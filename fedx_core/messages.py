@@ -24,6 +24,9 @@ from fedx_core.state import Payload, StateDict
 PROTOCOL = 1
 """Version of jobs, payloads, journal and run folders; peers of another one are refused."""
 
+POOLED = "pooled"
+"""Name of the pretended client that owns every client's training part."""
+
 Purpose = Literal["train", "evaluate", "statistics"]
 
 
@@ -162,16 +165,18 @@ class Traffic:
         uplink: of the update that counted, or of statistics.
         mask: of the mask, charged when the client did not hold it yet.
         retry: of failed and repeated attempts, both directions.
+        evaluation: of models fetched to be scored on the client's own test part; no training.
     """
 
     downlink: int = 0
     uplink: int = 0
     mask: int = 0
     retry: int = 0
+    evaluation: int = 0
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All that training cost."""
         return self.downlink + self.uplink + self.mask + self.retry
 
 
@@ -238,8 +243,13 @@ class RoundReport:
 
     @property
     def wire_bytes(self) -> int:
-        """All bytes of the round."""
+        """All bytes that the round's training cost."""
         return sum(t.total for t in self.traffic.values())
+
+    @property
+    def evaluation_bytes(self) -> int:
+        """Model bytes fetched only to be scored at clients."""
+        return sum(t.evaluation for t in self.traffic.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,6 +318,8 @@ def parse(kind: type[T], value: Any) -> T:
 
 def _parse(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")

@@ -1,0 +1,239 @@
+"""One client's part of a round: fetch, train on the shard, store an update, report.
+
+A function of its job, with no memory in the process. The report is written last and write-once, so
+a job that is done again finds it and every kind of retry is safe.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fedx_core import checkpoint, evaluation, examples, state
+from fedx_core.codec import base as framing
+from fedx_core.errors import PayloadError, SchemaError
+from fedx_core.examples import Examples, Moments
+from fedx_core.messages import (
+    POOLED,
+    PROTOCOL,
+    ClientJob,
+    ClientReport,
+    Entry,
+    Schema,
+    canonical,
+    parse,
+)
+from fedx_core.methods.base import Local
+from fedx_core.plan import Plan, Workbench, set_up
+from fedx_core.state import StateDict
+from fedx_core.store import Store, create_once, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a client's step runs and finds things; it never changes what is computed.
+
+    Args:
+        store: URI of the store that server and clients share.
+        shards: folder with one folder a client.
+        memory: URI of the store in which clients keep what is theirs.
+    """
+
+    store: str
+    shards: str
+    memory: str
+
+
+def train(job: ClientJob, place: Place) -> ClientReport:
+    """Do one client's job: train, evaluate, or count pixels.
+
+    A function of the job alone. Doing it again finds the report that the first time left.
+
+    Raises:
+        FedXError: the job, the payload or the shard can't be used; nothing was sent.
+    """
+    store = open_store(place.store)
+    if (earlier := store.read(job.report_key)) is not None:
+        return _report(earlier)
+    started = time.perf_counter()
+    if job.protocol != PROTOCOL:
+        raise PayloadError(
+            f"job of protocol {job.protocol}, this client runs {PROTOCOL}; "
+            "install the server's version of FedX"
+        )
+    plan = parse(Plan, json.loads(bytes(store.get(job.plan))))
+    torch.set_num_threads(plan.training.threads)
+    work = {"train": _train, "evaluate": _evaluate, "statistics": _statistics}[job.purpose]
+    report = dataclasses.replace(
+        work(job, plan, store, place), seconds=time.perf_counter() - started
+    )
+    create_once(store, job.report_key, canonical(report))
+    return report
+
+
+def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientReport:
+    bench, local = _prepare(job, plan, store, place, "train")
+    update = bench.method.train(local)
+    uplink = None
+    schema = bench.wire(local.mask).up
+    if schema.entries:
+        uplink = create_once(store, job.uplink_key, bench.codec.encode(update.payload, schema))
+    memory = None
+    if update.memory is not None:
+        key = f"memory/{job.client}/{job.round_index:04d}.{job.attempt}"
+        memory = open_store(place.memory).put(key, checkpoint.pack_state(update.memory))
+    return ClientReport(
+        client=job.client,
+        attempt=job.attempt,
+        purpose=job.purpose,
+        uplink=uplink,
+        examples=update.examples,
+        metrics=update.metrics,
+        memory=memory,
+        seconds=0.0,
+    )
+
+
+def _evaluate(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientReport:
+    bench, local = _prepare(job, plan, store, place, "test")
+    found: dict[str, float] = {}
+    if len(local.examples):
+        bench.method.evaluated(local)
+        logits = evaluation.predict(
+            bench.model,
+            local.examples,
+            pixels=plan.pixels,
+            batch_size=plan.training.eval_batch_size,
+            device=bench.device,
+        )
+        found = evaluation.metrics(logits, local.examples.labels, plan.label_kind)
+    return ClientReport(
+        client=job.client,
+        attempt=job.attempt,
+        purpose=job.purpose,
+        uplink=None,
+        examples=len(local.examples),
+        metrics=found,
+        memory=None,
+        seconds=0.0,
+    )
+
+
+def _statistics(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientReport:
+    shard = open_shard(place, job.client, "train")
+    moments = examples.moments(shard, plan.pixels.scale)
+    payload = {
+        "pixels/count": torch.tensor([moments.count], dtype=torch.float64),
+        "pixels/total": torch.from_numpy(moments.total),
+        "pixels/total_of_squares": torch.from_numpy(moments.total_of_squares),
+    }
+    data = framing.encode(payload, statistics_schema(plan.bands), "dense")
+    return ClientReport(
+        client=job.client,
+        attempt=job.attempt,
+        purpose=job.purpose,
+        uplink=create_once(store, job.uplink_key, data),
+        examples=len(shard),
+        metrics={},
+        memory=None,
+        seconds=0.0,
+    )
+
+
+def statistics_schema(bands: int) -> Schema:
+    """Say what a client sends for federated normalisation: a count and two sums a band."""
+    return Schema(
+        (
+            Entry("pixels/count", "torch.float64", (1,)),
+            Entry("pixels/total", "torch.float64", (bands,)),
+            Entry("pixels/total_of_squares", "torch.float64", (bands,)),
+        )
+    )
+
+
+def open_shard(place: Place, client: str, part: str) -> Examples:
+    """Open one client's examples, memory-mapped; :data:`POOLED` is all clients' together.
+
+    Raises:
+        DataError: there is no such shard.
+    """
+    root = Path(place.shards)
+    if client != POOLED:
+        return examples.read(root / client).parts[part]
+    clients = sorted(json.loads((root / examples.MANIFEST).read_text())["clients"])
+    parts = [open_shard(place, name, part) for name in clients]
+    return Examples(
+        images=np.concatenate([p.images for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        groups=np.concatenate([p.groups for p in parts]),
+    )
+
+
+_desk = threading.local()
+"""One workbench and one decoded downlink a thread: a cache, never a memory."""
+
+
+def _prepare(
+    job: ClientJob, plan: Plan, store: Store, place: Place, part: str
+) -> tuple[Workbench, Local]:
+    if getattr(_desk, "plan", None) != job.plan.sha256:
+        _desk.bench, _desk.plan, _desk.base = set_up(plan), job.plan.sha256, None
+    bench: Workbench = _desk.bench
+    if job.base is None:
+        raise PayloadError(f"a job to {job.purpose} names no downlink")
+    if _desk.base != (job.base.sha256, job.mask):
+        mask = checkpoint.fetch_mask(store, job.mask, bench.info)
+        schema = bench.wire(mask).down
+        if schema.digest.hex() != job.schema:
+            raise SchemaError(
+                "server and client derive different payloads from this plan and mask; "
+                "install the same version of FedX on both sides"
+            )
+        _desk.downlink = bench.codec.decode(store.get(job.base), schema)
+        _desk.mask, _desk.base = mask, (job.base.sha256, job.mask)
+    memory: StateDict = {}
+    if job.memory is not None:
+        memory, _ = checkpoint.unpack_state(open_store(place.memory).get(job.memory))
+    return bench, Local(
+        client=job.client,
+        round_index=job.round_index,
+        model=bench.model,
+        info=bench.info,
+        downlink=_desk.downlink,
+        mask=_desk.mask,
+        memory=memory,
+        examples=open_shard(place, job.client, part),
+        label_kind=plan.label_kind,
+        pixels=plan.pixels,
+        settings=plan.training,
+        seed=job.seed,
+    )
+
+
+def _report(data: framing.Buffer) -> ClientReport:
+    try:
+        return parse(ClientReport, json.loads(bytes(data)))
+    except ValueError as error:
+        raise PayloadError(f"a client's report is corrupt: {error}") from error
+
+
+def moments_of(store: Store, report: ClientReport, bands: int) -> Moments:
+    """Decode one client's counts and sums.
+
+    Raises:
+        PayloadError: they are missing or malformed.
+    """
+    if report.uplink is None:
+        raise PayloadError(f"{report.client} sent no statistics")
+    payload = framing.decode(store.get(report.uplink), statistics_schema(bands), "dense")
+    state.require_finite(payload, report.client)
+    return Moments(
+        int(payload["pixels/count"]),
+        payload["pixels/total"].numpy(),
+        payload["pixels/total_of_squares"].numpy(),
+    )

@@ -1,0 +1,150 @@
+"""What a model scores on examples that it was not trained on."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedx_core.examples import Examples, LabelKind
+from fedx_core.pixels import Pixels
+
+PRIMARY: Mapping[LabelKind, str] = {"single": "overall_accuracy", "multi": "micro_map"}
+"""The metric that the paper reports for each kind of label."""
+
+
+def predict(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    pixels: Pixels,
+    batch_size: int,
+    device: torch.device,
+    workers: int = 1,
+) -> Tensor:
+    """Run a model over examples in evaluation mode.
+
+    Args:
+        model: its training flag is put back afterwards.
+        examples: any number of images.
+        pixels: how images become inputs.
+        batch_size: images at once; results do not depend on ``workers``.
+        device: where the model runs; it is left on the CPU.
+        workers: threads, each with one thread of torch.
+
+    Returns:
+        Logits, float32 (n, classes), on the CPU.
+    """
+    was_training = model.training
+    model.to(device).eval()
+    starts = range(0, len(examples), batch_size)
+
+    def one(start: int) -> Tensor:
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            images = np.asarray(examples.images[start : start + batch_size])
+            logits: Tensor = model(pixels.to_input(images, device)).float().cpu()
+            return logits
+
+    if workers > 1 and device.type == "cpu":
+        with ThreadPoolExecutor(workers) as pool:
+            parts = list(pool.map(one, starts))
+    else:
+        threads = torch.get_num_threads()
+        parts = [one(start) for start in starts]
+        torch.set_num_threads(threads)
+    model.to("cpu").train(was_training)
+    return torch.cat(parts).clone() if parts else torch.empty(0, 0)
+
+
+def metrics(logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind) -> dict[str, float]:
+    """Score predictions as the paper does, and a little more.
+
+    Args:
+        logits: float (n, classes).
+        labels: int64 (n,) or 0/1 (n, classes).
+        label_kind: decides the metrics.
+
+    Returns:
+        For single labels ``overall_accuracy``, ``macro_f1`` and ``loss``; for many labels
+        ``micro_map``, ``macro_map``, ``macro_f1`` (at probability one half) and ``loss``. Classes
+        that do not occur are left out of macro averages.
+    """
+    from torchmetrics.functional import classification as tm
+
+    classes = logits.shape[1]
+    targets = torch.from_numpy(np.array(labels)).long()
+    if label_kind == "single":
+        predicted = logits.argmax(1)
+        return {
+            "overall_accuracy": float((predicted == targets).double().mean()),
+            "macro_f1": float(tm.multiclass_f1_score(predicted, targets, classes, average="macro")),
+            "loss": float(nn.functional.cross_entropy(logits, targets)),
+        }
+    present = targets.any(0)
+    probabilities = logits.double().sigmoid()
+    f1 = tm.multilabel_f1_score(probabilities, targets, classes, average="none")
+    return {
+        "micro_map": _micro_average_precision(probabilities, targets),
+        "macro_map": _mean(_average_precision(probabilities, targets)),
+        "macro_f1": float(f1[present].mean()),
+        "loss": float(nn.functional.binary_cross_entropy_with_logits(logits, targets.float())),
+    }
+
+
+def per_class(
+    logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind
+) -> list[float | None]:
+    """Score each class: recall for single labels, average precision for many; None if absent."""
+    targets = torch.from_numpy(np.array(labels)).long()
+    if label_kind == "single":
+        predicted = logits.argmax(1)
+        return [
+            float((predicted[targets == index] == index).double().mean())
+            if bool((targets == index).any())
+            else None
+            for index in range(logits.shape[1])
+        ]
+    return _average_precision(logits.double().sigmoid(), targets)
+
+
+def label_frequency_scores(
+    frequencies: NDArray[np.floating], labels: NDArray[np.integer]
+) -> dict[str, float]:
+    """Score a predictor that has seen no image and knows only how frequent each label is.
+
+    Args:
+        frequencies: share of images with each label, (classes,), from the validation split.
+        labels: 0/1 (n, classes) of the test split.
+    """
+    targets = torch.from_numpy(np.array(labels)).long()
+    constant = torch.from_numpy(np.array(frequencies)).double().expand(len(targets), -1)
+    return {
+        "label_frequency_micro_map": _micro_average_precision(constant, targets),
+        "label_frequency_macro_map": _mean(_average_precision(constant, targets)),
+    }
+
+
+def _micro_average_precision(probabilities: Tensor, targets: Tensor) -> float:
+    from torchmetrics.functional import classification as tm
+
+    classes = targets.shape[1]
+    return float(tm.multilabel_average_precision(probabilities, targets, classes, average="micro"))
+
+
+def _average_precision(probabilities: Tensor, targets: Tensor) -> list[float | None]:
+    from torchmetrics.functional import classification as tm
+
+    return [
+        float(tm.binary_average_precision(probabilities[:, index], targets[:, index]))
+        if bool(targets[:, index].any())
+        else None
+        for index in range(targets.shape[1])
+    ]
+
+
+def _mean(scores: list[float | None]) -> float:
+    present = [score for score in scores if score is not None]
+    return sum(present) / len(present)

@@ -1,0 +1,310 @@
+"""The loop over rounds: yields one report a round, resumes, branches, and keeps a quorum."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import fedx_core
+from fedx_core import checkpoint, config, evaluation, ledger, rounds
+from fedx_core.client import Place
+from fedx_core.cohort import gather, number, score_at_clients
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import ObjectMissingError, RunError
+from fedx_core.journal import Commit, Holding, Journal, Run
+from fedx_core.messages import PROTOCOL, RoundReport, ServerState, Traffic
+from fedx_core.retention import forget
+from fedx_core.rounds import Server
+from fedx_core.runtime import Runtime
+from fedx_core.start import (
+    Branch,
+    Setting,
+    begin,
+    branch_of,
+    load,
+    open_server,
+    settings_of,
+)
+from fedx_core.state import StateDict
+from fedx_core.store import Store, open_store
+
+
+def federate(
+    settings: ExperimentConfig,
+    setting: Setting,
+    runtime: Runtime,
+    *,
+    resume: bool = False,
+    branch: Branch | None = None,
+) -> Iterator[RoundReport]:
+    """Run a federation, or go on with one.
+
+    Args:
+        settings: everything that changes a number; on ``resume`` those of the run's first start
+            hold, except for ``federation.rounds``, which may grow.
+        setting: where things are.
+        runtime: who carries the work.
+        resume: go on after the last committed round instead of starting.
+        branch: share another run's first rounds instead of computing them again.
+
+    Yields:
+        One report for each round that this call completes.
+
+    Raises:
+        RunExistsError: the store holds a run and ``resume`` is not set.
+        QuorumError: too few clients reported; everything is kept, and the run can be resumed.
+        FedXError: settings, data or store can't be used.
+    """
+    store = open_store(setting.place.store)
+    journal = Journal(store)
+    commits = journal.commits() if resume else []
+    if resume:
+        settings = settings_of(journal, setting.run, settings)
+    data = load(setting, settings)
+    if not commits:
+        if not resume:
+            origin = f"{branch.store}@{branch.round_index}" if branch else ""
+            journal.begin(
+                Run(
+                    protocol=PROTOCOL,
+                    version=fedx_core.__version__,
+                    name=setting.run,
+                    config=config.as_plain(settings),
+                    branched_from=origin,
+                )
+            )
+        else:
+            branch = branch_of(journal)
+        commits = [begin(settings, setting, runtime, journal, data, branch)]
+    server = open_server(settings, setting, runtime, journal, data, commits[0].plan)
+    if branch is None and resume:
+        branch = branch_of(journal)
+    if branch is not None and len(commits) <= branch.round_index:
+        commits, report = _branch(server, runtime, branch, commits)
+        yield report
+    last = commits[-1]
+    state = checkpoint.unpack_server_state(store.get(last.state))
+    while state.round_index < settings.federation.rounds:
+        state, last = _round(server, runtime, setting.place, state, last)
+        forget(journal, setting.place, last.round_index, settings.federation.keep_states)
+        yield last.report
+
+
+def history(store: Store) -> list[RoundReport]:
+    """Return the reports of all committed rounds."""
+    return [commit.report for commit in Journal(store).commits()[1:]]
+
+
+def final_model(store: Store) -> StateDict:
+    """Return the model of the last committed round.
+
+    Raises:
+        RunError: nothing was committed yet.
+    """
+    commits = Journal(store).commits()
+    if not commits:
+        raise RunError("no committed round in this run; start it with `fedx run`")
+    return checkpoint.unpack_server_state(store.get(commits[-1].state)).model
+
+
+# One round
+
+
+def _round(
+    server: Server, runtime: Runtime, place: Place, before: ServerState, last: Commit
+) -> tuple[ServerState, Commit]:
+    clock = _Clock()
+    holdings = last.holdings
+    round_index = before.round_index + 1
+    with clock("dispatch"):
+        jobs = runtime.server_step(
+            "dispatch", rounds.dispatch, server, before, last.state, holdings
+        )
+    with clock("train"):
+        closed = server.journal.closed(round_index)
+        if closed is None:
+            closed = gather(server, runtime, place, jobs, before.mask)
+            server.journal.close(closed)
+    with clock("aggregate"):
+        aggregated = runtime.server_step("aggregate", rounds.aggregate, server, before, closed)
+    mask = jobs[0].mask.sha256 if jobs[0].mask else ""
+    new_holdings = {
+        **holdings,
+        **{r.client: Holding(mask=mask, memory=r.memory) for r in closed.reports},
+    }
+    by_client = {job.client: job for job in jobs}
+    traffic = (
+        ledger.traffic_of(by_client, closed, holdings)
+        if server.bench.method.communicates
+        else {client: Traffic() for client in by_client}
+    )
+    if round_index == 1:
+        for client, before_round in last.report.traffic.items():
+            uplink = traffic.get(client, Traffic()).uplink + before_round.uplink
+            traffic[client] = replace(traffic.get(client, Traffic()), uplink=uplink)
+    counted = sum(r.examples for r in closed.reports)
+    draft = RoundReport(
+        round_index=round_index,
+        rounds=server.config.federation.rounds,
+        cohort=tuple(by_client),
+        failures=closed.failures,
+        metrics={},
+        metrics_before_pruning={},
+        pruned=False,
+        traffic=traffic,
+        paper_bytes=ledger.paper_bytes(server.bench.info.graph, before.mask, 2 * len(by_client))
+        if server.bench.method.communicates
+        else 0,
+        sparsity=0.0,
+        units_kept={},
+        train_loss=sum(float(number(r, "train_loss")) * r.examples for r in closed.reports)
+        / max(counted, 1),
+        seconds=clock.seconds,
+        client_metrics={
+            r.client: {
+                "examples": float(r.examples),
+                "seconds": r.seconds,
+                "train_loss": number(r, "train_loss"),
+            }
+            for r in closed.reports
+        },
+    )
+    return _finish(server, runtime, place, aggregated, draft, new_holdings, clock)
+
+
+def _finish(
+    server: Server,
+    runtime: Runtime,
+    place: Place,
+    aggregated: ServerState,
+    draft: RoundReport,
+    holdings: Mapping[str, Holding],
+    clock: "_Clock",
+) -> tuple[ServerState, Commit]:
+    """Do what comes after aggregation: relevance, prune, evaluate, commit."""
+    method, description = server.bench.method, server.description
+    with clock("relevance"):
+        scores = runtime.server_step("relevance", rounds.relevance, server, aggregated)
+    with clock("prune"):
+        state = runtime.server_step("prune", rounds.prune, server, aggregated, scores)
+    is_last = state.round_index == draft.rounds
+    metrics: dict[str, float] = {}
+    before_pruning: dict[str, float] = {}
+    per_class: dict[str, float] = {}
+    per_client: dict[str, dict[str, float]] = {}
+    traffic = dict(draft.traffic)
+    with clock("evaluate"):
+        if not method.personal:
+            labels = server.test.labels
+            if scores is not None:
+                logits = runtime.server_step("evaluate", rounds.evaluate, server, aggregated)
+                before_pruning = evaluation.metrics(logits, labels, description.label_kind)
+            logits = runtime.server_step("evaluate", rounds.evaluate, server, state)
+            metrics = evaluation.metrics(logits, labels, description.label_kind)
+            if is_last:
+                found = evaluation.per_class(logits, labels, description.label_kind)
+                per_class = {
+                    name: score
+                    for name, score in zip(description.class_names, found, strict=True)
+                    if score is not None
+                }
+                if description.label_kind == "multi":
+                    metrics |= _label_frequency(server)
+        if method.personal or is_last:
+            per_client = score_at_clients(server, runtime, place, state, holdings)
+            if method.communicates:
+                traffic = _charge_evaluation(server, state, traffic, per_client)
+        if method.personal:
+            metrics = _mean_by_examples(per_client)
+    kept = state.mask.entries if state.mask and state.mask.kind == "units" else {}
+    report = replace(
+        draft,
+        metrics=metrics,
+        metrics_before_pruning=before_pruning,
+        pruned=scores is not None,
+        traffic=traffic,
+        sparsity=ledger.sparsity(server.bench.info.graph, state.mask),
+        units_kept={
+            layer.name: (
+                int(kept[layer.name].sum()) if layer.name in kept else layer.units,
+                layer.units,
+            )
+            for layer in server.bench.info.graph.layers
+        },
+        seconds=clock.seconds,
+        per_class=per_class,
+        per_client=per_client,
+    )
+    commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings)
+    return state, commit
+
+
+def _charge_evaluation(
+    server: Server,
+    state: ServerState,
+    traffic: Mapping[str, Traffic],
+    per_client: Mapping[str, Mapping[str, float]],
+) -> dict[str, Traffic]:
+    payload = server.bench.method.downlink(state, server.bench.info)
+    size = len(server.bench.codec.encode(payload, server.bench.wire(state.mask).down))
+    charged = dict(traffic)
+    for client in per_client:
+        charged[client] = replace(charged.get(client, Traffic()), evaluation=size)
+    return charged
+
+
+def _mean_by_examples(per_client: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    scored = [values for values in per_client.values() if len(values) > 1]
+    total = sum(values["examples"] for values in scored)
+    names = [name for name in scored[0] if name != "examples"] if scored else []
+    return {n: sum(v[n] * v["examples"] for v in scored) / total for n in names}
+
+
+def _label_frequency(server: Server) -> dict[str, float]:
+    known = [server.reference.labels, server.tuning.labels]
+    frequencies = sum(part.sum(0) for part in known) / sum(len(part) for part in known)
+    return evaluation.label_frequency_scores(frequencies, server.test.labels)
+
+
+class _Clock:
+    """Wall seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, step: str) -> "_Clock":
+        self._step = step
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self._started
+        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + spent
+
+
+def _branch(
+    server: Server, runtime: Runtime, branch: Branch, commits: list[Commit]
+) -> tuple[list[Commit], RoundReport]:
+    """Copy the shared rounds and do the last one's pruning anew."""
+    there = Journal(open_store(branch.store))
+    for round_index in range(len(commits), branch.round_index):
+        commit = there.committed(round_index)
+        assert commit is not None
+        commits.append(replace(commit, plan=server.plan))
+        server.journal.commit(commits[-1])
+    last = there.committed(branch.round_index)
+    assert last is not None
+    try:
+        state = checkpoint.unpack_server_state(there.store.get(last.state))
+    except ObjectMissingError as error:
+        raise RunError(
+            f"{branch.store} no longer holds the state of round {branch.round_index}; it keeps "
+            "the last federation.keep_states only"
+        ) from error
+    draft = replace(last.report, rounds=server.config.federation.rounds)
+    _, commit = _finish(
+        server, runtime, Place(store="", shards="", memory=""), state, draft, last.holdings,
+        _Clock(),
+    )  # fmt: skip
+    return [*commits, commit], commit.report

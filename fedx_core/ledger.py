@@ -1,0 +1,68 @@
+"""Two ledgers, never mixed: bytes on the wire, and the convention of the paper's Table I."""
+
+import math
+from collections.abc import Mapping
+
+from fedx_core.journal import Closed, Holding
+from fedx_core.masks import Mask
+from fedx_core.messages import ClientJob, Traffic
+from fedx_core.structure import UnitGraph
+
+
+def traffic_of(
+    jobs: Mapping[str, ClientJob], closed: Closed, holdings: Mapping[str, Holding]
+) -> dict[str, Traffic]:
+    """Charge a round's bytes to its clients, by the lengths of what was stored.
+
+    A client is charged the mask when it differs from the one that it held when it last counted.
+    Earlier attempts are charged as retries: each fetched what the counting one fetched.
+    """
+    attempts = {f.client: f.attempt + 1 for f in closed.failures}
+    counted = {r.client: r for r in closed.reports}
+    traffic = {}
+    for client, job in jobs.items():
+        base = job.base.size if job.base else 0
+        held = holdings[client].mask if client in holdings else ""
+        mask = job.mask.size if job.mask and job.mask.sha256 != held else 0
+        if client in counted:
+            report = counted[client]
+            traffic[client] = Traffic(
+                downlink=base,
+                uplink=report.uplink.size if report.uplink else 0,
+                mask=mask,
+                retry=report.attempt * (base + mask),
+            )
+        else:
+            traffic[client] = Traffic(retry=attempts.get(client, 1) * (base + mask))
+    return traffic
+
+
+def paper_bytes(graph: UnitGraph, mask: Mask | None, transfers: int) -> int:
+    """Charge transfers as Table I does: kept rows with one scalar each, and the rest whole.
+
+    Parameters in float32 only: no buffers, masks or headers.
+
+    Args:
+        graph: of the model.
+        mask: in force in these transfers.
+        transfers: uplinks and downlinks together.
+    """
+    total = sum(math.prod(graph.shapes[name]) for name in graph.parameters)
+    return 4 * transfers * (total - dead_parameters(graph, mask))
+
+
+def dead_parameters(graph: UnitGraph, mask: Mask | None) -> int:
+    """Count the parameters that dead units take with them, by the paper's count."""
+    if mask is None:
+        return 0
+    if mask.kind == "parameters":
+        return mask.size - mask.kept
+    return sum(
+        int((~mask.entries[layer.name]).sum()) * graph.paper_scalars(layer)
+        for layer in graph.layers
+    )
+
+
+def sparsity(graph: UnitGraph, mask: Mask | None) -> float:
+    """Share of the prunable parameters that are dead, 0 to 1."""
+    return dead_parameters(graph, mask) / max(graph.prunable, 1)

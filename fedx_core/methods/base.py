@@ -1,0 +1,239 @@
+"""The stages of a federated method, and FedAvg's answer to each.
+
+A method overrides only the stages in which it differs. It keeps nothing in ``self``: what must
+survive a round goes into ``ServerState.memory`` at the server or ``Update.memory`` at the client,
+so a retried round is the same round. Its dataclass fields are its settings.
+
+    start      once, at the server                 criterion  which explanation a round asks for
+    cohort     who takes part in a round           prune      scores to a mask
+    downlink   what a client is sent               schema     what payloads hold, for both sides
+    train      at a client                         evaluated  the model that a client scores
+    aggregate  at the server
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core import seeding, state
+from fedx_core.aggregate import weighted_mean
+from fedx_core.config import TrainingConfig
+from fedx_core.examples import Examples, LabelKind
+from fedx_core.masks import Mask, Scores
+from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.pixels import Pixels
+from fedx_core.relevance.base import Criterion
+from fedx_core.state import Payload, StateDict
+from fedx_core.structure import Mode, UnitGraph
+from fedx_core.training import LocalRule, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model's entries without their values.
+
+    Args:
+        entries: (dtype, shape) by name, in the state dict's order.
+        graph: its units.
+        local: entries that stay with the clients (BatchNorm's buffers under ``batch_norm: local``).
+    """
+
+    entries: Mapping[str, tuple[str, tuple[int, ...]]]
+    graph: UnitGraph
+    local: frozenset[str]
+
+    def shared(self, model: Mapping[str, Tensor]) -> StateDict:
+        """Return the entries of a state dict that travel."""
+        return {name: value for name, value in model.items() if name not in self.local}
+
+
+def model_info(model: nn.Module, graph: UnitGraph, *, local_batch_norm: bool) -> ModelInfo:
+    """Describe a built model."""
+    buffers = frozenset(name for name in model.state_dict() if name not in graph.parameters)
+    return ModelInfo(
+        entries={n: (str(v.dtype), tuple(v.shape)) for n, v in model.state_dict().items()},
+        graph=graph,
+        local=buffers if local_batch_norm else frozenset(),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """What both directions hold."""
+
+    down: Schema
+    up: Schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """All that a client's training sees.
+
+    Args:
+        client: its name.
+        round_index: from 1.
+        model: built, weights arbitrary: ``train`` loads what it needs.
+        info: of the model.
+        downlink: decoded payload.
+        mask: what is kept.
+        memory: what this client kept for itself; empty at first.
+        examples: its training part.
+        label_kind: of the labels.
+        pixels: how images become inputs.
+        settings: of local training.
+        seed: of all draws in this round.
+    """
+
+    client: str
+    round_index: int
+    model: nn.Module
+    info: ModelInfo
+    downlink: Payload
+    mask: Mask | None
+    memory: StateDict
+    examples: Examples
+    label_kind: LabelKind
+    pixels: Pixels
+    settings: TrainingConfig
+    seed: int
+
+    def fit(self, rule: LocalRule | None = None) -> float:
+        """Train ``model`` in place; see :func:`fedx_core.training.fit`."""
+        return fit(
+            self.model,
+            self.examples,
+            label_kind=self.label_kind,
+            pixels=self.pixels,
+            settings=self.settings,
+            seed=self.seed,
+            rule=rule,
+        )
+
+
+class Updates(Protocol):
+    """A round's updates in cohort order: decoded one by one, as often as they are iterated."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Update]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """FedAvg (McMahan et al. 2017, algorithm 1), stage by stage."""
+
+    personal: ClassVar[bool] = False
+    """True where there is no global model: clients score their own on their own test parts."""
+    communicates: ClassVar[bool] = True
+    """False for bounds that move data or nothing; their ledgers stay at zero."""
+
+    @property
+    def heads(self) -> bool:
+        """Whether attention heads are units instead of the rows of ``qkv``."""
+        return False
+
+    def start(self, model: StateDict) -> ServerState:
+        """Begin with freshly drawn or given weights."""
+        return ServerState(round_index=0, model=model)
+
+    def cohort(
+        self, clients: Sequence[str], participation: float, round_index: int, seed: int
+    ) -> tuple[str, ...]:
+        """Draw ``ceil(C * K)`` clients at random, in the order of ``clients``."""
+        size = max(1, math.ceil(participation * len(clients) - 1e-9))
+        if size == len(clients):
+            return tuple(clients)
+        random = seeding.numpy_generator(seeding.derive(seed, round_index, "cohort"))
+        return tuple(clients[i] for i in sorted(random.permutation(len(clients))[:size]))
+
+    def downlink(self, server: ServerState, info: ModelInfo) -> Payload:
+        """Send the model."""
+        return state.as_section(info.shared(server.model), "model")
+
+    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+        """Say what payloads hold; both sides derive it from what they know.
+
+        Args:
+            info: of the model.
+            mask: of the round.
+            mode: of the codec; None for whole tensors.
+        """
+        entries = tuple(
+            Entry(f"model/{name}", dtype, shape)
+            for name, (dtype, shape) in info.entries.items()
+            if name not in info.local
+        )
+        support = {} if mode is None else self.support(info, mask, mode)
+        schema = Schema(
+            entries, {f"model/{n}": kept for n, kept in support.items() if n not in info.local}
+        )
+        return Wire(down=schema, up=schema)
+
+    def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
+        """Say which entries lose values under a mask."""
+        return info.graph.support(mask, mode)
+
+    def train(self, local: Local) -> Update:
+        """Train the model that was sent, and send it back."""
+        load(local)
+        loss = local.fit(self.rule(local))
+        return self.finish(local, loss)
+
+    def rule(self, local: Local) -> LocalRule | None:
+        """Change a local step; see :class:`fedx_core.training.LocalRule`."""
+        return None
+
+    def finish(self, local: Local, loss: float) -> Update:
+        """Turn a trained model into an update; local entries stay in the client's memory."""
+        trained = state.copy(local.model.state_dict())
+        memory = {name: trained[name] for name in local.info.local}
+        return Update(
+            client=local.client,
+            payload=state.as_section(local.info.shared(trained), "model"),
+            examples=len(local.examples),
+            metrics={"train_loss": loss},
+            memory=memory or None,
+        )
+
+    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
+        """Average the models by examples; entries that did not travel stay as they are."""
+        mean = weighted_mean(
+            (update.examples, state.section(update.payload, "model")) for update in updates
+        )
+        return ServerState(
+            round_index=server.round_index + 1,
+            model={name: mean.get(name, value) for name, value in server.model.items()},
+            mask=server.mask,
+            memory=server.memory,
+        )
+
+    def criterion(self, server: ServerState) -> Criterion | None:
+        """Name the explanation that pruning after this round wants; None in most rounds."""
+        return None
+
+    def explained(self, server: ServerState, info: ModelInfo) -> StateDict:
+        """Return the weights to be explained."""
+        return server.model
+
+    def prune(self, server: ServerState, scores: Scores, info: ModelInfo) -> ServerState:
+        """Make a mask of scores and apply it; called where ``criterion`` names one."""
+        return server
+
+    def evaluated(self, local: Local) -> None:
+        """Load into ``local.model`` the weights that this client scores on its test part."""
+        load(local)
+
+
+def load(local: Local) -> None:
+    """Load what was sent, and what the client kept for itself or else BatchNorm's start values."""
+    fresh = {
+        name: torch.ones_like(value) if name.endswith("running_var") else torch.zeros_like(value)
+        for name, value in local.model.state_dict().items()
+        if name in local.info.local
+    }
+    own = {name: value for name, value in local.memory.items() if name in local.info.local}
+    local.model.load_state_dict({**fresh, **state.section(local.downlink, "model"), **own})

@@ -1,0 +1,158 @@
+"""Explanation-guided pruning of federated updates.
+
+The server explains its model on a small reference set, prunes the units that carry the least
+relevance, and from then on clients and server exchange only what is left.
+
+Source: B. Büyüktaş, J. Klotz, B. Demir, FedX: Explanation-Guided Pruning for
+Communication-Efficient Federated Learning in Remote Sensing, https://arxiv.org/abs/2508.06256.
+Equation numbers are the paper's. The criterion decides which baseline this is: ``lrp`` and
+``integrated_gradients`` are the paper's, ``random``, ``magnitude`` and ``taylor`` its rivals with
+the same units and counts.
+Differs from the paper: a pruned unit is held at zero in every local step, with its bias, BatchNorm
+shift and everything that reads it, so that it can go without changing the function; ``paper_mode``
+masks rows only and only after local training (algorithm 1, line 8). Relevance is averaged in
+absolute value by default (see ``relevance``), as the code that the paper builds on does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core import masks, plugins
+from fedx_core.errors import ConfigError
+from fedx_core.masks import Mask, Scope, Scores, keep_highest
+from fedx_core.messages import ServerState, Update
+from fedx_core.methods import base
+from fedx_core.methods.base import Local, ModelInfo
+from fedx_core.pruning import Schedule
+from fedx_core.relevance.base import Criterion
+from fedx_core.state import StateDict
+from fedx_core.structure import Mode
+from fedx_core.training import LocalRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    """FedAvg whose exchanged parameters thin out by relevance.
+
+    Args:
+        pruning_rate: share of units removed (q), in [0, 1).
+        warmup_rounds: completed rounds before the pruning event (v).
+        relevance: a file of ``fedx_core/relevance`` with its parameters.
+        scope: ``layer`` removes floor(q C) of each layer, ``global`` the lowest of all units.
+        min_keep: units that stay in every layer; 0 in the paper.
+        recompute_every: rounds between further events; 0 prunes once. The rate then rises evenly
+            over ``recompute_times`` events, and dead units stay dead.
+        recompute_times: events in all where ``recompute_every`` is set.
+        regrow: score with the rows kept from before the mask, at the full rate each time, so that
+            units can come back.
+        paper_mode: mask rows only and only after local training.
+        units: ``rows`` of every weight, or attention ``heads`` instead of the rows of ``qkv``.
+    """
+
+    pruning_rate: float
+    warmup_rounds: int = 10
+    relevance: Mapping[str, Any] = field(default_factory=lambda: {"name": "lrp"})
+    scope: Scope = "layer"
+    min_keep: int = 0
+    recompute_every: int = 0
+    recompute_times: int = 1
+    regrow: bool = False
+    paper_mode: bool = False
+    units: Literal["rows", "heads"] = "rows"
+
+    def __post_init__(self) -> None:
+        _ = self.schedule
+        _ = self._criterion
+        if self.min_keep < 0:
+            raise ConfigError(f"min_keep must be 0 or more, got {self.min_keep}")
+        if self.regrow and not self.recompute_every:
+            raise ConfigError("regrow needs recompute_every of 1 or more: with one event only, "
+                              "nothing can come back")  # fmt: skip
+
+    @property
+    def schedule(self) -> Schedule:
+        """When events take place and how much they remove."""
+        return Schedule(
+            self.pruning_rate, self.warmup_rounds, self.recompute_every, self.recompute_times
+        )
+
+    @property
+    def heads(self) -> bool:
+        """Whether attention heads are units."""
+        return self.units == "heads"
+
+    @property
+    def _criterion(self) -> Criterion:
+        params = {key: value for key, value in self.relevance.items() if key != "name"}
+        if "name" not in self.relevance:
+            raise ConfigError("relevance needs a name, such as lrp")
+        criterion: Criterion = plugins.build("relevance", self.relevance["name"], params)
+        return criterion
+
+    def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
+        """Follow the paper's count where its masking is followed."""
+        return info.graph.support(mask, "rows" if self.paper_mode else mode)
+
+    def rule(self, local: Local) -> LocalRule | None:
+        """Hold dead units at zero: without gradient, moments and decay leave a zero a zero."""
+        if local.mask is None or self.paper_mode:
+            return None
+        support = self.support(local.info, local.mask, "slices")
+
+        def hold(model: nn.Module) -> None:
+            for name, parameter in model.named_parameters():
+                if name in support and parameter.grad is not None:
+                    kept = support[name].to(parameter.device, non_blocking=True)
+                    parameter.grad.mul_(kept)
+
+        return LocalRule(before_step=hold)
+
+    def finish(self, local: Local, loss: float) -> Update:
+        """Mask what was learned (algorithm 1, line 8); a no-op unless ``paper_mode``."""
+        if local.mask is not None and self.paper_mode:
+            support = self.support(local.info, local.mask, "rows")
+            local.model.load_state_dict(masks.apply(local.model.state_dict(), support))
+        return super().finish(local, loss)
+
+    def criterion(self, server: ServerState) -> Criterion | None:
+        """Ask for scores in the rounds of the schedule."""
+        return self._criterion if self._rate(server) is not None else None
+
+    def explained(self, server: ServerState, info: ModelInfo) -> StateDict:
+        """Explain the model, or under ``regrow`` the model with its dead rows put back."""
+        if not self.regrow or server.mask is None:
+            return server.model
+        support = self.support(info, server.mask, "slices")
+        return {
+            name: torch.where(support[name], value, server.memory[name])
+            if name in support
+            else value
+            for name, value in server.model.items()
+        }
+
+    def prune(self, server: ServerState, scores: Scores, info: ModelInfo) -> ServerState:
+        """Keep the most relevant units (eq. 6-7) and zero the rest (eq. 8)."""
+        rate = self._rate(server)
+        assert rate is not None
+        model = self.explained(server, info)
+        mask = keep_highest(
+            scores,
+            rate,
+            scope=self.scope,
+            min_keep=self.min_keep,
+            alive=None if self.regrow else server.mask,
+        )
+        support = self.support(info, mask, "slices")
+        return ServerState(
+            round_index=server.round_index,
+            model=masks.apply(model, support),
+            mask=mask,
+            memory={name: model[name] for name in support} if self.regrow else server.memory,
+        )
+
+    def _rate(self, server: ServerState) -> float | None:
+        return self.schedule.rate_after(server.round_index, rising=not self.regrow)

@@ -1,0 +1,50 @@
+"""The lower bound: each client trains its own model on its own images, and nothing is exchanged.
+
+All start from the same weights. Scores are means over the clients' models on their own test parts,
+weighted by test images, so they are not comparable to a global model's where clients differ.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedx_core import state
+from fedx_core.masks import Mask
+from fedx_core.messages import Schema, ServerState, Update
+from fedx_core.methods import base
+from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
+from fedx_core.structure import Mode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    """Training without a federation; each client's model is its memory."""
+
+    personal: ClassVar[bool] = True
+    communicates: ClassVar[bool] = False
+
+    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+        """Hand out the first weights; send nothing back."""
+        return Wire(down=super().schema(info, mask, mode).down, up=Schema(()))
+
+    def train(self, local: Local) -> Update:
+        """Go on with the client's own model."""
+        self.evaluated(local)
+        loss = local.fit()
+        return Update(
+            client=local.client,
+            payload={},
+            examples=len(local.examples),
+            metrics={"train_loss": loss},
+            memory=state.copy(local.model.state_dict()),
+        )
+
+    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
+        """Count the round; the server's model stays where it began."""
+        return ServerState(round_index=server.round_index + 1, model=server.model)
+
+    def evaluated(self, local: Local) -> None:
+        """Load the client's own model, or the common start."""
+        if local.memory:
+            local.model.load_state_dict(local.memory)
+        else:
+            base.load(local)

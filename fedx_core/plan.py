@@ -1,0 +1,124 @@
+"""How clients train: what a server decides once and every client builds alike."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fedx_core.codec.base import Codec
+from fedx_core.config import ExperimentConfig, Plugin, TrainingConfig, as_plain
+from fedx_core.errors import DataError
+from fedx_core.examples import Description, LabelKind, Moments, mean_and_std
+from fedx_core.masks import Mask
+from fedx_core.methods.base import Method, ModelInfo, Wire, model_info
+from fedx_core.models import catalogue
+from fedx_core.pixels import Pixels
+from fedx_core.structure import unit_graph
+from fedx_core.training import pick_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How clients train: an object in the store, named by its hash.
+
+    Args:
+        model: name in the catalogue.
+        bands: input channels.
+        classes: outputs.
+        label_kind: of the labels.
+        pixels: normalisation.
+        training: settings of local training.
+        method: a file of ``methods`` with its parameters.
+        codec: a file of ``codec``.
+    """
+
+    model: str
+    bands: int
+    classes: int
+    label_kind: LabelKind
+    pixels: Pixels
+    training: TrainingConfig
+    method: Plugin
+    codec: Plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workbench:
+    """What a plan turns into: a model to work on and what is known of it."""
+
+    plan: Plan
+    entry: catalogue.Entry
+    model: nn.Module
+    info: ModelInfo
+    method: Method
+    codec: Codec
+
+    def wire(self, mask: Mask | None) -> Wire:
+        """Return the schemas of both directions under a mask."""
+        return self.method.schema(self.info, mask, self.codec.mode)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return pick_device(self.plan.training.device)
+
+
+def set_up(plan: Plan, seed: int = 0) -> Workbench:
+    """Build what a plan names; the model's weights depend on ``seed``."""
+    method: Method = plan.method.build("methods")
+    entry = catalogue.entry(plan.model)
+    model = catalogue.build(plan.model, plan.bands, plan.classes, seed)
+    graph = unit_graph(model, entry.family, entry.classifier, heads=method.heads)
+    return Workbench(
+        plan=plan,
+        entry=entry,
+        model=model,
+        info=model_info(model, graph, local_batch_norm=plan.training.batch_norm == "local"),
+        method=method,
+        codec=plan.codec.build("codec"),
+    )
+
+
+def pixels_of(
+    config: ExperimentConfig, description: Description, moments: Moments | None
+) -> Pixels:
+    """Decide how images become inputs.
+
+    Args:
+        config: names the normalisation and the model.
+        description: scale and published statistics.
+        moments: measured sums; None for ``published``.
+
+    Raises:
+        DataError: nobody published statistics of this data set.
+    """
+    if moments is not None:
+        mean, std = (tuple(map(float, part)) for part in mean_and_std(moments))
+    elif description.published_mean is None or description.published_std is None:
+        raise DataError(
+            f"no published statistics of {description.name!r}; "
+            "set training.normalisation to reference or federated"
+        )
+    else:
+        mean, std = description.published_mean, description.published_std
+    return Pixels(
+        scale=description.scale,
+        mean=mean,
+        std=std,
+        input_size=catalogue.entry(config.model.name).input_size,
+        memory_format=config.training.memory_format,
+    )
+
+
+def plan_of(config: ExperimentConfig, description: Description, pixels: Pixels) -> Plan:
+    """Write the plan that clients follow."""
+    return Plan(
+        model=config.model.name,
+        bands=len(description.bands),
+        classes=len(description.class_names),
+        label_kind=description.label_kind,
+        pixels=pixels,
+        training=config.training,
+        method=Plugin(name=config.method.name, params=as_plain(config.method.params)),
+        codec=config.codec,
+    )

@@ -1,0 +1,308 @@
+"""One round, step by step: dispatch, train, aggregate, relevance, prune, evaluate, commit.
+
+    server    dispatch   encode state and mask into the store, name the cohort, write jobs
+    clients   train      fetch, train on their shard, store an update, report
+    server    accept     refuse what is late, malformed or not finite
+              aggregate  average what counts, one update in memory at a time
+              relevance  explain the model on the reference set, if the method asks
+              prune      scores to a mask
+              evaluate   score the server's test set
+              commit     state by its hash: the checkpoint
+
+Steps are functions of their arguments. Tensors reach a client only as bytes in a store, so a round
+reads the same in one process, on a task runner and at separate sites.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedx_core import checkpoint, evaluation, masks, seeding, state
+from fedx_core.client import train
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import FedXError, PayloadError
+from fedx_core.examples import Description, Examples
+from fedx_core.journal import Closed, Commit, Holding, Journal, Opened
+from fedx_core.masks import Mask, Scores
+from fedx_core.messages import (
+    PROTOCOL,
+    ClientFailure,
+    ClientJob,
+    ClientReport,
+    Purpose,
+    Ref,
+    RoundReport,
+    ServerState,
+    Update,
+)
+from fedx_core.plan import Workbench
+from fedx_core.relevance.base import Reference
+from fedx_core.state import StateDict
+from fedx_core.store import Store, put_by_hash
+
+__all__ = [
+    "Server",
+    "accept",
+    "aggregate",
+    "commit",
+    "dispatch",
+    "evaluate",
+    "prune",
+    "relevance",
+    "train",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """All that the server's steps need; opened once a process.
+
+    Args:
+        run: its name.
+        config: the whole experiment.
+        bench: model, method, codec.
+        plan: where the plan lies.
+        store: shared with the clients.
+        journal: in that store.
+        description: of the data.
+        clients: numbers of training examples by client.
+        reference: the server's reference set.
+        tuning: the rest of the validation split.
+        test: the test split, for reporting only.
+        workers: threads for evaluation; they change no result.
+    """
+
+    run: str
+    config: ExperimentConfig
+    bench: Workbench
+    plan: Ref
+    store: Store
+    journal: Journal
+    description: Description
+    clients: Mapping[str, int]
+    reference: Examples
+    tuning: Examples
+    test: Examples
+    workers: int
+
+
+def dispatch(
+    server: Server, server_state: ServerState, state_ref: Ref, holdings: Mapping[str, Holding]
+) -> tuple[ClientJob, ...]:
+    """Choose the cohort, put state and mask into the store, and write the jobs.
+
+    Args:
+        server: see :class:`Server`.
+        server_state: after the previous round.
+        state_ref: where that state lies.
+        holdings: what each client holds.
+    """
+    round_index = server_state.round_index + 1
+    cohort = server.bench.method.cohort(
+        list(server.clients),
+        server.config.federation.participation,
+        round_index,
+        server.config.seed,
+    )
+    jobs = jobs_for(server, server_state, cohort, round_index, "train", holdings)
+    assert jobs[0].base is not None
+    server.journal.open(
+        Opened(round_index=round_index, state=state_ref, base=jobs[0].base, cohort=cohort)
+    )
+    return jobs
+
+
+def jobs_for(
+    server: Server,
+    server_state: ServerState,
+    clients: Sequence[str],
+    round_index: int,
+    purpose: Purpose,
+    holdings: Mapping[str, Holding],
+) -> tuple[ClientJob, ...]:
+    """Put what clients need into the store and write one job each."""
+    bench = server.bench
+    schema = bench.wire(server_state.mask).down
+    payload = bench.codec.encode(bench.method.downlink(server_state, bench.info), schema)
+    base = put_by_hash(server.store, "downlink", payload)
+    mask = checkpoint.put_mask(server.store, server_state.mask)
+    folder = "uplink" if purpose == "train" else purpose
+    return tuple(
+        ClientJob(
+            protocol=PROTOCOL,
+            run=server.run,
+            round_index=round_index,
+            client=client,
+            attempt=0,
+            seed=seeding.derive(server.config.seed, round_index, client, "train"),
+            purpose=purpose,
+            plan=server.plan,
+            base=base,
+            mask=mask,
+            schema=schema.digest.hex(),
+            memory=holdings[client].memory if client in holdings else None,
+            uplink_key=f"{folder}/{round_index:04d}/{client}.0",
+            deadline=server.config.federation.round_timeout,
+        )
+        for client in clients
+    )
+
+
+def next_attempt(job: ClientJob) -> ClientJob:
+    """Write the same job for another attempt: same seed, other keys."""
+    stem, _, _ = job.uplink_key.rpartition(".")
+    attempt = job.attempt + 1
+    return dataclasses.replace(job, attempt=attempt, uplink_key=f"{stem}.{attempt}")
+
+
+def accept(
+    server: Server, job: ClientJob, report: ClientReport, mask: Mask | None
+) -> ClientReport | ClientFailure:
+    """Believe a report only after its payload was fetched, decoded and found finite."""
+    try:
+        if (report.client, report.attempt, report.purpose) != (
+            job.client, job.attempt, job.purpose,
+        ):  # fmt: skip
+            raise PayloadError("the report answers another job")
+        if report.purpose == "train":
+            _decode_update(server, report, mask)
+        return report
+    except FedXError as error:
+        return ClientFailure(
+            client=job.client, attempt=job.attempt, reason=f"{error.code}: {error}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredUpdates:
+    """A round's updates in cohort order; each is fetched and decoded when its turn comes."""
+
+    server: Server
+    reports: tuple[ClientReport, ...]
+    mask: Mask | None
+
+    def __len__(self) -> int:
+        return len(self.reports)
+
+    def __iter__(self) -> Iterator[Update]:
+        for report in self.reports:
+            yield _decode_update(self.server, report, self.mask)
+
+
+def aggregate(server: Server, server_state: ServerState, closed: Closed) -> ServerState:
+    """Combine the updates that count; a pure function of the closed round."""
+    updates = StoredUpdates(server=server, reports=closed.reports, mask=server_state.mask)
+    new = server.bench.method.aggregate(server_state, updates, server.bench.info)
+    return recalibrated(server, new) if server.bench.info.local else new
+
+
+def recalibrated(server: Server, server_state: ServerState) -> ServerState:
+    """Measure BatchNorm's statistics on the reference set, for clients that keep their own."""
+    model = server.bench.model
+    model.load_state_dict(server_state.model)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over batches
+    model.train()
+    with torch.no_grad():
+        for images, _ in _reference(server).batches(_batch_size(server), model):
+            model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    measured = state.copy(model.state_dict())
+    support = (
+        server.bench.method.support(server.bench.info, server_state.mask, "slices")
+        if server_state.mask is not None
+        else {}
+    )
+    local = masks.apply({n: measured[n] for n in server.bench.info.local}, support)
+    return dataclasses.replace(server_state, model={**server_state.model, **local})
+
+
+def relevance(server: Server, server_state: ServerState) -> Scores | None:
+    """Score the units by the criterion that the method names; None if it names none."""
+    bench = server.bench
+    criterion = bench.method.criterion(server_state)
+    if criterion is None:
+        return None
+    bench.model.load_state_dict(bench.method.explained(server_state, bench.info))
+    return criterion.score(
+        bench.model,
+        bench.info.graph,
+        bench.entry,
+        _reference(server),
+        seed=seeding.derive(server.config.seed, server_state.round_index, "relevance"),
+        batch_size=_batch_size(server),
+    )
+
+
+def prune(server: Server, server_state: ServerState, scores: Scores | None) -> ServerState:
+    """Turn scores into a mask; without scores nothing changes."""
+    if scores is None:
+        return server_state
+    pruned = server.bench.method.prune(server_state, scores, server.bench.info)
+    return recalibrated(server, pruned) if server.bench.info.local else pruned
+
+
+def evaluate(server: Server, server_state: ServerState) -> Tensor:
+    """Predict the server's test set: logits, float32 (n, classes)."""
+    bench = server.bench
+    bench.model.load_state_dict(server_state.model)
+    return evaluation.predict(
+        bench.model,
+        server.test,
+        pixels=bench.plan.pixels,
+        batch_size=_batch_size(server),
+        device=bench.device,
+        workers=server.workers,
+    )
+
+
+def commit(
+    server: Server,
+    server_state: ServerState,
+    report: RoundReport,
+    holdings: Mapping[str, Holding],
+) -> Commit:
+    """Keep the state under its hash and write the checkpoint."""
+    record = Commit(
+        round_index=server_state.round_index,
+        plan=server.plan,
+        state=put_by_hash(server.store, "states", checkpoint.pack_server_state(server_state)),
+        report=report,
+        holdings=holdings,
+    )
+    server.journal.commit(record)
+    return record
+
+
+def _reference(server: Server) -> Reference:
+    pixels = server.bench.plan.pixels
+    targets = torch.from_numpy(np.array(server.reference.labels))
+    return Reference(
+        pixels.to_input(server.reference.images, torch.device("cpu")),
+        targets.long() if server.description.label_kind == "single" else targets,
+    )
+
+
+def _batch_size(server: Server) -> int:
+    return server.config.training.eval_batch_size
+
+
+def _decode_update(server: Server, report: ClientReport, mask: Mask | None) -> Update:
+    schema = server.bench.wire(mask).up
+    payload: StateDict = {}
+    if schema.entries:
+        if report.uplink is None:
+            raise PayloadError(f"{report.client} reports no payload, wanted one")
+        payload = server.bench.codec.decode(server.store.get(report.uplink), schema)
+        state.require_finite(payload, report.client)
+    if report.examples < 1:
+        raise PayloadError(f"{report.client} reports {report.examples} examples, wanted 1 or more")
+    return Update(client=report.client, payload=payload, examples=report.examples)

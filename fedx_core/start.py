@@ -1,0 +1,301 @@
+"""Before the first round: data, normalisation, first weights; or another run's first rounds."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fedx_core import checkpoint, config, examples, seeding
+from fedx_core.client import Place, moments_of
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
+from fedx_core.examples import Description, Examples, Moments
+from fedx_core.journal import Commit, Journal
+from fedx_core.messages import (
+    PROTOCOL,
+    ClientFailure,
+    ClientJob,
+    Ref,
+    RoundReport,
+    Traffic,
+    canonical,
+    parse,
+)
+from fedx_core.models import catalogue
+from fedx_core.pixels import Pixels
+from fedx_core.plan import Plan, pixels_of, plan_of, set_up
+from fedx_core.rounds import Server
+from fedx_core.runtime import Runtime
+from fedx_core.store import open_store, put_by_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where a run finds its data and leaves its bytes; never what it computes.
+
+    Args:
+        run: name of the run.
+        data: folder of one data set with ``prepared``, ``shards`` and ``reference`` in it.
+        place: store, shards and memories, as clients see them.
+    """
+
+    run: str
+    data: Path
+    place: Place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """Another run whose first rounds are shared.
+
+    Args:
+        store: URI of that run's store.
+        round_index: its last shared round; that round's pruning is this run's own.
+    """
+
+    store: str
+    round_index: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the server sees of the data.
+
+    Args:
+        description: of the data set.
+        reference: drawn from the validation split, for relevance and normalisation.
+        tuning: the rest of the validation split.
+        test: the test split, for reporting only.
+        clients: training examples by client, in order.
+    """
+
+    description: Description
+    reference: Examples
+    tuning: Examples
+    test: Examples
+    clients: Mapping[str, int]
+
+
+def load(setting: Setting, settings: ExperimentConfig) -> Data:
+    """Open what the server sees of the data, and learn who its clients are.
+
+    Raises:
+        DataError: something is missing, or was made with other settings.
+    """
+    prepared = examples.read(setting.data / "prepared")
+    held_back = examples.read(setting.data / "reference")
+    shards = examples.read_manifest(Path(setting.place.shards))
+    dataset = settings.datasets[settings.dataset]
+    for made, block, value in (
+        (prepared.manifest, "source", dataset.source),
+        (shards, "partition", dataset.partition),
+        (held_back.manifest, "reference", dataset.reference),
+    ):
+        wanted, found = config.as_plain(value), made["settings"].get(block)
+        if found != wanted:
+            raise DataError(
+                f"{setting.data} was made with {block} {found!r}, the settings say {wanted!r}; "
+                f"make it again with `fedx data {settings.dataset}` or `dvc repro`"
+            )
+    sizes = {client["name"]: int(client["sizes"]["train"]) for client in shards["clients"]}
+    return Data(
+        description=prepared.description,
+        reference=held_back.parts["reference"],
+        tuning=held_back.parts["tuning"],
+        test=prepared.parts["test"],
+        clients=sizes,
+    )
+
+
+def settings_of(journal: Journal, run: str, asked: ExperimentConfig) -> ExperimentConfig:
+    """Return the settings with which a run began; only the number of rounds may change.
+
+    Raises:
+        RunError: there is no such run.
+        VersionError: another version began it.
+    """
+    found = journal.run()
+    if found is None:
+        raise RunError(f"no run {run!r} to resume; start it with `fedx run --run {run}`")
+    settings = config.parse(found.config)
+    federation = replace(settings.federation, rounds=asked.federation.rounds)
+    return replace(settings, federation=federation)
+
+
+def branch_of(journal: Journal) -> Branch | None:
+    """Return where a run branched off, or None."""
+    run = journal.run()
+    if run is None or not run.branched_from:
+        return None
+    store, _, round_index = run.branched_from.rpartition("@")
+    return Branch(store=store, round_index=int(round_index))
+
+
+def begin(
+    settings: ExperimentConfig,
+    setting: Setting,
+    runtime: Runtime,
+    journal: Journal,
+    data: Data,
+    branch: Branch | None,
+) -> Commit:
+    """Decide normalisation and first weights: round 0."""
+    store = journal.store
+    traffic: dict[str, Traffic] = {}
+    moments: Moments | None = None
+    if branch is not None:
+        pixels = _shared_pixels(settings, branch)
+    else:
+        if settings.training.normalisation == "reference":
+            moments = examples.moments(data.reference, data.description.scale)
+        elif settings.training.normalisation == "federated":
+            moments, traffic = _federated_moments(settings, setting, runtime, journal, data)
+        pixels = pixels_of(settings, data.description, moments)
+    plan = plan_of(settings, data.description, pixels)
+    bench = set_up(plan, seeding.derive(settings.seed, "model"))
+    if settings.model.weights:
+        catalogue.load_weights(bench.model, Path(settings.model.weights))
+    state = bench.method.start(bench.model.state_dict())
+    report = RoundReport(
+        round_index=0,
+        rounds=settings.federation.rounds,
+        cohort=(),
+        failures=(),
+        metrics={},
+        metrics_before_pruning={},
+        pruned=False,
+        traffic=traffic,
+        paper_bytes=0,
+        sparsity=0.0,
+        units_kept={},
+        train_loss=0.0,
+        seconds={},
+    )
+    commit = Commit(
+        round_index=0,
+        plan=put_by_hash(store, "plans", canonical(plan)),
+        state=put_by_hash(store, "states", checkpoint.pack_server_state(state)),
+        report=report,
+    )
+    journal.commit(commit)
+    return commit
+
+
+def _federated_moments(
+    settings: ExperimentConfig,
+    setting: Setting,
+    runtime: Runtime,
+    journal: Journal,
+    data: Data,
+) -> tuple[Moments, dict[str, Traffic]]:
+    """Ask every client for counts and sums of its pixels, and add them up in their order."""
+    bands = len(data.description.bands)
+    neutral = Pixels(
+        scale=data.description.scale,
+        mean=(0.0,) * bands,
+        std=(1.0,) * bands,
+        input_size=None,
+        memory_format="contiguous",
+    )
+    plan = put_by_hash(
+        journal.store, "plans", canonical(plan_of(settings, data.description, neutral))
+    )
+    jobs = [
+        ClientJob(
+            protocol=PROTOCOL,
+            run=setting.run,
+            round_index=0,
+            client=client,
+            attempt=0,
+            seed=0,
+            purpose="statistics",
+            plan=plan,
+            base=None,
+            mask=None,
+            schema="",
+            memory=None,
+            uplink_key=f"statistics/{client}.0",
+            deadline=settings.federation.round_timeout,
+        )
+        for client in data.clients
+    ]
+    outcomes = {outcome.client: outcome for outcome in runtime.run_cohort(jobs, setting.place)}
+    parts: list[Moments] = []
+    traffic: dict[str, Traffic] = {}
+    for client in data.clients:
+        outcome = outcomes[client]
+        if isinstance(outcome, ClientFailure):
+            raise QuorumError(
+                f"{client} sent no statistics ({outcome.reason}); mend it and `fedx resume "
+                f"{setting.run}`, or set training.normalisation to reference"
+            )
+        parts.append(moments_of(journal.store, outcome, bands))
+        assert outcome.uplink is not None
+        traffic[client] = Traffic(uplink=outcome.uplink.size)
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total, traffic
+
+
+def open_server(
+    settings: ExperimentConfig,
+    setting: Setting,
+    runtime: Runtime,
+    journal: Journal,
+    data: Data,
+    plan: Ref,
+) -> Server:
+    """Build the model and gather all that the server's steps need."""
+    bench = set_up(parse(Plan, json.loads(bytes(journal.store.get(plan)))))
+    return Server(
+        run=setting.run,
+        config=settings,
+        bench=bench,
+        plan=plan,
+        store=journal.store,
+        journal=journal,
+        description=data.description,
+        clients=data.clients,
+        reference=data.reference,
+        tuning=data.tuning,
+        test=data.test,
+        workers=runtime.workers,
+    )
+
+
+def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
+    """Check that another run's first rounds are this run's too, and take its normalisation.
+
+    Raises:
+        ConfigError: a setting that its first rounds depend on differs.
+        RunError: that run lacks the round, or has pruned by then.
+    """
+    journal = Journal(open_store(branch.store))
+    run = journal.run()
+    last = journal.committed(branch.round_index)
+    first = journal.committed(0)
+    if run is None or last is None or first is None:
+        raise RunError(
+            f"{branch.store} has no committed round {branch.round_index} to branch from; "
+            "run it that far first"
+        )
+    theirs, ours = run.config, config.as_plain(settings)
+    for block in ("seed", "dataset", "datasets", "model", "training", "codec"):
+        same = (
+            theirs[block][settings.dataset] == ours[block][settings.dataset]
+            if block == "datasets"
+            else theirs[block] == ours[block]
+        )
+        if not same:
+            raise ConfigError(
+                f"{block} differs from the run to branch from: {theirs[block]!r} there, "
+                f"{ours[block]!r} here; a branch shares all that its first rounds depend on"
+            )
+    if last.report.sparsity or theirs["method"]["name"] not in ("fedavg", "fedx"):
+        raise RunError(
+            f"{branch.store} is pruned or not FedAvg by round {branch.round_index}; branch from "
+            "an unpruned round of fedavg or fedx"
+        )
+    plan = parse(Plan, json.loads(bytes(journal.store.get(first.plan))))
+    return plan.pixels

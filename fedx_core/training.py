@@ -1,0 +1,142 @@
+"""The only local training loop. A method changes a step through a :class:`LocalRule`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedx_core import seeding
+from fedx_core.config import TrainingConfig
+from fedx_core.errors import DataError
+from fedx_core.examples import Examples, LabelKind
+from fedx_core.pixels import Pixels
+
+
+@dataclass(frozen=True)
+class LocalRule:
+    """What a method changes in a local step; all parts are optional.
+
+    Args:
+        effective: trained parameters by name to those that the forward pass uses.
+        penalty: added to the loss; sees the model.
+        before_step: called when gradients are there and before the optimiser moves.
+        after_step: called after the optimiser moved, such as to project weights.
+    """
+
+    effective: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    penalty: Callable[[nn.Module], Tensor] | None = None
+    before_step: Callable[[nn.Module], None] | None = None
+    after_step: Callable[[nn.Module], None] | None = None
+
+
+def fit(
+    model: nn.Module,
+    examples: Examples,
+    *,
+    label_kind: LabelKind,
+    pixels: Pixels,
+    settings: TrainingConfig,
+    seed: int,
+    rule: LocalRule | None = None,
+) -> float:
+    """Train a model in place for some epochs with a fresh Adam.
+
+    Args:
+        model: changed in place; left on the CPU.
+        examples: the client's training part.
+        label_kind: ``single`` trains with cross-entropy, ``multi`` with binary cross-entropy.
+        pixels: how images become inputs.
+        settings: epochs, batch size, learning rate and so on.
+        seed: of order and flips; equal seeds give equal weights, bit for bit on one CPU.
+        rule: what the method changes in a step.
+
+    Returns:
+        Mean loss over the last epoch, penalty included.
+
+    Raises:
+        DataError: there are no examples.
+    """
+    if len(examples) == 0:
+        raise DataError("a client has no training examples; lower the number of clients")
+    rule = rule or LocalRule()
+    device = pick_device(settings.device)
+    loss_function = loss_of(label_kind)
+    model.to(device).train()
+    if settings.memory_format == "channels_last":
+        model.to(memory_format=torch.channels_last)
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    amp = settings.amp and device.type == "cuda"
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for epoch in range(settings.epochs):
+        total.zero_()
+        count = 0
+        for images, labels in batches(examples, settings, seeding.derive(seed, epoch)):
+            inputs = pixels.to_input(images, device)
+            targets = _targets(labels, label_kind, device)
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+                logits = _forward(model, inputs, rule)
+                loss = loss_function(logits.float(), targets)
+            if rule.penalty is not None:
+                loss = loss + rule.penalty(model)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if rule.before_step is not None:
+                rule.before_step(model)
+            optimiser.step()
+            if rule.after_step is not None:
+                rule.after_step(model)
+            total += loss.detach().double().cpu() * len(labels)
+            count += len(labels)
+    model.to("cpu")
+    return float(total) / count
+
+
+def batches(
+    examples: Examples, settings: TrainingConfig, seed: int
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+    """Yield one epoch's batches in a random order, each image flipped at random if asked for.
+
+    A last batch of a single image is left out, since BatchNorm has no variance of one value.
+    """
+    random = seeding.numpy_generator(seed)
+    order = random.permutation(len(examples))
+    for start in range(0, len(order), settings.batch_size):
+        chosen = order[start : start + settings.batch_size]
+        if len(chosen) == 1 and start > 0:
+            return
+        images = examples.images[chosen]
+        if settings.flips:
+            for axis in (2, 3):
+                flipped = random.random(len(chosen)) < 0.5
+                images[flipped] = np.flip(images[flipped], axis)
+        yield images, examples.labels[chosen]
+
+
+def loss_of(label_kind: LabelKind) -> nn.Module:
+    """Return the paper's loss: cross-entropy for one label, binary cross-entropy for many."""
+    return nn.CrossEntropyLoss() if label_kind == "single" else nn.BCEWithLogitsLoss()
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn ``auto`` into a GPU where there is one, and any other name into that device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _forward(model: nn.Module, inputs: Tensor, rule: LocalRule) -> Tensor:
+    if rule.effective is None:
+        logits: Tensor = model(inputs)
+        return logits
+    effective = rule.effective(dict(model.named_parameters()))
+    return torch.func.functional_call(model, effective, (inputs,))  # type: ignore[no-any-return]
+
+
+def _targets(labels: NDArray[np.integer], label_kind: LabelKind, device: torch.device) -> Tensor:
+    targets = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
+    return targets.long() if label_kind == "single" else targets.float()
