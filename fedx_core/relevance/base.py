@@ -166,8 +166,13 @@ def recording(model: nn.Module, graph: UnitGraph) -> Iterator[dict[str, Tensor]]
     def keep_input(name: str) -> Callable[..., None]:
         return lambda module, inputs: recorded.__setitem__(name, inputs[0])
 
-    def keep_output(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: recorded.__setitem__(name, output)
+    def keep_output(name: str) -> Callable[..., Tensor]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            recorded[name] = output
+            # torchvision's blocks add the skip path in place, which would change what is kept.
+            return output.clone()
+
+        return hook
 
     handles = []
     try:
