@@ -35,6 +35,8 @@ Image = NDArray[np.integer]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+AT_ONCE = 1 << 22
+"""Pixels in memory while moments are summed; changes no result."""
 
 
 @dataclass(frozen=True)
@@ -474,7 +476,7 @@ def moments(examples: Examples, scale: float) -> Moments:
     size, bands, height, width = examples.images.shape
     total = np.zeros(bands, dtype=np.int64)
     squares = np.zeros(bands, dtype=np.int64)
-    at_once = max(1, (1 << 22) // max(bands * height * width, 1))
+    at_once = max(1, AT_ONCE // max(bands * height * width, 1))
     for start in range(0, size, at_once):
         # Whole numbers add up exactly, so the result does not depend on the size of the chunks.
         pixels = np.asarray(examples.images[start : start + at_once], dtype=np.int64)

@@ -102,7 +102,7 @@ class DataSet(base.DataSet):
                 partial(
                     _read,
                     files,
-                    [table.names[row] for row in rows],
+                    [table.names[row] for row in rows.tolist()],
                     description,
                     bool(self.image_size),
                 ),
