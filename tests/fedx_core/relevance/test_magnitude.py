@@ -16,7 +16,7 @@ def test_magnitude_is_the_norm_of_each_row(norm: str) -> None:
     criterion = Criterion(norm=norm)  # type: ignore[arg-type]
     found = criterion.score(model, graph, ENTRY, None, seed=0, batch_size=1)
     for unit in (0, 7, 63):
-        row = [float(w) for w in model.conv1.weight[unit].flatten()]
+        row = model.conv1.weight[unit].flatten().tolist()
         size = sum(abs(w) for w in row) if norm == "l1" else sum(w * w for w in row) ** 0.5
         assert float(found["conv1"][unit]) == pytest.approx(size, rel=1e-6)
 

@@ -34,7 +34,7 @@ def test_activation_times_gradient_is_averaged_over_space_then_made_absolute() -
         loss = torch.log(torch.exp(logits).sum()) - logits[target]
         (gradient,) = torch.autograd.grad(loss, branch)
         for unit in range(128):
-            products = branch[0, unit] * gradient[0, unit]
+            products = branch.detach()[0, unit] * gradient[0, unit]
             wanted[unit] += abs(float(products.sum() / products.numel())) / 3
     torch.testing.assert_close(found["layer2.0.conv2"].double(), wanted, rtol=1e-6, atol=1e-12)
 
@@ -49,7 +49,7 @@ def test_weight_variant_is_the_squared_sum_of_weight_times_gradient() -> None:
     loss.backward()
     weight = model.layer2[0].conv1.weight
     assert weight.grad is not None
-    wanted = [float((weight.grad[unit] * weight[unit]).sum()) ** 2 for unit in range(128)]
+    wanted = [float((weight.grad[u] * weight.detach()[u]).sum()) ** 2 for u in range(128)]
     torch.testing.assert_close(
         found["layer2.0.conv1"].double(), torch.tensor(wanted).double(), rtol=1e-5, atol=1e-15
     )
