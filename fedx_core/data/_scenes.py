@@ -150,7 +150,9 @@ def spectral_scenes(
     # Present classes first, padded with the first one.
     present = np.argsort(-labels.astype(np.int64), axis=1, kind="stable")[:, :most]
     real = np.take_along_axis(labels, present, axis=1).astype(bool)
-    fields = _smooth(generators, most, 5, side)
+    # A field for every class, so that what an image draws depends on nothing but itself.
+    knots = _knots(generators, labels.shape[1], 5)
+    fields = _interpolated(np.take_along_axis(knots, present[:, :, None, None], axis=1), side)
     fields = np.where((real | ~real.any(axis=1, keepdims=True))[:, :, None, None], fields, -np.inf)
     cover = np.take_along_axis(present, fields.argmax(axis=1).reshape(len(labels), -1), axis=1)
     cover = cover.reshape(len(labels), side, side)
@@ -191,11 +193,17 @@ def _rotated(side: int, angles: Floats) -> tuple[Floats, Floats]:
 
 
 def _smooth(generators: Generators, count: int, knots: int, side: int) -> Floats:
-    """Noise that varies over ``side / knots`` pixels, about unit variance; (n, count, side, side).
+    """Noise that varies over ``side / knots`` pixels, unit variance; (n, count, side, side)."""
+    return _interpolated(_knots(generators, count, knots), side)
 
-    Normal numbers on a grid, interpolated linearly.
-    """
-    grid = np.stack([g.standard_normal((count, knots, knots), np.float32) for g in generators])
+
+def _knots(generators: Generators, count: int, knots: int) -> Floats:
+    return np.stack([g.standard_normal((count, knots, knots), np.float32) for g in generators])
+
+
+def _interpolated(grid: Floats, side: int) -> Floats:
+    """Interpolate grids of knots linearly, keeping the variance the same everywhere."""
+    knots = grid.shape[-1]
     place = np.linspace(0, knots - 1, side, dtype=np.float32)
     weights = (1 - np.abs(place[:, None] - np.arange(knots, dtype=np.float32))).clip(min=0)
     weights /= np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
