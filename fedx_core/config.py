@@ -10,14 +10,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from fedx_core import plugins
 from fedx_core.errors import ConfigError
 
 
+class Block:
+    """A block of ``params.yaml``; keys that it does not know are refused."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Plugin:
+class Plugin(Block):
     """A plug-in by its file's name, with its own parameters beside the name."""
 
     name: str
@@ -29,7 +35,7 @@ class Plugin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceConfig:
+class ReferenceConfig(Block):
     """The server's reference set, drawn from the validation split.
 
     Args:
@@ -43,7 +49,7 @@ class ReferenceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
+class DatasetConfig(Block):
     """One data set and what is made of it.
 
     Args:
@@ -58,7 +64,7 @@ class DatasetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Block):
     """The model that the federation trains.
 
     Args:
@@ -71,7 +77,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Block):
     """Local training at a client.
 
     Args:
@@ -115,7 +121,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FederationConfig:
+class FederationConfig(Block):
     """Rounds and clients.
 
     Args:
@@ -149,7 +155,7 @@ class FederationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
+class ExperimentConfig(Block):
     """Everything that changes a number.
 
     Args:
@@ -296,7 +302,6 @@ def _validate(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
 
     adapter = pydantic.TypeAdapter(kind)
     try:
-        # The data class forbids unknown keys by itself; pydantic names them by their path.
         return adapter.validate_python(values, strict=False)
     except pydantic.ValidationError as error:
         first = error.errors()[0]

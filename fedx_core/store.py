@@ -9,6 +9,7 @@
 Nothing is ever listed: every key can be derived from the journal.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -215,7 +216,11 @@ class FileStore:
 
     def delete(self, key: str) -> None:
         """Forget an object."""
-        self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _explained(error, path) from error
 
     def _path(self, key: str) -> Path:
         return self.root / _check_key(key)
@@ -229,7 +234,8 @@ class FileStore:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            beside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                beside.unlink()
             raise _explained(error, path) from error
         return beside
 

@@ -9,7 +9,7 @@ A payload is a header of 64 bytes and raw little-endian values in the schema's o
            16  schema digest             32 bytes
            48  body length               uint64
            56  CRC-32 of the body        uint32
-           60  reserved, zero            4 bytes
+           60  reserved, zero            uint32
 
 No pickle, no JSON, no compression: the receiver knows every length before it reads.
 """
@@ -32,7 +32,7 @@ from fedx_core.structure import Mode
 Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"FEDX"
-HEADER = struct.Struct("<4sHH8s32sQI4x")
+HEADER = struct.Struct("<4sHH8s32sQII")
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "torch.float32": np.dtype("<f4"),
@@ -75,7 +75,7 @@ def encode(payload: Payload, schema: Schema, codec: str) -> Buffer:
         offset += _write(payload[entry.name], entry, schema, view, offset)
     HEADER.pack_into(
         data, 0, MAGIC, PROTOCOL, 0, codec.encode().ljust(8, b"\0"), schema.digest,
-        len(data) - HEADER.size, zlib.crc32(view[HEADER.size :]),
+        len(data) - HEADER.size, zlib.crc32(view[HEADER.size :]), 0,
     )  # fmt: skip
     return data
 
@@ -90,13 +90,15 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
     """
     if len(data) < HEADER.size:
         raise PayloadError(f"a payload of {len(data)} bytes is shorter than its header; truncated?")
-    magic, protocol, _, name, digest, length, checksum = HEADER.unpack_from(data)
+    magic, protocol, low, name, digest, length, checksum, high = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise PayloadError(f"not a FedX payload: it begins with {magic!r}")
     if protocol != PROTOCOL:
         raise VersionError(
             f"payload of protocol {protocol}, this is {PROTOCOL}; run one version everywhere"
         )
+    if low or high:
+        raise PayloadError("payload is corrupt: a reserved byte of its header is set")
     if name.rstrip(b"\0") != codec.encode():
         raise SchemaError(f"payload of codec {name.rstrip(bytes(1))!r}, wanted {codec!r}")
     if digest != schema.digest:
