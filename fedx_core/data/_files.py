@@ -146,6 +146,9 @@ def _pillow(payload: bytes) -> Image:
 def _tiff(payload: bytes) -> Image:
     import rasterio
 
-    with rasterio.MemoryFile(payload) as memory, memory.open() as file:
+    if not payload:
+        raise ValueError("the file is empty")
+    # Named, since GDAL fills a cut-off PNG with zeros and says nothing.
+    with rasterio.MemoryFile(payload) as memory, memory.open(driver="GTiff") as file:
         image: Image = file.read()
         return image

@@ -1,6 +1,7 @@
 """Your own images: one folder a class, or a table of labels."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +87,7 @@ class DataSet(base.DataSet):
                 f"{place} has {len(table.class_names)} class, wanted two or more: one folder a "
                 "class, or a labels file"
             )
-        first = decode(table.names[0], files.read(table.names[0]))
+        first = next(decoded(lambda name: decode(name, files.read(name)), table.names[:1]))
         description = self._description(place, table, first)
         if table.splits:
             every = np.array(table.splits)
@@ -120,12 +121,14 @@ class DataSet(base.DataSet):
             payload, shown = path.read_bytes(), str(path)
         try:
             # "-sig" drops the mark that spreadsheets put first.
-            rows = list(csv.DictReader(payload.decode("utf-8-sig").splitlines(), strict=True))
+            text = io.StringIO(payload.decode("utf-8-sig"), newline="")
+            reader = csv.DictReader(text, strict=True)
+            rows, columns = list(reader), reader.fieldnames or []
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(
                 f"{shown} is no CSV file in UTF-8 ({error}); save it as such"
             ) from error
-        table = _from_rows(rows, shown)
+        table = _from_rows(rows, columns, shown)
         absent = [name for name in table.names if not files.holds(name)]
         if absent:
             raise SourceMissingError(
@@ -175,60 +178,55 @@ def _by_folder(files: Files, place: Path) -> Table:
             f"no images in the folders of {place}; wanted one folder a class with "
             f"{', '.join(IMAGES)} files, or a labels file"
         )
-    folders = [PurePosixPath(name).parent.name for name in names]
-    class_names = tuple(sorted(set(folders)))
-    index = {name: position for position, name in enumerate(class_names)}
-    labels = np.array([index[folder] for folder in folders], dtype=np.int64)
+    labels, class_names = _numbered([PurePosixPath(name).parent.name for name in names])
     return Table(names, labels, class_names, base.no_groups(len(names)))
 
 
-def _from_rows(rows: Sequence[dict[str, str]], shown: str) -> Table:
+def _from_rows(rows: Sequence[dict[str, str]], columns: Sequence[str], shown: str) -> Table:
     """Turn a CSV file's rows into a table."""
-    if not rows or FILE not in rows[0]:
+    if FILE not in columns or not rows or len(set(columns)) < len(columns):
         raise DataError(
-            f"{shown} has {'no rows' if not rows else 'the columns ' + ', '.join(rows[0])}; wanted "
-            f"a column {FILE!r} and a column {LABEL!r}, or one 0/1 column a label"
+            f"{shown} has {len(rows)} rows and the columns {', '.join(columns) or 'none'}; wanted "
+            f"a row an image, a column {FILE!r}, and a column {LABEL!r} or one 0/1 column a label"
         )
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
-            raise DataError(f"{shown}, line {number}: wanted {len(rows[0])} fields")
+            raise DataError(f"{shown}, line {number}: wanted {len(columns)} fields")
     names = [row[FILE] for row in rows]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{shown} names {twice} twice; wanted one line an image")
 
-    splits = [row[SPLIT] for row in rows] if SPLIT in rows[0] else []
+    splits = [row[SPLIT] for row in rows] if SPLIT in columns else []
     for number, split in enumerate(splits, start=2):
         if split not in SPLITS:
             raise DataError(
                 f"{shown}, line {number}: split {split!r}; wanted one of {', '.join(SPLITS)}"
             )
-    origins = [row[GROUP] for row in rows] if GROUP in rows[0] else []
-    group_names = tuple(sorted(set(origins)))
-    groups = np.array([group_names.index(origin) for origin in origins], dtype=np.int16)
+    groups = base.no_groups(len(rows))
+    group_names: tuple[str, ...] = ()
+    if GROUP in columns:
+        positions, group_names = _numbered([row[GROUP] for row in rows])
+        groups = positions.astype(np.int16)
 
-    class_names: tuple[str, ...]
-    labels: NDArray[np.integer]
-    if LABEL in rows[0]:
-        class_names = tuple(sorted({row[LABEL] for row in rows}))
-        labels = np.array([class_names.index(row[LABEL]) for row in rows], dtype=np.int64)
-    else:
-        class_names = tuple(column for column in rows[0] if column not in (FILE, SPLIT, GROUP))
-        for number, row in enumerate(rows, start=2):
-            for column in class_names:
-                if row[column].strip() not in ("0", "1"):
-                    raise DataError(
-                        f"{shown}, line {number}: {column} is {row[column]!r}, wanted 0 or 1"
-                    )
-        labels = np.array([[int(row[c]) for c in class_names] for row in rows], dtype=np.uint8)
-    return Table(
-        names,
-        labels,
-        class_names,
-        groups if origins else base.no_groups(len(rows)),
-        group_names,
-        splits,
-    )
+    if LABEL in columns:
+        labels, class_names = _numbered([row[LABEL] for row in rows])
+        return Table(names, labels, class_names, groups, group_names, splits)
+    class_names = tuple(column for column in columns if column not in (FILE, SPLIT, GROUP))
+    for number, row in enumerate(rows, start=2):
+        for column in class_names:
+            if row[column].strip() not in ("0", "1"):
+                raise DataError(
+                    f"{shown}, line {number}: {column} is {row[column]!r}, wanted 0 or 1"
+                )
+    marks = np.array([[int(row[c]) for c in class_names] for row in rows], dtype=np.uint8)
+    return Table(names, marks, class_names, groups, group_names, splits)
+
+
+def _numbered(values: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number values in alphabetical order; give the numbers and the names."""
+    names, numbers = np.unique(np.array(values, dtype=str), return_inverse=True)
+    return numbers.astype(np.int64), tuple(names.tolist())
 
 
 def _read(
