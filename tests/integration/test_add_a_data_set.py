@@ -1,0 +1,64 @@
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image as pillow
+
+from fedx_core import examples
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "add_a_data_set.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.mark.integration
+def test_what_the_page_on_data_sets_says_works_as_written(tmp_path: Path) -> None:
+    for name in ("fedx_core", "flows"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for label, name in enumerate(("almond", "olive")):
+        folder = tmp_path / "data" / "raw" / "orchards" / name
+        folder.mkdir(parents=True)
+        for number in range(10):
+            pixels = np.full((40, 50, 3), 100 * label + number, np.uint8)
+            pillow.fromarray(pixels).save(folder / f"{number}.png")
+
+    commands = 0
+    for language, text in BLOCKS:
+        if language == "yaml":
+            params["datasets"] |= yaml.safe_load(text)
+            (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        elif language == "python":
+            path = text.splitlines()[0].removeprefix("# ")
+            (tmp_path / path).write_text(text)
+        else:
+            subprocess.run(
+                ["bash", "-e", "-c", text],
+                cwd=tmp_path,
+                env={
+                    **os.environ,
+                    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                    "PYTHONPATH": str(tmp_path),
+                },
+                check=True,
+                timeout=120,
+            )
+            commands += 1
+    assert [language for language, _ in BLOCKS] == ["yaml", "bash", "python", "yaml", "bash"]
+    assert commands == 2
+
+    orchards = examples.read(tmp_path / "data" / "orchards" / "shards" / "client-01")
+    assert orchards.description.class_names == ("almond", "olive")
+    assert orchards.parts["train"].images.shape == (6, 3, 32, 32)
+    stripes = examples.read(tmp_path / "data" / "stripes" / "prepared").parts["train"]
+    assert np.bincount(stripes.labels).tolist() == [20, 20]
+    for image, label in zip(stripes.images[:, 0], stripes.labels, strict=True):
+        assert (np.ptp(image, axis=0 if label else 1) == 0).all()
+    reference = examples.read(tmp_path / "data" / "stripes" / "reference").parts["reference"]
+    assert np.bincount(reference.labels).tolist() == [5, 5]
