@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -189,8 +188,9 @@ def replacing(folder: Path) -> Iterator[Path]:
             else than a set.
     """
     folder = Path(folder)
-    beside = folder.parent / f".{folder.name}.{os.getpid()}.new"
-    old = folder.parent / f".{folder.name}.{os.getpid()}.old"
+    # Fixed names, so that the next attempt clears away what a killed one left.
+    beside = folder.parent / f".{folder.name}.new"
+    old = folder.parent / f".{folder.name}.old"
     try:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
             raise StoreError(

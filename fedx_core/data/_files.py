@@ -39,11 +39,14 @@ class Folder:
 
         Raises:
             SourceMissingError: it is not there.
+            DataError: it can't be read.
         """
         try:
             return (self.root / name).read_bytes()
         except FileNotFoundError as error:
             raise SourceMissingError(f"no {name} in {self.root}; fetch the data again") from error
+        except OSError as error:
+            raise DataError(f"{name} in {self.root} can't be read: {error}") from error
 
 
 class Archive:

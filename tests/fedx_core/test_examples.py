@@ -134,6 +134,14 @@ def test_a_set_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert len(list((tmp_path / "set").iterdir())) == 4
 
 
+def test_what_a_killed_attempt_left_is_cleared_away(tmp_path: Path) -> None:
+    (tmp_path / ".set.new").mkdir()
+    (tmp_path / ".set.new" / "train.images.npy").write_bytes(b"half")
+    examples.write(tmp_path / "set", description(), {"train": tiny()}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    examples.verify(tmp_path / "set")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")

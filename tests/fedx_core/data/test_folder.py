@@ -211,6 +211,15 @@ def test_an_image_that_does_not_decode_is_named(
         read_all(source)
 
 
+def test_an_image_that_can_not_be_opened_is_named(tmp_path: Path) -> None:
+    data_set = with_table(tmp_path, "file,label\n0.png,a\n1.png,b\n2.png,b\n")
+    source = data_set.open()
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "1.png").mkdir()
+    with pytest.raises(DataError, match=r"1.png in .* can't be read"):
+        read_all(source)
+
+
 def test_pixels_that_are_fractions_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
