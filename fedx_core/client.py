@@ -165,8 +165,8 @@ def open_shard(place: Place, client: str, part: str) -> Examples:
     root = Path(place.shards)
     if client != POOLED:
         return examples.read(root / client).parts[part]
-    clients = sorted(json.loads((root / examples.MANIFEST).read_text())["clients"])
-    parts = [open_shard(place, name, part) for name in clients]
+    clients = examples.read_manifest(root)["clients"]
+    parts = [open_shard(place, client["name"], part) for client in clients]
     return Examples(
         images=np.concatenate([p.images for p in parts]),
         labels=np.concatenate([p.labels for p in parts]),

@@ -69,7 +69,8 @@ def score_at_clients(
     """Let every client score the model (or its own) on its test part; a lost one is left out."""
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
-    reports, _ = _attempts(server, runtime, place, jobs, state.mask)
+    reports, failures = _attempts(server, runtime, place, jobs, state.mask)
+    _clear(server, jobs, reports, failures)
     return {
         client: {
             "examples": float(reports[client].examples),
@@ -78,6 +79,23 @@ def score_at_clients(
         for client in clients
         if client in reports
     }
+
+
+def _clear(
+    server: Server,
+    jobs: Sequence[ClientJob],
+    reports: Mapping[str, ClientReport],
+    failures: Mapping[str, ClientFailure],
+) -> None:
+    """Forget what was stored only to be scored."""
+    outcomes: dict[str, ClientReport | ClientFailure] = {**failures, **reports}
+    for first in jobs:
+        job = first
+        for _ in range(outcomes[first.client].attempt + 1):
+            server.store.delete(job.report_key)
+            job = rounds.next_attempt(job)
+    if jobs and jobs[0].base is not None:
+        server.store.delete(jobs[0].base.key)
 
 
 def number(report: ClientReport, name: str) -> float:

@@ -24,10 +24,9 @@ def forget(journal: Journal, place: Place, round_index: int, keep_states: int) -
         attempts |= {r.client: r.attempt for r in closed.reports}
         for client, last in attempts.items():
             for attempt in range(last + 1):
-                for key in ("uplink", "evaluate"):
-                    stem = f"{key}/{round_index:04d}/{client}.{attempt}"
-                    store.delete(stem)
-                    store.delete(f"{stem}.report")
+                stem = f"uplink/{round_index:04d}/{client}.{attempt}"
+                store.delete(stem)
+                store.delete(f"{stem}.report")
         store.delete(opened.base.key)
     old = journal.committed(round_index - keep_states)
     now = journal.committed(round_index - keep_states + 1)

@@ -1,42 +1,12 @@
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from bed import ROOT, Bed, tiny
 
-from fedx_core import config
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.start import Setting
 from flows.partition import partition
 from flows.prepare import prepare
 from flows.reference import reference
-
-ROOT = Path(__file__).parent.parent
-# A federation small enough that a round of three clients takes a fraction of a second.
-TINY: dict[str, Any] = {
-    "dataset": "synthetic",
-    "datasets.synthetic.source.image_size": 32,
-    "datasets.synthetic.source.train": 96,
-    "datasets.synthetic.source.validation": 60,
-    "datasets.synthetic.source.test": 40,
-    "datasets.synthetic.partition.clients": 3,
-    "datasets.synthetic.reference.per_class": 2,
-    "datasets.countries.source.image_size": 32,
-    "datasets.countries.source.train": 96,
-    "datasets.countries.source.validation": 90,
-    "datasets.countries.source.test": 40,
-    "datasets.countries.reference.per_class": 2,
-    "training.epochs": 1,
-    "training.batch_size": 16,
-    "training.device": "cpu",
-    "federation.rounds": 3,
-    "method.pruning_rate": 0.5,
-    "method.warmup_rounds": 2,
-    "method.relevance": {"name": "magnitude"},
-}
 
 
 @pytest.fixture(scope="session")
@@ -46,17 +16,6 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set FEDX_SHARED_DATA to its folder")
     return folder
-
-
-def tiny(**overrides: Any) -> ExperimentConfig:
-    """Settings of a tiny federation; overrides by dotted path with __ for the dot."""
-    dotted = {path.replace("__", "."): value for path, value in overrides.items()}
-    if dotted.get("method.name", "fedx") != "fedx":
-        method = {key for key in TINY if key.startswith("method.")}
-        return config.load(
-            ROOT / "params.yaml", {k: v for k, v in TINY.items() if k not in method} | dotted
-        )
-    return config.load(ROOT / "params.yaml", TINY | dotted)
 
 
 @pytest.fixture(scope="session")
@@ -69,31 +28,6 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class Bed:
-    """Where one test's runs live."""
-
-    data: Path
-    runs: Path
-
-    def setting(self, run: str = "run", dataset: str = "synthetic") -> Setting:
-        folder = self.runs / run
-        return Setting(
-            run=run,
-            data=self.data / dataset,
-            place=Place(
-                store=str(folder / "store"),
-                shards=str(self.data / dataset / "shards"),
-                memory=str(folder / "clients"),
-            ),
-        )
-
-
 @pytest.fixture
 def bed(tiny_data: Path, tmp_path: Path) -> Bed:
     return Bed(tiny_data, tmp_path)
-
-
-@pytest.fixture
-def tiny_settings() -> Callable[..., ExperimentConfig]:
-    return tiny

@@ -80,7 +80,9 @@ def test_changed_and_truncated_objects_are_refused(any_store: Store) -> None:
         any_store.get(ref)
 
 
-@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "a/../b", "", "a\\b", "a b", ".hidden", "a/"])
+@pytest.mark.parametrize(
+    "key", ["../x", "/x", "a//b", "a/../b", "", "a\\b", "a b", ".hidden", "a/"]
+)
 def test_a_key_that_could_leave_its_folder_is_refused(any_store: Store, key: str) -> None:
     with pytest.raises(StoreError, match="impossible key"):
         any_store.put(key, b"")

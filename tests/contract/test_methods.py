@@ -1,0 +1,103 @@
+"""Every method: same seed same bytes, arguments unchanged, resumable, polite with bad input."""
+
+from typing import Any
+
+import pytest
+import torch
+from bed import Bed, tiny
+
+from fedx_core import checkpoint, plugins, state
+from fedx_core.errors import ConfigError
+from fedx_core.federation import federate, final_model, history
+from fedx_core.journal import Journal
+from fedx_core.messages import ServerState
+from fedx_core.runtime import InProcess
+from fedx_core.store import open_store
+
+NAMES = plugins.names("methods")
+
+
+def settings_for(name: str, **overrides: Any) -> Any:
+    return (
+        tiny(**{"method__name": name, "federation__rounds": 2, **overrides})
+        if (name != "fedx")
+        else tiny(method__warmup_rounds=1, federation__rounds=2, **overrides)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_seeds_give_equal_models_and_bytes_whatever_the_workers(name: str, bed: Bed) -> None:
+    found = []
+    for run, workers in (("a", 1), ("b", 2)):
+        setting = bed.setting(run)
+        reports = list(federate(settings_for(name), setting, InProcess(workers)))
+        store = open_store(setting.place.store)
+        traffic = [report.traffic for report in reports]
+        found.append((state.digest(final_model(store)), traffic, [r.metrics for r in reports]))
+    assert found[0] == found[1]
+    other = bed.setting("c")
+    list(federate(settings_for(name, seed=2), other, InProcess(1)))
+    same = state.digest(final_model(open_store(other.place.store))) == found[0][0]
+    assert not same
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_shapes_of_model_and_mask_stay_and_reports_are_complete(
+    name: str, bed: Bed
+) -> None:
+    setting = bed.setting()
+    reports = list(federate(settings_for(name), setting, InProcess(1)))
+    store = open_store(setting.place.store)
+    first, *_, last = [
+        checkpoint.unpack_server_state(store.get(commit.state))
+        for commit in Journal(store).commits()
+    ]
+    state.require_same_layout(first.model, last.model)
+    assert [report.round_index for report in reports] == [1, 2]
+    assert history(store) == reports
+    assert 0 <= reports[-1].metrics["overall_accuracy"] <= 1
+    assert set(reports[-1].per_client) == {"client-00", "client-01", "client-02"}
+    assert reports[-1].train_loss > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_resuming_after_a_round_equals_not_stopping(name: str, bed: Bed) -> None:
+    settings = settings_for(name)
+    whole, parts = bed.setting("whole"), bed.setting("parts")
+    list(federate(settings, whole, InProcess(1)))
+    stopped = federate(settings, parts, InProcess(1))
+    next(stopped)
+    stopped.close()
+    resumed = list(federate(settings, parts, InProcess(1), resume=True))
+    assert [report.round_index for report in resumed] == [2]
+    models = [final_model(open_store(s.place.store)) for s in (whole, parts)]
+    assert state.equal(*models)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_multi_label_data_and_partial_participation_work(name: str, bed: Bed) -> None:
+    settings = settings_for(name, dataset="countries", federation__participation=0.5)
+    reports = list(federate(settings, bed.setting(dataset="countries"), InProcess(1)))
+    assert 0 < reports[-1].metrics["micro_map"] < 1
+    if name not in ("centralised", "local_only"):
+        assert "label_frequency_micro_map" in reports[-1].metrics
+    if name != "centralised":
+        assert len(reports[0].cohort) == 4
+    method = settings.method.build("methods")
+    cohorts = {method.cohort(list("abcdefgh"), 0.5, r, 1) for r in range(1, 9)}
+    assert len(cohorts) > 1 or name == "centralised"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_parameter_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no parameter 'temperature'"):
+        settings_for(name, method__temperature=1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_keeps_nothing_in_itself(name: str) -> None:
+    method = plugins.build("methods", name, {"pruning_rate": 0.5} if name == "fedx" else {})
+    before = dict(vars(method))
+    method.start({"w": torch.zeros(2)})
+    method.criterion(ServerState(round_index=1, model={}))
+    assert vars(method) == before

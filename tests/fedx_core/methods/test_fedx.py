@@ -1,0 +1,191 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from bed import Bed, tiny
+
+from fedx_core import checkpoint, masks, state
+from fedx_core.errors import ConfigError
+from fedx_core.federation import federate
+from fedx_core.journal import Journal
+from fedx_core.messages import RoundReport, ServerState
+from fedx_core.methods.base import model_info
+from fedx_core.methods.fedx import Method
+from fedx_core.models import catalogue
+from fedx_core.runtime import InProcess
+from fedx_core.store import open_store
+from fedx_core.structure import UnitGraph, unit_graph
+
+
+def graph_of(name: str = "resnet6") -> tuple[torch.nn.Module, UnitGraph]:
+    model = catalogue.build(name, 3, 10, seed=0)
+    entry = catalogue.entry(name)
+    return model, unit_graph(model, entry.family, entry.classifier)
+
+
+def run(bed: Bed, name: str = "run", **overrides: object) -> tuple[list[RoundReport], ServerState]:
+    setting = bed.setting(name)
+    settings = tiny(federation__rounds=4, federation__keep_states=9, **overrides)
+    reports = list(federate(settings, setting, InProcess(1)))
+    return reports, last_state(setting.place.store)
+
+
+def last_state(uri: str, round_index: int = -1) -> ServerState:
+    store = open_store(uri)
+    commit = Journal(store).commits()[round_index]
+    return checkpoint.unpack_server_state(store.get(commit.state))
+
+
+def test_the_mask_appears_after_the_warm_up_and_stays(bed: Bed) -> None:
+    reports, final = run(bed)
+    assert [report.pruned for report in reports] == [False, True, False, False]
+    assert [round(report.sparsity, 3) for report in reports] == [0.0, 0.5, 0.5, 0.5]
+    assert final.mask is not None
+    assert all(
+        int((~kept).sum()) == math.floor(0.5 * len(kept)) for kept in final.mask.entries.values()
+    )
+    after_event = last_state(bed.setting().place.store, 2)
+    assert after_event.mask is not None
+    assert after_event.mask.digest() == final.mask.digest()
+
+
+def test_accuracy_is_reported_before_right_after_and_after_recovery(bed: Bed) -> None:
+    reports, _ = run(bed)
+    assert set(reports[1].metrics_before_pruning) == {"overall_accuracy", "macro_f1", "loss"}
+    assert reports[1].metrics_before_pruning["loss"] != reports[1].metrics["loss"]
+    assert reports[0].metrics_before_pruning == reports[2].metrics_before_pruning == {}
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_dead_entries_are_exactly_zero_after_local_training(bed: Bed, memory_format: str) -> None:
+    _, final = run(bed, training__memory_format=memory_format)
+    _, graph = graph_of()
+    support = graph.support(final.mask, "slices")
+    for name, kept in support.items():
+        dead = final.model[name][~kept.expand(final.model[name].shape)]
+        assert not dead.any(), name
+    assert final.mask is not None
+    assert final.model["conv1.weight"][final.mask.entries["conv1"]].all()
+
+
+def test_paper_mode_masks_rows_only_and_only_after_local_training(bed: Bed) -> None:
+    reports, final = run(bed, method__paper_mode=True)
+    _, graph = graph_of()
+    for name, kept in graph.support(final.mask, "rows").items():
+        assert not final.model[name][~kept.expand(final.model[name].shape)].any()
+    assert final.mask is not None
+    dead = ~final.mask.entries["conv1"]
+    # BatchNorm's shift is no row: it was free to move, as was what reads the unit.
+    assert final.model["bn1.bias"][dead].any()
+    assert final.model["layer1.0.conv1.weight"][:, dead].any()
+    default, _ = run(bed, "default")
+    assert reports[-1].uplink_bytes > default[-1].uplink_bytes
+
+
+def test_wire_bytes_are_the_formula_of_the_masked_format(bed: Bed) -> None:
+    reports, final = run(bed)
+    _, graph = graph_of()
+    values = sum(4 * math.prod(s) for n, s in graph.shapes.items() if "num_batches" not in n)
+    counters = 8 * sum("num_batches" in n for n in graph.shapes)
+    whole = 64 + values + counters
+    assert final.mask is not None
+    # Structured transfer: a dead unit takes its row, BatchNorm's scale, shift and two statistics.
+    dead = sum(
+        4 * int((~final.mask.entries[x.name]).sum()) * (graph.paper_scalars(x) - 1 + 4)
+        for x in graph.layers
+    )
+    for report, size in zip(reports, [whole, whole, whole - dead, whole - dead], strict=True):
+        assert report.downlink_bytes == report.uplink_bytes == 3 * size
+    bits = 64 + sum((layer.units + 7) // 8 for layer in graph.layers)
+    assert [report.mask_bytes for report in reports] == [0, 0, 3 * bits, 0]
+
+
+def test_paper_bytes_are_table_1s_and_kept_apart(bed: Bed) -> None:
+    reports, final = run(bed)
+    model, graph = graph_of()
+    parameters = sum(p.numel() for p in model.parameters())
+    assert final.mask is not None
+    gone = sum(
+        int((~final.mask.entries[x.name]).sum()) * graph.paper_scalars(x) for x in graph.layers
+    )
+    unpruned, pruned = 2 * 3 * 4 * parameters, 2 * 3 * 4 * (parameters - gone)
+    assert [r.paper_bytes for r in reports] == [unpruned, unpruned, pruned, pruned]
+    assert all(r.wire_bytes != r.paper_bytes for r in reports)
+
+
+def test_a_rising_rate_makes_nested_masks(bed: Bed) -> None:
+    reports, _ = run(
+        bed,
+        method__warmup_rounds=1,
+        method__recompute_every=1,
+        method__recompute_times=3,
+        method__pruning_rate=0.6,
+    )
+    assert [round(report.sparsity, 1) for report in reports] == [0.2, 0.4, 0.6, 0.6]
+    chain = [last_state(bed.setting().place.store, i).mask for i in (1, 2, 3)]
+    for earlier, later in pairwise(chain):
+        assert earlier is not None
+        assert later is not None
+        for name in earlier.entries:
+            assert not (later.entries[name] & ~earlier.entries[name]).any()
+
+
+def test_regrow_scores_dead_units_with_the_rows_they_had_before() -> None:
+    model, graph = graph_of()
+    info = model_info(model, graph, local_batch_norm=False)
+    method = Method(
+        pruning_rate=0.5,
+        warmup_rounds=1,
+        recompute_every=1,
+        recompute_times=2,
+        regrow=True,
+        relevance={"name": "magnitude"},
+    )
+    dense = state.copy(model.state_dict())
+    start = ServerState(round_index=1, model=dense)
+    low = {x.name: torch.arange(float(x.units)) for x in graph.layers}
+    first = method.prune(start, low, info)
+    assert first.mask is not None
+    assert not first.model["conv1.weight"][~first.mask.entries["conv1"]].any()
+    # What is explained next has the old rows where units are dead, and today's where they live.
+    explained = method.explained(first, info)
+    assert all(torch.equal(explained[name], dense[name]) for name in dense)
+    high = {name: -score for name, score in low.items()}
+    second = method.prune(
+        ServerState(round_index=2, model=first.model, mask=first.mask, memory=first.memory),
+        high,
+        info,
+    )
+    assert second.mask is not None
+    back = second.mask.entries["conv1"] & ~first.mask.entries["conv1"]
+    assert back.any()
+    assert torch.equal(second.model["conv1.weight"][back], dense["conv1.weight"][back])
+
+
+def test_the_criterion_is_asked_for_in_the_event_round_only() -> None:
+    method = Method(pruning_rate=0.5, warmup_rounds=3)
+    asked = [method.criterion(ServerState(round_index=r, model={})) is not None for r in range(7)]
+    assert asked == [False, False, False, True, False, False, False]
+
+
+def test_pruning_changes_no_argument() -> None:
+    model, graph = graph_of()
+    info = model_info(model, graph, local_batch_norm=False)
+    before = ServerState(round_index=10, model=state.copy(model.state_dict()))
+    digest = state.digest(before.model)
+    scores = {x.name: torch.rand(x.units) for x in graph.layers}
+    after = Method(pruning_rate=0.9).prune(before, scores, info)
+    assert state.digest(before.model) == digest
+    assert before.mask is None
+    assert after.mask is not None
+    assert state.equal(after.model, masks.apply(before.model, graph.support(after.mask, "slices")))
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match="min_keep"):
+        Method(pruning_rate=0.5, min_keep=-1)
+    with pytest.raises(ConfigError, match="regrow needs recompute_every"):
+        Method(pruning_rate=0.5, regrow=True)
+    with pytest.raises(ConfigError, match="needs a name"):
+        Method(pruning_rate=0.5, relevance={"gamma": 1.0})

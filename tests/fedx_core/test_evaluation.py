@@ -1,0 +1,84 @@
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+
+from fedx_core import evaluation
+from fedx_core.examples import Examples
+from fedx_core.models import catalogue
+from fedx_core.pixels import Pixels
+
+PIXELS = Pixels(
+    scale=255.0, mean=(0.4,) * 3, std=(0.2,) * 3, input_size=None, memory_format="contiguous"
+)
+
+
+def test_single_label_metrics_are_scikit_learns() -> None:
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.normal(size=(200, 5))).float()
+    labels = random.integers(0, 5, 200)
+    found = evaluation.metrics(logits, labels, "single")
+    predicted = logits.argmax(1).numpy()
+    assert found["overall_accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    assert found["macro_f1"] == pytest.approx(sk.f1_score(labels, predicted, average="macro"))
+    recalls = sk.recall_score(labels, predicted, average=None)
+    assert evaluation.per_class(logits, labels, "single") == pytest.approx(list(recalls))
+
+
+def test_multi_label_metrics_are_scikit_learns_over_the_classes_that_occur() -> None:
+    random = np.random.default_rng(1)
+    logits = torch.from_numpy(random.normal(size=(150, 6)) * 3).float()
+    labels = (random.random((150, 6)) < 0.3).astype(np.uint8)
+    labels[:, 4] = 0
+    present = [0, 1, 2, 3, 5]
+    probabilities = logits.double().sigmoid().numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluation.metrics(logits, labels, "multi")
+    micro = sk.average_precision_score(labels, probabilities, average="micro")
+    macro = sk.average_precision_score(
+        labels[:, present], probabilities[:, present], average="macro"
+    )
+    f1 = sk.f1_score(labels[:, present], probabilities[:, present] > 0.5, average="macro")
+    assert found["micro_map"] == pytest.approx(micro, abs=1e-6)
+    assert found["macro_map"] == pytest.approx(macro, abs=1e-6)
+    assert found["macro_f1"] == pytest.approx(f1, abs=1e-6)
+    assert evaluation.per_class(logits, labels, "multi")[4] is None
+
+
+def test_knowing_label_frequencies_alone_scores_as_scikit_learn_says() -> None:
+    random = np.random.default_rng(2)
+    frequencies = np.array([0.7, 0.2, 0.1])
+    labels = (random.random((300, 3)) < frequencies).astype(np.uint8)
+    found = evaluation.label_frequency_scores(frequencies, labels)
+    constant = np.tile(frequencies, (300, 1))
+    assert found["label_frequency_micro_map"] == pytest.approx(
+        sk.average_precision_score(labels, constant, average="micro"), abs=1e-6
+    )
+    assert found["label_frequency_macro_map"] == pytest.approx(labels.mean(0).mean(), abs=1e-6)
+
+
+def test_predictions_do_not_depend_on_workers_and_leave_the_model_as_it_was() -> None:
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (37, 3, 32, 32), dtype=np.uint8)
+    images.flags.writeable = False
+    examples = Examples(images, random.integers(0, 4, 37), np.zeros(37, np.int16))
+    model = catalogue.build("resnet6", 3, 4, seed=0).train()
+    logits = [
+        evaluation.predict(
+            model,
+            examples,
+            pixels=PIXELS,
+            batch_size=5,
+            device=torch.device("cpu"),
+            workers=workers,
+        )
+        for workers in (1, 2, 3)
+    ]
+    assert model.training
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    assert logits[0].shape == (37, 4)
+    assert not logits[0].requires_grad

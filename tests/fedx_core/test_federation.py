@@ -1,0 +1,459 @@
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bed import Bed, tiny
+
+from fedx_core import client, examples, state
+from fedx_core.client import Place
+from fedx_core.errors import (
+    ConfigError,
+    DataError,
+    LostRaceError,
+    PayloadError,
+    QuorumError,
+    RunError,
+    RunExistsError,
+    VersionError,
+)
+from fedx_core.federation import federate, final_model, history
+from fedx_core.journal import Closed, Journal
+from fedx_core.messages import ClientFailure, ClientJob, RoundReport
+from fedx_core.methods import base
+from fedx_core.retention import collect_garbage
+from fedx_core.runtime import InProcess, Outcome, attempt
+from fedx_core.start import Branch, Setting
+from fedx_core.store import FileStore, open_store
+
+
+def model_digest(setting: Setting) -> str:
+    return state.digest(final_model(open_store(setting.place.store)))
+
+
+def numbers(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
+    """All of the reports but wall times."""
+    return [
+        {
+            **vars(replace(report, seconds={}, client_metrics={})),
+            "failures": [f.client for f in report.failures],
+        }
+        for report in reports
+    ]
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing in the core may catch it."""
+
+
+@pytest.fixture(scope="module")
+def unkilled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    """Digest of the whole run's model, and how many things it wrote to its store."""
+    bed = Bed(tiny_data, tmp_path_factory.mktemp("unkilled"))
+    writes = 0
+    original = FileStore._write_beside
+
+    def counted(self: FileStore, path: Path, data: Any) -> Path:
+        nonlocal writes
+        writes += 1
+        return original(self, path, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileStore, "_write_beside", counted)
+        list(federate(tiny(), bed.setting(), InProcess(1)))
+    return model_digest(bed.setting()), writes
+
+
+@pytest.mark.parametrize("share", [0.02, 0.15, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.97, 1.0])
+def test_a_run_killed_at_any_write_resumes_to_the_bytes_of_an_unkilled_one(
+    share: float, bed: Bed, unkilled: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, writes = unkilled
+    count = itertools.count(1)
+    original = FileStore._write_beside
+    fatal = max(2, round(share * writes))
+
+    def deadly(self: FileStore, path: Path, data: Any) -> Path:
+        if next(count) == fatal:
+            raise Killed
+        return original(self, path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "_write_beside", deadly)
+        with pytest.raises(Killed):
+            list(federate(tiny(), bed.setting(), InProcess(1)))
+    list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
+    assert model_digest(bed.setting()) == digest
+    assert len(history(open_store(bed.setting().place.store))) == 3
+
+
+def test_a_killed_run_does_not_train_again_the_clients_that_had_reported(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[str] = []
+
+    @dataclass(frozen=True)
+    class DiesAfterTwo(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            for job in jobs[:2]:
+                yield attempt(job, place)
+            raise Killed
+
+    with pytest.raises(Killed):
+        list(federate(tiny(), bed.setting(), DiesAfterTwo()))
+    original = client._train
+    monkeypatch.setattr(
+        client, "_train", lambda job, *rest: trained.append(job.client) or original(job, *rest)
+    )
+    stopped = federate(tiny(), bed.setting(), InProcess(1), resume=True)
+    next(stopped)
+    assert trained == ["client-02"]
+
+
+def test_a_branch_equals_the_run_that_computed_its_first_rounds_itself(bed: Bed) -> None:
+    base, whole, branch = bed.setting("base"), bed.setting("whole"), bed.setting("branch")
+    list(
+        federate(
+            tiny(method__name="fedavg", federation__rounds=2, federation__keep_states=5),
+            base,
+            InProcess(1),
+        )
+    )
+    list(federate(tiny(), whole, InProcess(1)))
+    list(
+        federate(tiny(), branch, InProcess(1), branch=Branch(store=base.place.store, round_index=2))
+    )
+    assert model_digest(whole) == model_digest(branch)
+    stores = [open_store(s.place.store) for s in (whole, branch)]
+    first, second = (numbers(history(store)) for store in stores)
+    for report in (*first, *second):
+        report["per_client"], report["rounds"] = {}, 3
+        report["per_class"] = {}
+        report["traffic"] = {
+            c: (t.downlink, t.uplink, t.mask, t.retry) for c, t in report["traffic"].items()
+        }
+    assert first == second
+
+
+def test_a_branch_from_other_settings_is_refused_by_the_block(bed: Bed) -> None:
+    base = bed.setting("base")
+    list(federate(tiny(method__name="fedavg", federation__rounds=2), base, InProcess(1)))
+    with pytest.raises(ConfigError, match="training differs"):
+        list(
+            federate(
+                tiny(training__epochs=2),
+                bed.setting("branch"),
+                InProcess(1),
+                branch=Branch(store=base.place.store, round_index=2),
+            )
+        )
+    with pytest.raises(RunError, match="no committed round 7"):
+        list(
+            federate(
+                tiny(),
+                bed.setting("other"),
+                InProcess(1),
+                branch=Branch(store=base.place.store, round_index=7),
+            )
+        )
+
+
+def losing(who: str, times: int = 99) -> InProcess:
+    left = itertools.count()
+
+    @dataclass(frozen=True)
+    class Losing(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            for job in jobs:
+                lose = job.client == who and job.purpose == "train" and next(left) < times
+                if lose:
+                    yield ClientFailure(client=who, attempt=job.attempt, reason="went away")
+                else:
+                    yield attempt(job, place)
+
+    return Losing()
+
+
+def test_a_lost_client_is_a_value_and_the_round_goes_on_with_a_quorum(bed: Bed) -> None:
+    settings = tiny(federation__min_reports=2, federation__rounds=1)
+    (report,) = federate(settings, bed.setting(), losing("client-01"))
+    assert [f.client for f in report.failures] == ["client-01"]
+    assert report.traffic["client-01"].downlink == 0
+    assert report.traffic["client-01"].retry == 2 * report.traffic["client-00"].downlink
+    # A lost client does not change the others' weights: equal to a mean of those two alone.
+    assert set(report.client_metrics) == {"client-00", "client-02"}
+
+
+def test_a_client_that_succeeds_at_the_second_try_counts_and_its_first_is_charged_apart(
+    bed: Bed,
+) -> None:
+    settings = tiny(federation__rounds=1)
+    (report,) = federate(settings, bed.setting("a"), losing("client-01", times=1))
+    (smooth,) = federate(settings, bed.setting("b"), InProcess(1))
+    assert report.failures == ()
+    assert report.retry_bytes == smooth.traffic["client-01"].downlink
+    assert report.uplink_bytes == smooth.uplink_bytes
+    assert model_digest(bed.setting("a")) == model_digest(bed.setting("b"))
+
+
+def test_without_a_quorum_the_run_stops_clearly_and_can_be_resumed(bed: Bed) -> None:
+    settings = tiny(federation__rounds=1)
+    with pytest.raises(QuorumError, match=r"2 of 3 clients reported, 3 needed.*client-01: went"):
+        list(federate(settings, bed.setting(), losing("client-01")))
+    (report,) = federate(settings, bed.setting(), InProcess(1), resume=True)
+    assert report.failures == ()
+
+
+def poisoning(value: float) -> InProcess:
+    @dataclass(frozen=True)
+    class Poisoning(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            original = base.Method.finish
+
+            def bad(self: Any, local: Any, loss: float) -> Any:
+                update = original(self, local, loss)
+                if local.client == "client-02":
+                    update.payload["model/fc.bias"].fill_(value)
+                return update
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(base.Method, "finish", bad)
+                for job in jobs:
+                    yield attempt(job, place)
+
+    return Poisoning()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_update_with_nan_is_refused_and_the_round_goes_on(value: float, bed: Bed) -> None:
+    settings = tiny(federation__min_reports=2, federation__rounds=1, federation__attempts=1)
+    (report,) = federate(settings, bed.setting(), poisoning(value))
+    (failure,) = report.failures
+    assert failure.client == "client-02"
+    assert "E_NONFINITE" in failure.reason
+    assert "'model/fc.bias'" in failure.reason
+    model = final_model(open_store(bed.setting().place.store))
+    assert all(torch.isfinite(v).all() for v in model.values() if v.is_floating_point())
+
+
+def test_an_uplink_that_was_changed_in_the_store_is_refused(bed: Bed) -> None:
+    settings = tiny(federation__min_reports=2, federation__rounds=1, federation__attempts=1)
+
+    @dataclass(frozen=True)
+    class Tampering(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            store = open_store(place.store)
+            for job in jobs:
+                outcome = attempt(job, place)
+                if job.client == "client-00" and job.purpose == "train":
+                    data = bytearray(store.read(job.uplink_key) or b"")
+                    data[len(data) // 2] ^= 1
+                    store.put(job.uplink_key, data)
+                yield outcome
+
+    (report,) = federate(settings, bed.setting(), Tampering())
+    assert [f.client for f in report.failures] == ["client-00"]
+    assert "E_PAYLOAD" in report.failures[0].reason
+
+
+def test_a_second_run_in_the_same_folder_is_refused(bed: Bed) -> None:
+    list(federate(tiny(federation__rounds=1), bed.setting(), InProcess(1)))
+    digest = model_digest(bed.setting())
+    with pytest.raises(RunExistsError, match="fedx resume run"):
+        list(federate(tiny(seed=9), bed.setting(), InProcess(1)))
+    assert model_digest(bed.setting()) == digest
+
+
+def test_a_run_folder_of_another_version_is_refused(bed: Bed) -> None:
+    list(federate(tiny(federation__rounds=1), bed.setting(), InProcess(1)))
+    path = Path(bed.setting().place.store) / "run.json"
+    path.write_text(path.read_text().replace('"protocol":1', '"protocol":99'))
+    with pytest.raises(VersionError, match="protocol 99, this is 1"):
+        list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
+
+
+def test_a_run_that_does_not_exist_cannot_be_resumed(bed: Bed) -> None:
+    with pytest.raises(RunError, match="no run 'run' to resume"):
+        list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty"])
+def test_a_corrupt_checkpoint_is_refused_and_never_loaded(damage: str, bed: Bed) -> None:
+    list(federate(tiny(federation__rounds=1), bed.setting(), InProcess(1)))
+    store = FileStore(Path(bed.setting().place.store))
+    ref = Journal(store).commits()[-1].state
+    data = bytearray(store.read(ref.key) or b"")
+    match damage:
+        case "cut":
+            del data[-10:]
+        case "flip":
+            data[len(data) // 2] ^= 4
+        case "empty":
+            data.clear()
+    store.put(ref.key, data)
+    with pytest.raises(PayloadError, match="corrupt"):
+        list(federate(tiny(federation__rounds=2), bed.setting(), InProcess(1), resume=True))
+
+
+def test_a_corrupt_mask_reaches_no_client(bed: Bed) -> None:
+    settings = tiny(method__warmup_rounds=1, federation__min_reports=1, federation__attempts=1)
+
+    @dataclass(frozen=True)
+    class BreaksMask(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            if jobs[0].mask is not None:
+                store = open_store(place.store)
+                data = bytearray(store.read(jobs[0].mask.key) or b"")
+                data[-1] ^= 0x80
+                store.put(jobs[0].mask.key, data)
+            # A thread of its own, since clients of one thread keep what they decoded last.
+            with ThreadPoolExecutor(1) as fresh:
+                yield from fresh.map(lambda job: attempt(job, place), jobs)
+
+    with pytest.raises(QuorumError, match=r"0 of 3.*E_PAYLOAD.*corrupt"):
+        list(federate(settings, bed.setting(), BreaksMask()))
+
+
+def test_two_servers_cannot_close_one_round_differently(bed: Bed) -> None:
+    setting = bed.setting()
+    settings = tiny(federation__rounds=1, federation__min_reports=2)
+    journal = Journal(open_store(setting.place.store))
+
+    @dataclass(frozen=True)
+    class Raced(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            outcomes = [attempt(job, place) for job in jobs]
+            yield from outcomes
+            # The other server has lost a client and closes first.
+            if jobs[0].purpose == "train":
+                journal.close(Closed(round_index=1, reports=(outcomes[0],), failures=()))  # type: ignore[arg-type]
+
+    with pytest.raises(LostRaceError, match="another server"):
+        list(federate(settings, setting, Raced()))
+    assert journal.committed(1) is None
+
+
+def test_local_batch_norm_stays_with_the_clients_and_survives_a_resume(bed: Bed) -> None:
+    settings = tiny(training__batch_norm="local")
+    whole, parts = bed.setting("whole"), bed.setting("parts")
+    reports = list(federate(settings, whole, InProcess(1)))
+    shared = list(federate(tiny(), bed.setting("shared"), InProcess(1)))
+    assert reports[0].uplink_bytes < shared[0].uplink_bytes
+    stopped = federate(settings, parts, InProcess(1))
+    next(stopped)
+    stopped.close()
+    list(federate(settings, parts, InProcess(1), resume=True))
+    assert model_digest(whole) == model_digest(parts)
+    last = Journal(open_store(whole.place.store)).commits()[-1]
+    memories = {holding.memory for holding in last.holdings.values()}
+    assert len(memories) == 3
+    assert None not in memories
+    # The server's own statistics were measured on the reference set, not averaged.
+    final = final_model(open_store(whole.place.store))
+    assert final["bn1.running_var"].any()
+    kept = [path for path in (bed.runs / "whole" / "clients").rglob("*") if path.is_file()]
+    assert len(kept) == 3, "older memories are forgotten"
+
+
+def test_federated_normalisation_adds_up_what_clients_counted_and_is_charged(bed: Bed) -> None:
+    settings = tiny(training__normalisation="federated", federation__rounds=1)
+    setting = bed.setting()
+    (report,) = federate(settings, setting, InProcess(1))
+    (plain,) = federate(tiny(federation__rounds=1), bed.setting("plain"), InProcess(1))
+    assert report.uplink_bytes - plain.uplink_bytes == 3 * (64 + 8 * (1 + 2 * 3))
+    shards = Path(setting.place.shards)
+    total = sum(
+        (
+            examples.moments(examples.read(shards / c).parts["train"], 255.0)
+            for c in ("client-01", "client-02")
+        ),
+        start=examples.moments(examples.read(shards / "client-00").parts["train"], 255.0),
+    )
+    mean, _ = examples.mean_and_std(total)
+    store = open_store(setting.place.store)
+    plan = json.loads(bytes(store.get(Journal(store).commits()[0].plan)))
+    assert plan["pixels"]["mean"] == pytest.approx(mean.tolist())
+
+
+def test_published_normalisation_that_nobody_published_is_refused(bed: Bed) -> None:
+    with pytest.raises(DataError, match="no published statistics"):
+        list(federate(tiny(training__normalisation="published"), bed.setting(), InProcess(1)))
+
+
+def test_data_made_with_other_settings_are_refused(bed: Bed) -> None:
+    settings = tiny(datasets__synthetic__partition__clients=5)
+    with pytest.raises(DataError, match=r"made with partition.*fedx data synthetic"):
+        list(federate(settings, bed.setting(), InProcess(1)))
+
+
+def test_centralised_and_local_bounds_charge_no_bytes(bed: Bed) -> None:
+    for name in ("centralised", "local_only"):
+        settings = tiny(method__name=name, federation__rounds=1)
+        (report,) = federate(settings, bed.setting(name), InProcess(1))
+        assert report.wire_bytes == report.paper_bytes == report.evaluation_bytes == 0
+
+
+def test_local_models_differ_and_the_servers_model_stays_where_it_began(bed: Bed) -> None:
+    setting = bed.setting()
+    reports = list(federate(tiny(method__name="local_only"), setting, InProcess(1)))
+    commits = Journal(open_store(setting.place.store)).commits()
+    assert len({h.memory.sha256 for h in commits[-1].holdings.values() if h.memory}) == 3
+    scores = reports[-1].per_client.values()
+    total = sum(s["examples"] for s in scores)
+    mean = sum(s["overall_accuracy"] * s["examples"] for s in scores) / total
+    assert reports[-1].metrics["overall_accuracy"] == pytest.approx(mean)
+
+
+def test_payloads_are_deleted_after_commit_and_the_last_three_states_stay(bed: Bed) -> None:
+    list(federate(tiny(federation__rounds=5), bed.setting(), InProcess(1)))
+    root = Path(bed.setting().place.store)
+    for folder in ("uplink", "downlink", "evaluate"):
+        assert not [p for p in (root / folder).rglob("*") if p.is_file()], folder
+    assert len(list((root / "states").iterdir())) == 3
+    before = sorted(root.rglob("*"))
+    collect_garbage(bed.setting().place, keep_states=3)
+    assert sorted(root.rglob("*")) == before
+    collect_garbage(bed.setting().place, keep_states=1)
+    assert len(list((root / "states").iterdir())) == 1
+    assert model_digest(bed.setting())
+
+
+def test_rounds_can_be_added_on_resume_and_nothing_else_changes(bed: Bed) -> None:
+    list(federate(tiny(federation__rounds=2), bed.setting("a"), InProcess(1)))
+    changed = tiny(federation__rounds=3, training__learning_rate=0.5)
+    more = list(federate(changed, bed.setting("a"), InProcess(1), resume=True))
+    list(federate(tiny(), bed.setting("b"), InProcess(1)))
+    assert [report.round_index for report in more] == [3]
+    assert model_digest(bed.setting("a")) == model_digest(bed.setting("b"))
+
+
+def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from fedx_core.errors import NonFiniteError, SchemaError
+    from fedx_core.models import catalogue
+
+    weights = catalogue.build("resnet6", 3, 10, seed=77).state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file(weights, path)
+    setting = bed.setting()
+    next(federate(tiny(model__weights=str(path)), setting, InProcess(1)))
+    from fedx_core import checkpoint
+
+    store = open_store(setting.place.store)
+    start = checkpoint.unpack_server_state(store.get(Journal(store).commits()[0].state))
+    assert state.equal(start.model, weights)
+    save_file({**weights, "fc.bias": torch.full((10,), float("nan"))}, path)
+    with pytest.raises(NonFiniteError, match=r"fc\.bias"):
+        next(federate(tiny(model__weights=str(path)), bed.setting("nan"), InProcess(1)))
+    save_file({**weights, "fc.bias": torch.zeros(19)}, path)
+    with pytest.raises(SchemaError, match=r"\(19,\), wanted .*\(10,\)"):
+        next(federate(tiny(model__weights=str(path)), bed.setting("shape"), InProcess(1)))
+    path.write_bytes(b"PK\x03\x04 a pickle in a zip")
+    with pytest.raises(SchemaError, match="not a safetensors file"):
+        next(federate(tiny(model__weights=str(path)), bed.setting("zip"), InProcess(1)))

@@ -1,0 +1,153 @@
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fedx_core import state, training
+from fedx_core.config import TrainingConfig
+from fedx_core.errors import DataError
+from fedx_core.examples import Examples
+from fedx_core.models import catalogue
+from fedx_core.pixels import Pixels
+from fedx_core.training import LocalRule, batches, fit
+
+SETTINGS = TrainingConfig(
+    epochs=2,
+    batch_size=8,
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    flips=True,
+    normalisation="reference",
+    batch_norm="aggregate",
+    eval_batch_size=8,
+    device="cpu",
+    amp=False,
+    threads=1,
+    memory_format="channels_last",
+)
+PIXELS = Pixels(
+    scale=255.0,
+    mean=(0.3, 0.4, 0.5),
+    std=(0.2, 0.1, 0.3),
+    input_size=None,
+    memory_format="channels_last",
+)
+
+
+def draw(count: int = 21, classes: int = 4, *, multi: bool = False) -> Examples:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, (count, classes)).astype(np.uint8)
+    single = random.integers(0, classes, count)
+    images = random.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    return Examples(images, labels if multi else single, np.zeros(count, np.int16))
+
+
+def trained(seed: int, rule: LocalRule | None = None, **changes: object) -> state.StateDict:
+    model = catalogue.build("resnet6", 3, 4, seed=1)
+    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    fit(model, draw(), label_kind="single", pixels=PIXELS, settings=settings, seed=seed, rule=rule)
+    return model.state_dict()
+
+
+def test_equal_seeds_give_equal_bits_and_other_seeds_others() -> None:
+    assert state.equal(trained(5), trained(5))
+    assert not state.equal(trained(5), trained(6))
+
+
+def test_the_loop_equals_one_written_out_by_hand() -> None:
+    # The paper's local training: Adam 1e-3, weight decay 1e-4, mean cross-entropy, in this order.
+    model = catalogue.build("resnet6", 3, 4, seed=1).to(memory_format=torch.channels_last)
+    examples = draw()
+    settings = replace(SETTINGS, flips=False, epochs=1)
+    by_hand = copy.deepcopy(model)
+    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
+    losses = []
+    from fedx_core import seeding
+
+    for images, labels in batches(examples, settings, seeding.derive(9, 0)):
+        pixels = torch.from_numpy(images).float() / 255
+        mean = torch.tensor(PIXELS.mean).reshape(1, 3, 1, 1)
+        std = torch.tensor(PIXELS.std).reshape(1, 3, 1, 1)
+        inputs = ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(by_hand(inputs), torch.from_numpy(labels))
+        loss.backward()
+        optimiser.step()
+        losses.append((loss.item(), len(labels)))
+    found = fit(model, examples, label_kind="single", pixels=PIXELS, settings=settings, seed=9)
+    assert found == pytest.approx(sum(a * n for a, n in losses) / sum(n for _, n in losses), 1e-5)
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_an_epoch_shows_every_image_once_in_another_order() -> None:
+    examples = draw(24)
+    settings = replace(SETTINGS, flips=False)
+    epochs = [
+        np.concatenate([images for images, _ in batches(examples, settings, seed)])
+        for seed in (1, 2)
+    ]
+    for seen in epochs:
+        assert sorted(i.tobytes() for i in seen) == sorted(i.tobytes() for i in examples.images)
+    assert not np.array_equal(epochs[0], epochs[1])
+
+
+def test_flips_mirror_images_and_nothing_else() -> None:
+    examples = draw(40)
+    originals = {i.tobytes() for i in examples.images}
+    mirrored = {np.flip(i, a).tobytes() for i in examples.images for a in (1, 2, (1, 2))}
+    seen = np.concatenate([images for images, _ in batches(examples, SETTINGS, 3)])
+    kinds = [image.tobytes() in originals for image in seen]
+    assert any(kinds)
+    assert not all(kinds)
+    assert all(image.tobytes() in originals | mirrored for image in seen)
+
+
+def test_a_last_batch_of_one_image_is_left_out() -> None:
+    assert sum(len(labels) for _, labels in batches(draw(17), SETTINGS, 1)) == 16
+    assert sum(len(labels) for _, labels in batches(draw(1), SETTINGS, 1)) == 1
+
+
+def test_a_rule_can_penalise_mask_gradients_and_project_weights() -> None:
+    plain = trained(5)
+    pulled = trained(5, LocalRule(penalty=lambda m: 10 * m.fc.weight.square().sum()))  # type: ignore[union-attr, operator]
+    assert pulled["fc.weight"].norm() < plain["fc.weight"].norm()
+
+    def freeze(model: torch.nn.Module) -> None:
+        model.fc.weight.grad = None  # type: ignore[union-attr]
+
+    start = catalogue.build("resnet6", 3, 4, seed=1).state_dict()
+    frozen = trained(5, LocalRule(before_step=freeze))
+    assert torch.equal(frozen["fc.weight"], start["fc.weight"])
+
+    def project(model: torch.nn.Module) -> None:
+        model.fc.weight.data.clamp_(-0.01, 0.01)  # type: ignore[union-attr, operator]
+
+    assert trained(5, LocalRule(after_step=project))["fc.weight"].abs().max() <= 0.01
+    halved = LocalRule(effective=lambda p: p | {"fc.weight": p["fc.weight"] * 0})
+    assert torch.allclose(trained(5, halved, weight_decay=0.0)["fc.weight"], start["fc.weight"])
+
+
+def test_multi_label_training_lowers_binary_cross_entropy() -> None:
+    model = catalogue.build("resnet6", 3, 4, seed=1)
+    arguments = {"label_kind": "multi", "pixels": PIXELS, "settings": SETTINGS}
+    first = fit(model, draw(multi=True), seed=1, **arguments)  # type: ignore[arg-type]
+    for _ in range(4):
+        last = fit(model, draw(multi=True), seed=1, **arguments)  # type: ignore[arg-type]
+    assert last < first
+
+
+def test_no_examples_is_a_clear_error() -> None:
+    model = catalogue.build("resnet6", 3, 4, seed=1)
+    empty = Examples(np.zeros((0, 3, 8, 8), np.uint8), np.zeros(0, int), np.zeros(0, np.int16))
+    with pytest.raises(DataError, match="no training examples"):
+        fit(model, empty, label_kind="single", pixels=PIXELS, settings=SETTINGS, seed=1)
+
+
+def test_vision_transformers_get_images_of_their_size() -> None:
+    pixels = replace(PIXELS, input_size=224)
+    batch = pixels.to_input(draw(2).images, torch.device("cpu"))
+    assert batch.shape == (2, 3, 224, 224)
+    assert training.pick_device("cpu") == torch.device("cpu")
