@@ -244,12 +244,13 @@ class S3Store:
     """Objects in a bucket, under a prefix; ``create`` is S3's ``If-None-Match: *``."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        import boto3
+        from boto3.session import Session
         from botocore.config import Config
 
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        self._client: Any = boto3.client(
+        # A session of its own: boto3's shared one is not safe to open clients from in threads.
+        self._client: Any = Session().client(
             "s3",
             config=Config(
                 signature_version="s3v4",
