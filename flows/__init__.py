@@ -1,1 +1,15 @@
-"""Ways of running and watching a federation: DVC stages, Prefect flows, MLflow, the command."""
+"""Ways of running and watching a federation: DVC stages, Prefect flows, MLflow, the command.
+
+Nothing here may talk to a third party: the switches below come before any import of Prefect, MLflow
+or DVC, and this is the one place where that is certain. Whoever sets them keeps the last word.
+"""
+
+import os as _os
+
+for _switch, _value in {
+    "DO_NOT_TRACK": "true",  # MLflow wants the word, Prefect takes it too
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}.items():
+    _os.environ.setdefault(_switch, _value)

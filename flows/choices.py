@@ -1,0 +1,13 @@
+"""What can be chosen about a run without changing a number; light, since the command imports it."""
+
+from typing import Literal
+
+RunAt = Literal["here", "threads", "processes", "work-pools"]
+"""Who trains: this process without Prefect's tasks, threads or processes of Prefect's task runner,
+or the workers of a Prefect work pool."""
+
+Track = Literal["mlflow", "nothing"]
+"""Where numbers are copied to."""
+
+Show = Literal["terminal", "json", "log", "nothing"]
+"""Where progress goes: to people on stderr, to programs on stdout, to Prefect's log, or nowhere."""

@@ -1,0 +1,62 @@
+"""A client's round as Prefect sees it: the flow ``fedx-client``, which a site deploys as ``train``.
+
+What comes in is plain and small. Tensors, and the client's report, are in the store.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from fedx_core.client import Place, train
+from fedx_core.messages import ClientJob, parse, plain
+from flows.run_folder import part_of
+
+
+def run_name() -> str:
+    """Name a client's flow run, such as ``r7-client-03``."""
+    job = flow_run.parameters["job"]
+    return f"r{job['round_index']}-{job['client']}"
+
+
+@flow(
+    name="fedx-client",
+    flow_run_name=run_name,
+    persist_result=False,
+    validate_parameters=False,  # `parse` is stricter and says more
+)
+def fedx_client(job: dict[str, Any], place: dict[str, str]) -> None:
+    """Train, evaluate or count pixels at one client, once.
+
+    Doing a job again finds the report that the first time left, so every retry is safe. Failures
+    are raised: Prefect shows them, and the server tries the client again or goes on without it.
+
+    Args:
+        job: a :class:`fedx_core.messages.ClientJob` as plain values: protocol, run, round_index,
+            client, attempt, seed, purpose, plan, base, mask, schema, memory, uplink_key, deadline.
+        place: the server's idea of ``store``, ``shards`` and ``memory``. A site has its own:
+            FEDX_SHARDS (folder with one folder a client), FEDX_STORE and FEDX_MEMORY (URIs; the
+            run's name takes the place of ``{run}`` in them, or is added) go before it.
+    """
+    asked = parse(ClientJob, job)
+    train(asked, at_site(parse(Place, place), asked.run, os.environ))
+
+
+def train_plainly(job: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
+    """Do a client's job on a task runner: plain values in, a plain report out."""
+    report: dict[str, Any] = plain(train(parse(ClientJob, job), parse(Place, place)))
+    return report
+
+
+def at_site(place: Place, run: str, environment: Mapping[str, str]) -> Place:
+    """Put a site's own places before those that the server names."""
+    own: dict[str, str] = {}
+    if shards := environment.get("FEDX_SHARDS"):
+        own["shards"] = shards
+    for name in ("store", "memory"):
+        if base := environment.get(f"FEDX_{name.upper()}"):
+            own[name] = part_of(base, run)
+    return replace(place, **own)

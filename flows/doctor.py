@@ -1,0 +1,153 @@
+"""What `fedx doctor` looks at: versions, data, disk, threads, servers; each with what mends it."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedx_core import config, examples
+from fedx_core.errors import FedXError
+from flows.runtimes import default_workers
+
+INSTALL = "pip install -c constraints.txt -e ."
+# From pyproject.toml; what is installed there may be read while the package itself is not.
+WANTED = {
+    "torch": ((2, 6), None),
+    "torchvision": ((0, 21), None),
+    "prefect": ((3, 8, 8), (3, 10)),
+    "fastapi": ((0, 139), (0, 151)),
+    "mlflow": ((3, 13), (4,)),
+    "zennit": ((0, 5, 1), (2,)),
+    "timm": ((1, 0, 15), None),
+}
+FREE_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        what: it is about.
+        ok: whether a run can do with it.
+        found: what was found.
+        fix: what to do if it isn't ok.
+    """
+
+    what: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def examine(params: Path, run_root: Path, data_root: Path) -> list[Check]:
+    """Look at everything that a run needs.
+
+    Args:
+        params: file with the settings.
+        run_root: folder of all runs.
+        data_root: folder of all data sets.
+    """
+    return [
+        _python(),
+        *(_package(name) for name in WANTED),
+        _threads(),
+        *_data(params, data_root),
+        _writable(run_root),
+        _disk(run_root),
+        *_prefect(),
+    ]
+
+
+def _python() -> Check:
+    found = platform.python_version_tuple()
+    ok = (3, 11) <= (int(found[0]), int(found[1])) < (3, 14)
+    return Check("python", ok, ".".join(found), "use Python 3.11, 3.12 or 3.13")
+
+
+def _package(name: str) -> Check:
+    least, below = WANTED[name]
+    wanted = f"{name}>={_dotted(least)}" + (f",<{_dotted(below)}" if below else "")
+    try:
+        found = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", f"{INSTALL} (it wants {wanted})")
+    numbers = tuple(int(part) for part in found.split("+")[0].split(".")[:3] if part.isdigit())
+    ok = numbers >= least and (below is None or numbers < below)
+    return Check(name, ok, found, f"{INSTALL} (it wants {wanted})")
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def _threads() -> Check:
+    cores = default_workers()
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return Check(
+        "threads",
+        True,
+        f"{cores} cores, so {cores} clients at once (--workers), each with training.threads"
+        + (f"; OMP_NUM_THREADS={limit}" if limit else ""),
+    )
+
+
+def _data(params: Path, root: Path) -> Iterator[Check]:
+    try:
+        settings = config.load(params)
+    except FedXError as error:
+        yield Check("settings", False, f"{error.code}: {error}", "mend the file, or pass --params")
+        return
+    yield Check("settings", True, str(params))
+    folder = root / settings.dataset
+    try:
+        prepared = examples.read(folder / "prepared")
+        examples.read(folder / "reference")
+        clients = examples.read_manifest(folder / "shards")["clients"]
+        images = sum(len(part) for part in prepared.parts.values())
+        yield Check("data", True, f"{settings.dataset}: {images} images, {len(clients)} clients")
+    except FedXError as error:
+        yield Check("data", False, str(error), f"fedx data {settings.dataset}")
+
+
+def _writable(root: Path) -> Check:
+    existing = _existing(root)
+    ok = os.access(existing, os.W_OK)
+    return Check(
+        "run folder", ok, f"{root} {'can' if ok else 'can not'} be written",
+        "choose another with --run-root, or FEDX_RUN_ROOT",
+    )  # fmt: skip
+
+
+def _disk(root: Path) -> Check:
+    free = shutil.disk_usage(_existing(root)).free / 2**30
+    return Check(
+        "disk", free >= FREE_GIB, f"{free:.1f} GiB free", "free some, or choose another --run-root"
+    )
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _prefect() -> Iterator[Check]:
+    import urllib.request
+
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        yield Check("prefect server", True, "none is set; each run starts one of its own")
+        return
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+            yield Check("prefect server", answer.status == 200, f"{url} answers")
+    except (OSError, ValueError) as error:
+        yield Check(
+            "prefect server", False, f"{url} does not answer ({error})",
+            "start it with `prefect server start`, or unset PREFECT_API_URL",
+        )  # fmt: skip

@@ -1,0 +1,294 @@
+"""One run from what was asked to what came of it; the same with Prefect and without.
+
+settle     settings, a name, a folder, a place: everything that can be refused is refused here
+carry_out  rounds, and after each one results, tracking and a line; at the end the model
+"""
+
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fedx_core
+from fedx_core import config, start
+from fedx_core.client import Place
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import ConfigError, FedXError, RunError
+from fedx_core.federation import federate, history
+from fedx_core.journal import Journal
+from fedx_core.start import Branch, Setting
+from fedx_core.store import open_store
+from flows import results, run_folder
+from flows.choices import RunAt
+from flows.live import Display, Watched
+from flows.run_folder import RunFolder
+from flows.runtimes import choose
+from flows.tracking import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What somebody asks for. None leaves a setting as ``params.yaml`` has it.
+
+    Args:
+        dataset: a key of ``datasets``.
+        model: an entry of the model catalogue.
+        method: a file of ``fedx_core/methods``.
+        relevance: a file of ``fedx_core/relevance``.
+        pruning_rate: share of units removed, in [0, 1).
+        warmup_rounds: completed rounds before the pruning event.
+        rounds: rounds in all.
+        seed: root of all random draws.
+        overrides: other settings by dotted path; they come last.
+        params: the file with the settings; None takes ``params.yaml``, and what a resumed run
+            began with.
+        run: name of the run; None makes one up.
+        run_root: folder of all runs.
+        data_root: folder of all data sets.
+        store: URI of what runs share; None keeps a run's store in its folder.
+        resume: go on with the run instead of starting it.
+        branch_from: ``RUN@ROUND``, whose rounds up to that one are shared.
+    """
+
+    dataset: str | None = None
+    model: str | None = None
+    method: str | None = None
+    relevance: str | None = None
+    pruning_rate: float | None = None
+    warmup_rounds: int | None = None
+    rounds: int | None = None
+    seed: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    params: str | None = None
+    run: str | None = None
+    run_root: str = "runs"
+    data_root: str | None = None
+    store: str | None = None
+    resume: bool = False
+    branch_from: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A request that can be carried out."""
+
+    settings: ExperimentConfig
+    setting: Setting
+    folder: RunFolder
+    resume: bool
+    branch: Branch | None
+
+    @property
+    def run(self) -> str:
+        """Name of the run."""
+        return self.folder.name
+
+
+def settle(request: Request) -> Order:
+    """Turn a request into settings, a folder and a place.
+
+    Raises:
+        FedXError: something that was asked for can't be; nothing is left behind.
+    """
+    return _resumed(request) if request.resume else _new(request)
+
+
+def check_data(order: Order) -> None:
+    """Open the data as the run will; costs little, so it comes before servers are started.
+
+    Raises:
+        DataError: it is missing, or was made with other settings.
+    """
+    try:
+        start.load(order.setting, order.settings)
+    except FedXError:
+        order.folder.discard_unless_begun(order.setting.place.store)
+        raise
+
+
+def carry_out(
+    order: Order,
+    *,
+    run_at: RunAt,
+    workers: int,
+    display: Display,
+    tracker: Tracker,
+    prefect_run: str = "",
+) -> dict[str, Any]:
+    """Run the rounds.
+
+    Args:
+        order: what to do.
+        run_at: who trains.
+        workers: clients at once on this machine.
+        display: what is shown.
+        tracker: where numbers are copied to.
+        prefect_run: id of the flow run, if there is one.
+
+    Returns:
+        What ``results/summary.json`` says.
+
+    Raises:
+        FedXError: the run can't go on; what was committed is kept, and it can be resumed.
+    """
+    store = order.setting.place.store
+    try:
+        with choose(run_at, workers, order.setting.place) as runtime, display:
+            try:
+                _introduce(order, prefect_run)
+                tracker.began(order.folder, order.settings, _identity(prefect_run))
+                found = _rounds(order, Watched(runtime, display), display, tracker)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                tracker.ended("KILLED" if stopped else "FAILED")
+                raise
+            display.doing("saving")
+            tracker.ended("FINISHED")
+        return found
+    except BaseException:
+        order.folder.discard_unless_begun(store)
+        raise
+
+
+def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) -> dict[str, Any]:
+    folder, store = order.folder, order.setting.place.store
+    reports = history(open_store(store)) if order.resume else []
+    display.began(order.run, order.settings.federation.rounds, len(reports))
+    display.doing("starting")
+    if reports:
+        tracker.logged(reports)
+    for report in federate(
+        order.settings, order.setting, runtime, resume=order.resume, branch=order.branch
+    ):
+        # A branch comes with rounds of its own, so the first report may be of any round.
+        reports = [*reports, report] if reports else history(open_store(store))
+        results.write_rounds(folder, reports)
+        tracker.logged(reports)
+        display.finished_round(reports)
+    if not reports:
+        raise RunError(f"run {order.run!r} has no round to do; raise federation.rounds (--rounds)")
+    results.write_rounds(folder, reports)
+    results.write_model(folder, store)
+    notes = folder.notes()
+    found = results.summary(order.settings, reports, {"run": order.run, **_public(notes)})
+    results.write_summary(folder, found)
+    return found
+
+
+def _new(request: Request) -> Order:
+    settings = config.load(request.params or "params.yaml", overrides_of(request))
+    folder = run_folder.claim(Path(request.run_root), request.run, settings)
+    store = run_folder.store_of(request.store, folder)
+    try:
+        run_folder.refuse_if_begun(folder.name, store)
+        branch = _branch(request, Path(request.run_root))
+        setting = _setting(folder, store, Path(request.data_root or "data"), settings)
+    except FedXError:
+        folder.discard_unless_begun(store)
+        raise
+    return Order(settings=settings, setting=setting, folder=folder, resume=False, branch=branch)
+
+
+def _resumed(request: Request) -> Order:
+    if request.run is None:
+        raise ConfigError("say which run to resume")
+    folder = run_folder.find(Path(request.run_root), request.run)
+    notes = folder.notes()
+    store = (
+        run_folder.store_of(request.store, folder)
+        if request.store
+        else str(notes.get("store") or run_folder.store_of(None, folder))
+    )
+    begun = Journal(open_store(store)).run()
+    if begun is None:
+        raise RunError(
+            f"run {request.run!r} has not begun in {store}; start it with "
+            f"`fedx run --run {request.run}`"
+        )
+    asked = {"federation.rounds": request.rounds} if request.rounds is not None else {}
+    settings = (
+        config.load(folder.config, asked)
+        if folder.config.exists()
+        else config.parse(config.override(begun.config, asked))
+    )
+    data_root = Path(request.data_root or notes.get("data_root") or "data")
+    setting = _setting(folder, store, data_root, settings)
+    return Order(settings=settings, setting=setting, folder=folder, resume=True, branch=None)
+
+
+def overrides_of(request: Request) -> dict[str, Any]:
+    """Name the settings that a request changes, by dotted path."""
+    named = {
+        "dataset": request.dataset,
+        "model.name": request.model,
+        "method.name": request.method,
+        "method.relevance.name": request.relevance,
+        "method.pruning_rate": request.pruning_rate,
+        "method.warmup_rounds": request.warmup_rounds,
+        "federation.rounds": request.rounds,
+        "seed": request.seed,
+    }
+    return {k: v for k, v in named.items() if v is not None} | dict(request.overrides)
+
+
+def _setting(folder: RunFolder, store: str, data_root: Path, settings: ExperimentConfig) -> Setting:
+    data = data_root.absolute() / settings.dataset
+    place = Place(
+        store=store, shards=str(data / "shards"), memory=str(folder.path.absolute() / "clients")
+    )
+    return Setting(run=folder.name, data=data, place=place)
+
+
+def _branch(request: Request, root: Path) -> Branch | None:
+    if request.branch_from is None:
+        return None
+    run, _, round_index = request.branch_from.rpartition("@")
+    if not run or not round_index.isdigit() or int(round_index) < 1:
+        raise ConfigError(
+            f"impossible branch {request.branch_from!r}; write RUN@ROUND, as in base@10"
+        )
+    origin = run_folder.find(root, run)
+    store = str(origin.notes().get("store") or run_folder.store_of(request.store, origin))
+    return Branch(store=store, round_index=int(round_index))
+
+
+def _introduce(order: Order, prefect_run: str) -> None:
+    """Write down what the run is and where its things are."""
+    run_folder.save_config(order.folder, order.settings)
+    notes = {
+        "run": order.run,
+        "store": order.setting.place.store,
+        "data_root": str(order.setting.data.parent),
+        **_identity(prefect_run),
+    }
+    order.folder.note(notes)
+
+
+def _identity(prefect_run: str) -> dict[str, str]:
+    return {
+        "fedx_version": fedx_core.__version__,
+        "git_commit": git_commit(),
+        "prefect_run": prefect_run,
+    }
+
+
+def _public(notes: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("fedx_version", "git_commit", "prefect_run", "mlflow_run")
+    return {name: notes.get(name, "") for name in names}
+
+
+def git_commit() -> str:
+    """Return the commit that this code is of, with ``+`` if it was changed; empty if unknown."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found.stdout.strip()

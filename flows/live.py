@@ -1,0 +1,204 @@
+"""What a run shows while it goes: a moving line on a terminal, plain lines or JSON elsewhere."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from fedx_core.client import Place
+from fedx_core.messages import ClientJob, RoundReport
+from fedx_core.runtime import Outcome, Runtime
+from flows.choices import Show
+from flows.results import MIB, rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.status import Status
+
+T = TypeVar("T")
+
+HEADLINES = {"overall_accuracy": "accuracy", "micro_map": "mAP"}
+
+
+class Display(Protocol):
+    """Is told what happens; changes nothing."""
+
+    def __enter__(self) -> "Display":
+        """Begin to show."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Say which run goes on, how far, and how many rounds are done."""
+
+    def doing(self, what: str) -> None:
+        """Say what is being done now."""
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Show the last of these rounds."""
+
+    def say(self, line: str) -> None:
+        """Show a line."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A runtime that tells a display what it carries."""
+
+    runtime: Runtime
+    display: Display
+
+    @property
+    def workers(self) -> int:
+        """As the runtime's."""
+        return self.runtime.workers
+
+    def server_step(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
+        """Name the step, then let it run."""
+        self.display.doing(name)
+        return self.runtime.server_step(name, step, *arguments)
+
+    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        """Count the clients that are done."""
+        what = jobs[0].purpose if jobs else "train"
+        again = f", attempt {jobs[0].attempt + 1}" if jobs and jobs[0].attempt else ""
+        self.display.doing(f"{what} 0/{len(jobs)} clients{again}")
+        for done, outcome in enumerate(self.runtime.run_cohort(jobs, place), start=1):
+            self.display.doing(f"{what} {done}/{len(jobs)} clients{again}")
+            yield outcome
+
+
+class Lines:
+    """One line a round."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._rounds = self._done = 0
+
+    def __enter__(self) -> "Lines":
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to put back."""
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Name the run."""
+        self._rounds, self._done = rounds, done
+        self.say(
+            f"run {run}: " + (f"on from round {done} of {rounds}" if done else f"{rounds} rounds")
+        )
+
+    def doing(self, what: str) -> None:
+        """Steps are too many for lines."""
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Write the round's line."""
+        self._done = reports[-1].round_index
+        self.say(line(reports))
+        for failure in reports[-1].failures:
+            self.say(f"      lost {failure.client}: {failure.reason}")
+
+    def say(self, text: str) -> None:
+        """Write a line."""
+        self._write(text)
+
+
+class Terminal(Lines):
+    """The same lines, and below them one that says what is being done."""
+
+    def __init__(self, console: "Console") -> None:
+        super().__init__(lambda text: console.print(text, highlight=False, markup=False))
+        self._console = console
+        self._status: Status | None = None
+
+    def __enter__(self) -> "Terminal":
+        """Draw the moving line."""
+        self._status = self._console.status("starting")
+        self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take it away, so that nothing is printed over."""
+        if self._status is not None:
+            self._status.stop()
+
+    def doing(self, what: str) -> None:
+        """Change the moving line."""
+        if self._status is not None:
+            current = min(self._done + 1, self._rounds) if self._rounds else 0
+            self._status.update(f"round {current}/{self._rounds}  {what}")
+
+
+class Json(Lines):
+    """One JSON object a round on stdout; nothing else."""
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Programs read rounds only."""
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Write the round's row."""
+        self._write(json.dumps({"event": "round", **rows(reports)[-1]}))
+
+    def say(self, text: str) -> None:
+        """Programs read rounds only."""
+
+
+def display(show: Show, log: Callable[[str], None] | None = None) -> Display:
+    """Open a display.
+
+    Args:
+        show: which one.
+        log: where lines go for ``log``.
+    """
+    if show == "json":
+        return Json(lambda text: print(text, flush=True))
+    if show == "nothing":
+        return Lines(lambda text: None)
+    if show == "log" and log is not None:
+        return Lines(log)
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        return Terminal(Console(stderr=True))
+    return Lines(lambda text: print(text, file=sys.stderr, flush=True))
+
+
+def line(reports: Sequence[RoundReport]) -> str:
+    """Say in one line what the last round brought.
+
+    Args:
+        reports: of the run so far; bytes are this round's and all rounds'.
+    """
+    last = reports[-1]
+    width = len(str(last.rounds))
+    words = [f"round {last.round_index:>{width}}/{last.rounds}"]
+    name = next((n for n in HEADLINES if n in last.metrics), None)
+    if name is not None:
+        words.append(f"{HEADLINES[name]} {100 * last.metrics[name]:5.1f} %")
+        if name in last.metrics_before_pruning:
+            words.append(f"(pruned; {100 * last.metrics_before_pruning[name]:.1f} % before)")
+    words.append(f"loss {last.train_loss:.3f}")
+    words.append(f"sparsity {100 * last.sparsity:.1f} %")
+    total = sum(report.wire_bytes for report in reports)
+    words.append(f"{last.wire_bytes / MIB:.2f} MiB, {total / MIB:.2f} in all")
+    words.append(f"{sum(last.seconds.values()):.1f} s")
+    return "  ".join(words)

@@ -1,0 +1,126 @@
+"""What a run leaves for people and plots: rounds.csv, rounds.json, summary.json and the model.
+
+The two ledgers stand in columns of their own and are never added: ``wire_*`` is what crossed the
+network by ``len(payload)``, ``paper_bytes`` follows the convention of the paper's Table I.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedx_core import checkpoint, federation
+from fedx_core.config import ExperimentConfig
+from fedx_core.messages import RoundReport, plain
+from fedx_core.store import open_store
+from flows.run_folder import RunFolder, write
+
+MIB = 2**20
+Row = dict[str, float | int | str]
+
+
+def rows(reports: Sequence[RoundReport]) -> list[Row]:
+    """Turn reports into a table, one row a round, with running totals."""
+    table: list[Row] = []
+    wire = paper = 0
+    for report in reports:
+        wire += report.wire_bytes
+        paper += report.paper_bytes
+        table.append(
+            {
+                "round": report.round_index,
+                **{f"test_{name}": value for name, value in report.metrics.items()},
+                **{
+                    f"before_pruning_{name}": value
+                    for name, value in report.metrics_before_pruning.items()
+                },
+                "pruned": int(report.pruned),
+                "sparsity": report.sparsity,
+                "train_loss": report.train_loss,
+                "clients": len(report.cohort) - len(report.failures),
+                "failures": len(report.failures),
+                "wire_downlink_bytes": report.downlink_bytes,
+                "wire_uplink_bytes": report.uplink_bytes,
+                "wire_mask_bytes": report.mask_bytes,
+                "wire_retry_bytes": report.retry_bytes,
+                "evaluation_bytes": report.evaluation_bytes,
+                "wire_cumulative_mib": wire / MIB,
+                "paper_bytes": report.paper_bytes,
+                "paper_cumulative_mib": paper / MIB,
+                "seconds": sum(report.seconds.values()),
+            }
+        )
+    return table
+
+
+def write_rounds(folder: RunFolder, reports: Sequence[RoundReport]) -> None:
+    """Write ``rounds.csv`` and ``rounds.json``."""
+    table = rows(reports)
+    # A pruning round has columns that others lack; they go beside their kin, not to the end.
+    widest: Row = max(table, key=len, default={})
+    names = list(widest)
+    names += [name for row in table for name in row if name not in names]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(names)), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write(folder.results / "rounds.csv", text.getvalue().encode())
+    write(folder.results / "rounds.json", _json([plain(report) for report in reports]))
+
+
+def summary(
+    settings: ExperimentConfig, reports: Sequence[RoundReport], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Say in few numbers what came of a run."""
+    last = reports[-1]
+    pruned = [report for report in reports if report.pruned]
+    method = settings.method
+    return {
+        **about,
+        "dataset": settings.dataset,
+        "model": settings.model.name,
+        "method": method.name,
+        "relevance": dict(method.params.get("relevance", {})).get("name"),
+        "pruning_rate": method.params.get("pruning_rate"),
+        "seed": settings.seed,
+        "rounds": last.round_index,
+        "metrics": dict(last.metrics),
+        "pruning_events": [
+            {
+                "round": report.round_index,
+                "metrics_before": dict(report.metrics_before_pruning),
+                "metrics_after": dict(report.metrics),
+            }
+            for report in pruned
+        ],
+        "sparsity": last.sparsity,
+        "wire_bytes": {
+            "downlink": sum(r.downlink_bytes for r in reports),
+            "uplink": sum(r.uplink_bytes for r in reports),
+            "mask": sum(r.mask_bytes for r in reports),
+            "retry": sum(r.retry_bytes for r in reports),
+            "total": sum(r.wire_bytes for r in reports),
+        },
+        "evaluation_bytes": sum(r.evaluation_bytes for r in reports),
+        "paper_bytes": sum(r.paper_bytes for r in reports),
+        "seconds": sum(sum(r.seconds.values()) for r in reports),
+        "failures": sum(len(r.failures) for r in reports),
+        "per_class": dict(last.per_class),
+        "per_client": {client: dict(found) for client, found in last.per_client.items()},
+    }
+
+
+def write_summary(folder: RunFolder, found: Mapping[str, Any]) -> None:
+    """Write ``summary.json``."""
+    write(folder.results / "summary.json", _json(found))
+
+
+def write_model(folder: RunFolder, store: str) -> None:
+    """Write the final model as safetensors, which ``model.weights`` takes to start from."""
+    model = federation.final_model(open_store(store))
+    write(folder.model, checkpoint.pack_state(model, {"run": folder.name}))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode() + b"\n"

@@ -1,0 +1,219 @@
+"""A run's folder: what lies where, what it is called, and what is known of the run.
+
+runs/<name>/
+    config.yaml         effective settings; `fedx run --params` takes it
+    run.yaml            where its data, store and traces are
+    store/              payloads, states and journal, unless --store says otherwise
+    clients/            what clients keep for themselves
+    results/            rounds.csv, rounds.json, summary.json
+    model.safetensors   the final model
+"""
+
+import os
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedx_core import config
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
+from fedx_core.journal import Journal
+from fedx_core.store import open_store
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's files."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """Effective settings."""
+        return self.path / "config.yaml"
+
+    @property
+    def about(self) -> Path:
+        """Where things are and who else knows of the run."""
+        return self.path / "run.yaml"
+
+    @property
+    def results(self) -> Path:
+        """Numbers."""
+        return self.path / "results"
+
+    @property
+    def model(self) -> Path:
+        """The final model."""
+        return self.path / "model.safetensors"
+
+    def notes(self) -> dict[str, Any]:
+        """Return what ``run.yaml`` says; nothing if it isn't there."""
+        import yaml
+
+        try:
+            return dict(yaml.safe_load(self.about.read_text()) or {})
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{self.about} can't be read ({error}); mend or delete it") from error
+
+    def note(self, notes: Mapping[str, Any]) -> None:
+        """Add to ``run.yaml``."""
+        write_yaml(self.about, {**self.notes(), **notes})
+
+    def discard_unless_begun(self, store: str) -> None:
+        """Take back a folder whose run never began, so that its name is free again."""
+        try:
+            begun = Journal(open_store(store)).run() is not None
+        except FedXError:
+            return  # what can't be read isn't ours to take back
+        if not begun:
+            for path in (self.config, self.about):
+                path.unlink(missing_ok=True)
+            for folder in (self.results, self.path / "store", self.path):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def claim(root: Path, name: str | None, settings: ExperimentConfig) -> RunFolder:
+    """Make the folder of a new run.
+
+    Args:
+        root: folder of all runs.
+        name: of the run; None makes one up from the settings, with -2, -3 where it is taken.
+        settings: of the run.
+
+    Raises:
+        ConfigError: the name can't be a folder's.
+        StoreError: the folder can't be made.
+    """
+    try:
+        if name is not None:
+            folder = root / checked(name)
+            folder.mkdir(parents=True, exist_ok=True)
+            return RunFolder(folder)
+        root.mkdir(parents=True, exist_ok=True)
+        stem, count = default_name(settings), 1
+        while True:
+            folder = root / (stem if count == 1 else f"{stem}-{count}")
+            try:
+                folder.mkdir()
+                return RunFolder(folder)
+            except FileExistsError:
+                count += 1
+    except OSError as error:
+        raise StoreError(
+            f"can't make a run's folder in {root}: {error.strerror or error}; "
+            "choose another one with --run-root"
+        ) from error
+
+
+def find(root: Path, name: str) -> RunFolder:
+    """Return an existing run's folder.
+
+    Raises:
+        RunError: there is none; lists those that are there.
+    """
+    folder = root / checked(name)
+    if not folder.is_dir():
+        there = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        known = f"there are {', '.join(there[:20])}" if there else "there are none yet"
+        raise RunError(f"no run {name!r} in {root}; {known} (look elsewhere with --run-root)")
+    return RunFolder(folder)
+
+
+def refuse_if_begun(name: str, store: str) -> None:
+    """Stop before anything is overwritten.
+
+    Raises:
+        RunExistsError: the store holds a run.
+    """
+    if Journal(open_store(store)).run() is not None:
+        raise RunExistsError(
+            f"run {name!r} exists already; go on with `fedx resume {name}`, "
+            "or choose another name with --run"
+        )
+
+
+def checked(name: str) -> str:
+    """Return a run's name if it can be a folder's.
+
+    Raises:
+        ConfigError: it can't.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"impossible run name {name!r}; use letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def default_name(settings: ExperimentConfig) -> str:
+    """Say what a run is in one word, such as ``fedx-lrp-q0.5-synthetic-s1``."""
+    method = settings.method
+    parts = [method.name]
+    if isinstance(relevance := method.params.get("relevance"), Mapping):
+        parts.append(str(relevance.get("name", "")))
+    if "pruning_rate" in method.params:
+        parts.append(f"q{method.params['pruning_rate']:g}")
+    return "-".join([*filter(None, parts), settings.dataset, f"s{settings.seed}"])
+
+
+def store_of(base: str | None, folder: RunFolder) -> str:
+    """Return the store of a run: its own part of a shared one, or one in its folder.
+
+    Args:
+        base: URI of what the runs share; None for none.
+        folder: of the run.
+    """
+    return part_of(base, folder.name) if base else str(folder.path.absolute() / "store")
+
+
+def part_of(base: str, run: str) -> str:
+    """Return a run's part of a shared store: in place of ``{run}``, or below it."""
+    return base.replace("{run}", run) if "{run}" in base else f"{base.rstrip('/')}/{run}"
+
+
+def save_config(folder: RunFolder, settings: ExperimentConfig) -> None:
+    """Keep the effective settings beside what they led to."""
+    write_yaml(folder.config, config.as_plain(settings))
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write plain values as YAML, in their order."""
+    import yaml
+
+    write(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace a file at once: whoever reads it sees the old one or the new one.
+
+    Raises:
+        StoreError: the disk is full, or the folder can't be written.
+    """
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise StoreError(
+            f"can't write {path}: {error.strerror or error}; free the disk or choose another "
+            "with --run-root, then `fedx resume`"
+        ) from error
