@@ -1,0 +1,86 @@
+# The same commands by hand and in CI. `make` alone lists them.
+
+# The first Python from 3.11 to 3.13; or say PYTHON=/path/to/python.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The data set of the demo: synthetic (drawn in code) or eurosat (real images).
+DATA ?= synthetic
+# Eight rounds, pruned after the fourth; of EuroSAT's 27,000 images 4,000.
+DEMO := --dataset $(DATA) --rounds 8 --warmup-rounds 4 --set training.batch_size=64
+LIMIT := --set datasets.eurosat.source.limit=4000
+# Processes of pytest; torch has one thread in each.
+JOBS ?= 2
+
+# DVC's stages call `python` and must find this one.
+export PATH := $(abspath $(BIN)):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check pytest format docs bench clean \
+	demo-data-synthetic demo-data-eurosat
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED)  ## make .venv and install what constraints.txt names (about 3 minutes)
+
+# Done again only when one of these two files has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; \
+	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	|| { echo 'FedX needs Python 3.11, 3.12 or 3.13; found "$(PYTHON)".' \
+	'Install one, or say make PYTHON=/path/to/python'; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: demo-data-$(DATA)  ## a federation with pruning, some 3 minutes; DATA=eurosat for real images
+	@run=$$($(BIN)/fedx run $(DEMO) $(if $(filter eurosat,$(DATA)),$(LIMIT))) && printf '%s\n' '' \
+	"What to look at now:" \
+	"  $$run/results/rounds.csv    accuracy, sparsity and both ledgers, round by round" \
+	"  $$run/results/summary.json  the run in one page" \
+	"  $$run/model.safetensors     the final model" \
+	"  $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db   curves, in a browser" \
+	"The same without pruning, to compare:" \
+	"  $(BIN)/fedx run --method fedavg $(filter-out --warmup-rounds 4,$(DEMO)) $(if $(filter eurosat,$(DATA)),$(LIMIT))"
+
+demo-data-synthetic: $(INSTALLED)
+	$(BIN)/dvc repro partition@synthetic reference@synthetic
+
+demo-data-eurosat: $(INSTALLED)
+	$(BIN)/fedx data eurosat $(LIMIT)
+
+demo-data-%:
+	@echo 'no demo on "$*"; say DATA=synthetic or DATA=eurosat' >&2; exit 1
+
+check: $(INSTALLED)  ## lint, format, types and import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest: $(INSTALLED)  ## tests alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+test: check pytest  ## all that CI runs
+
+format: $(INSTALLED)  ## rewrite the code in its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(INSTALLED)  ## run the code of README.md and docs/
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
+
+bench: $(INSTALLED)  ## time the engine against a plain loop
+	$(BIN)/python benchmarks/engine.py
+
+clean:  ## remove .venv, caches and build folders; data and runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \
+	.import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

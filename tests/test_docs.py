@@ -1,0 +1,235 @@
+"""README.md and docs/*.md do what they say: each is carried out from top to bottom in a copy.
+
+How blocks are chosen, by what follows the three backticks:
+
+    python       run, all of a page's in one interpreter and in order
+    bash         run, each line by line, stopping at the first that fails
+    yaml, toml   parsed
+    text         output and diagrams; nothing to run
+    others       refused, so that none is left out by accident
+
+A comment on the line above a block changes what is done with it:
+
+    <!-- file: PATH -->                  the block is that file; written into the copy, not run
+    <!-- before LINE-START in PATH -->   inserted there, above the first line that begins so
+    <!-- not run: REASON -->             not run; what it calls is checked to exist
+
+Commands of blocks that are not run, and commands and paths in the running text, are looked up:
+``fedx`` commands and options, ``make`` targets, deployments of ``prefect.yaml``, files.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COPIED = ("fedx_core", "flows", "params.yaml", "dvc.yaml", "pyproject.toml")
+MINUTES = 4
+
+BLOCK = re.compile(
+    r"(?:^<!--[ ](?P<mark>[^\n]*?)[ ]-->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
+)
+MARK = re.compile(
+    r"file: (?P<file>\S+)|before (?P<line>.+) in (?P<into>\S+)|not run: (?P<reason>\S.*)"
+)
+LINK = re.compile(r"\]\((?!https?:|#)(?P<path>[^)#]+)(?:#[^)]*)?\)")
+SPAN = re.compile(r"(?<!`)`(?P<text>[^`\n]+)`(?!`)")
+OURS = ("fedx_core/", "flows/", "docs/", "tests/", "benchmarks/", "infra/", ".ci/")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block with the comment above it.
+
+    Args:
+        language: after the backticks.
+        text: inside.
+        mark: the comment's words by kind (``file``, ``line`` and ``into``, ``reason``).
+        line: of the page where it begins.
+    """
+
+    language: str
+    text: str
+    mark: dict[str, str]
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text()
+    found = []
+    for match in BLOCK.finditer(text):
+        mark: dict[str, str] = {}
+        if match["mark"]:
+            parts = MARK.fullmatch(match["mark"])
+            assert parts, f"{page.name}: what does <!-- {match['mark']} --> mean?"
+            mark = {name: value for name, value in parts.groupdict().items() if value}
+        line = text.count("\n", 0, match.start("text"))
+        found.append(Block(match["language"], match["text"], mark, line))
+    fences = len(re.findall(r"^\s*```", text, re.M))
+    assert fences == 2 * len(found), f"{page.name}: a block is indented or not closed"
+    return found
+
+
+def prose(page: Path) -> str:
+    return BLOCK.sub("", page.read_text())
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Copy what a page may use or change, with the command ``fedx`` on the path."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pyc*"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
+    command = tmp_path / ".bin" / "fedx"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flows.cli "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def environment(copy: Path) -> dict[str, str]:
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("FEDX_", "PREFECT_"))}
+    path = os.pathsep.join([str(copy / ".bin"), str(Path(sys.executable).parent), kept["PATH"]])
+    return {**kept, "PATH": path, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) -> None:
+    program = []
+    for block in blocks(page):
+        place = f"{page.name}, line {block.line}"
+        if "file" in block.mark:
+            target = copy / block.mark["file"]
+            assert not target.exists(), f"{place}: {block.mark['file']} is there already"
+            target.write_text(block.text)
+        elif "into" in block.mark:
+            insert(copy / block.mark["into"], block.mark["line"], block.text)
+        elif "reason" in block.mark:
+            assert block.language == "bash", f"{place}: only commands may be left out"
+            for command in commands(block.text):
+                check_command(command, place)
+        elif block.language == "python":
+            program.append(block.text)
+            run([sys.executable, "-W", "error", "-c", "\n".join(program)], copy, place)
+        elif block.language == "bash":
+            run(["bash", "-euo", "pipefail", "-c", block.text], copy, place)
+        elif block.language == "yaml":
+            yaml.safe_load(block.text)
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+        else:
+            assert block.language == "text", f"{place}: say which language this is"
+
+
+def insert(path: Path, start: str, text: str) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    index = next(i for i, line in enumerate(lines) if line.lstrip().startswith(start))
+    path.write_text("".join([*lines[:index], text, *lines[index:]]))
+
+
+def run(command: Sequence[str], copy: Path, place: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=copy,
+        env=environment(copy),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60 * MINUTES,
+        check=False,
+    )
+    assert done.returncode == 0, f"{place}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_file_that_a_page_mentions_exists(page: Path) -> None:
+    made = {block.mark["file"] for block in blocks(page) if "file" in block.mark}
+    text = prose(page)
+    for match in LINK.finditer(text):
+        target = page.parent / match["path"]
+        assert target.exists(), f"{page.name} links to {match['path']}"
+    for match in SPAN.finditer(text):
+        span = match["text"]
+        if span.startswith(("fedx ", "make ")):
+            check_command(shlex.split(span), page.name)
+        elif span.startswith(OURS) and re.fullmatch(r"[\w./-]+", span):
+            assert span in made or (ROOT / span).exists(), f"{page.name} names {span}"
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Split a block into commands without their comments and variables."""
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\|\||;|\|", line):
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"(\w+=|export$)", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+
+
+def check_command(words: Sequence[str], place: str) -> None:
+    """Look up what a command calls; programs of others are taken as they are."""
+    program, arguments = Path(words[0]).name, list(words[1:])
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+        for word in arguments:
+            assert "=" in word or word in targets, f"{place}: no make {word}"
+    elif program == "fedx":
+        check_fedx(arguments, place)
+    elif program == "python" and arguments and not arguments[0].startswith("-"):
+        assert (ROOT / arguments[0]).exists(), f"{place}: no {arguments[0]}"
+    elif program == "prefect" and arguments[:2] == ["deployment", "run"]:
+        deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+        name = arguments[2].partition("/")[2]
+        assert name in {one["name"] for one in deployments}, f"{place}: no deployment {name}"
+
+
+@cache
+def fedx() -> Any:
+    from flows.cli import app
+
+    return typer.main.get_command(app)
+
+
+def check_fedx(arguments: Sequence[str], place: str) -> None:
+    options = {name for p in fedx().params for name in p.opts} | {"--help", "-h"}
+    if arguments and not arguments[0].startswith("-"):
+        command = fedx().commands.get(arguments[0])
+        assert command, f"{place}: no command fedx {arguments[0]}"
+        options = {n for p in command.params for n in (*p.opts, *p.secondary_opts)} | {"--help"}
+    for word in arguments:
+        if word.startswith("--"):
+            name = word.partition("=")[0]
+            assert name in options, f"{place}: fedx {arguments[0]} has no {name}"
+
+
+def test_a_wrong_option_a_missing_target_and_an_unknown_command_are_found() -> None:
+    for line in ("fedx run --raunds 3", "fedx rnu", "make dmeo", "python benchmarks/none.py"):
+        with pytest.raises(AssertionError):
+            check_command(shlex.split(line), "here")
+    for line in ("fedx run --rounds 3 --no-engine", "make demo DATA=eurosat", "fedx --version"):
+        check_command(shlex.split(line), "here")
+
+
+def test_unclosed_blocks_and_unknown_comments_are_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for text in ("```python\n1\n", "<!-- skip -->\n```bash\nls\n```\n", " ```bash\n ls\n ```\n"):
+        page.write_text(text)
+        with pytest.raises(AssertionError):
+            blocks(page)
