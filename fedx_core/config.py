@@ -88,9 +88,10 @@ class TrainingConfig(Block):
         flips: mirror each image at random, horizontally and vertically.
         normalisation: ``reference`` (mean and deviation of the server's reference set),
             ``published`` (the data set's own), or ``federated`` (clients send counts and sums).
-        batch_norm: ``aggregate`` averages BatchNorm's running statistics with the weights;
-            ``local`` leaves them with the clients, and the server measures its own on the
-            reference set.
+        batch_norm: ``aggregate`` averages BatchNorm's running statistics with the weights, though
+            the averaged weights no longer produce them; ``recalibrate`` then measures them anew on
+            the server's reference set, at no byte; ``local`` leaves them with the clients, and the
+            server measures its own likewise.
         eval_batch_size: images at once in evaluation and relevance.
         device: ``auto`` takes a GPU if there is one.
         amp: 16-bit autocast on a GPU.
@@ -104,7 +105,7 @@ class TrainingConfig(Block):
     weight_decay: float
     flips: bool
     normalisation: Literal["reference", "published", "federated"]
-    batch_norm: Literal["aggregate", "local"]
+    batch_norm: Literal["aggregate", "recalibrate", "local"]
     eval_batch_size: int
     device: str
     amp: bool

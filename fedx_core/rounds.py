@@ -197,32 +197,41 @@ def aggregate(server: Server, server_state: ServerState, closed: Closed) -> Serv
     """Combine the updates that count; a pure function of the closed round."""
     updates = StoredUpdates(server=server, reports=closed.reports, mask=server_state.mask)
     new = server.bench.method.aggregate(server_state, updates, server.bench.info)
-    return recalibrated(server, new) if server.bench.info.local else new
+    return recalibrated(server, new)
 
 
 def recalibrated(server: Server, server_state: ServerState) -> ServerState:
-    """Measure BatchNorm's statistics on the reference set, for clients that keep their own."""
-    model = server.bench.model
-    model.load_state_dict(server_state.model)
+    """Measure BatchNorm's statistics on the reference set, unless clients' are averaged.
+
+    Averaged weights have other activations than the models whose statistics would be averaged.
+    """
+    model, info = server.bench.model, server.bench.info
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if server.config.training.batch_norm == "aggregate" or not norms:
+        return server_state
+    model.load_state_dict(server_state.model)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over batches
     model.train()
     with torch.no_grad():
-        for images, _ in _reference(server).batches(_batch_size(server), model):
-            model(images)
+        # Shuffled, since the set is drawn class by class and variance within a batch is measured.
+        inputs = _reference(server).images
+        seed = seeding.derive(server.config.seed, "recalibrate")
+        order = torch.randperm(len(inputs), generator=seeding.torch_generator(seed))
+        for start in range(0, len(order), _batch_size(server)):
+            model(inputs[order[start : start + _batch_size(server)]])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     measured = state.copy(model.state_dict())
     support = (
-        server.bench.method.support(server.bench.info, server_state.mask, "slices")
-        if server_state.mask is not None
-        else {}
+        server.bench.method.support(info, server_state.mask, "slices") if server_state.mask else {}
     )
-    local = masks.apply({n: measured[n] for n in server.bench.info.local}, support)
-    return dataclasses.replace(server_state, model={**server_state.model, **local})
+    buffers = {n: v for n, v in measured.items() if n not in info.graph.parameters}
+    return dataclasses.replace(
+        server_state, model={**server_state.model, **masks.apply(buffers, support)}
+    )
 
 
 def relevance(server: Server, server_state: ServerState) -> Scores | None:
@@ -247,7 +256,7 @@ def prune(server: Server, server_state: ServerState, scores: Scores | None) -> S
     if scores is None:
         return server_state
     pruned = server.bench.method.prune(server_state, scores, server.bench.info)
-    return recalibrated(server, pruned) if server.bench.info.local else pruned
+    return recalibrated(server, pruned)
 
 
 def evaluate(server: Server, server_state: ServerState) -> Tensor:

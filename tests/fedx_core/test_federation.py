@@ -360,6 +360,29 @@ def test_local_batch_norm_stays_with_the_clients_and_survives_a_resume(bed: Bed)
     assert len(kept) == 3, "older memories are forgotten"
 
 
+def test_recalibrated_statistics_are_the_reference_sets_and_cost_no_byte(bed: Bed) -> None:
+    setting = bed.setting("new")
+    reports = list(federate(tiny(training__batch_norm="recalibrate"), setting, InProcess(1)))
+    plain = list(federate(tiny(), bed.setting("old"), InProcess(1)))
+    assert [r.traffic for r in reports] == [r.traffic for r in plain]
+    new, old = (final_model(open_store(bed.setting(run).place.store)) for run in ("new", "old"))
+    # Training uses batch statistics, so the weights are the same and only what they are judged
+    # with differs; the mask here is by magnitude and does not see statistics either.
+    assert torch.equal(new["conv1.weight"], old["conv1.weight"])
+    assert not torch.equal(new["bn1.running_var"], old["bn1.running_var"])
+    store = open_store(setting.place.store)
+    plan = json.loads(bytes(store.get(Journal(store).commits()[0].plan)))
+    reference = examples.read(setting.data / "reference").parts["reference"]
+    pixels = torch.from_numpy(reference.images.copy()).double() / 255
+    mean = torch.tensor(plan["pixels"]["mean"]).reshape(1, 3, 1, 1)
+    std = torch.tensor(plan["pixels"]["std"]).reshape(1, 3, 1, 1)
+    stem = torch.nn.functional.conv2d(
+        (pixels - mean) / std, new["conv1.weight"].double(), stride=2, padding=3
+    )
+    wanted = stem.mean((0, 2, 3))
+    torch.testing.assert_close(new["bn1.running_mean"].double(), wanted, atol=1e-4, rtol=1e-3)
+
+
 def test_federated_normalisation_adds_up_what_clients_counted_and_is_charged(bed: Bed) -> None:
     settings = tiny(training__normalisation="federated", federation__rounds=1)
     setting = bed.setting()
