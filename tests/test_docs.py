@@ -1,10 +1,10 @@
-"""README.md and docs/*.md do what they say: each is carried out from top to bottom in a copy.
+"""The documents do what they say: each is carried out from top to bottom in a copy of the code.
 
 How blocks are chosen, by what follows the three backticks:
 
     python       run, all of a page's in one interpreter and in order
     bash         run, each line by line, stopping at the first that fails
-    yaml, toml   parsed
+    yaml, json   parsed
     text         output and diagrams; nothing to run
     others       refused, so that none is left out by accident
 
@@ -15,16 +15,17 @@ A comment on the line above a block changes what is done with it:
     <!-- not run: REASON -->             not run; what it calls is checked to exist
 
 Commands of blocks that are not run, and commands and paths in the running text, are looked up:
-``fedx`` commands and options, ``make`` targets, deployments of ``prefect.yaml``, files.
+``fedx`` commands and options, ``make`` targets, deployments of ``prefect.yaml``, files. Pages with
+a test of their own are carried out there.
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -35,8 +36,16 @@ import pytest
 import typer
 import yaml
 
+from fedx_core import plugins
+from fedx_core.models.catalogue import names as models
+
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / folder / "README.md" for folder in (".", "infra", "benchmarks")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+# This page's images are drawn by its test.
+ELSEWHERE = {"add_a_data_set.md": "tests/integration/test_add_a_data_set.py"}
 COPIED = ("fedx_core", "flows", "params.yaml", "dvc.yaml", "pyproject.toml")
 MINUTES = 4
 
@@ -109,7 +118,11 @@ def environment(copy: Path) -> dict[str, str]:
     return {**kept, "PATH": path, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ELSEWHERE], ids=title)
 def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) -> None:
     program = []
     for block in blocks(page):
@@ -131,8 +144,8 @@ def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) ->
             run(["bash", "-euo", "pipefail", "-c", block.text], copy, place)
         elif block.language == "yaml":
             yaml.safe_load(block.text)
-        elif block.language == "toml":
-            tomllib.loads(block.text)
+        elif block.language == "json":
+            json.loads(block.text)
         else:
             assert block.language == "text", f"{place}: say which language this is"
 
@@ -157,7 +170,7 @@ def run(command: Sequence[str], copy: Path, place: str) -> None:
     assert done.returncode == 0, f"{place}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_every_command_and_file_that_a_page_mentions_exists(page: Path) -> None:
     made = {block.mark["file"] for block in blocks(page) if "file" in block.mark}
     text = prose(page)
@@ -172,15 +185,45 @@ def test_every_command_and_file_that_a_page_mentions_exists(page: Path) -> None:
             assert span in made or (ROOT / span).exists(), f"{page.name} names {span}"
 
 
+def test_pages_that_are_carried_out_elsewhere_are() -> None:
+    for page, test in ELSEWHERE.items():
+        assert page in (ROOT / test).read_text()
+
+
+def test_the_readme_names_every_choice_and_no_others() -> None:
+    packages = {"method": "methods", "source": "data"}
+    rows = re.findall(
+        r"^\| `(\w+)` \| (`\w+`(?:, `\w+`)*) \|$", (ROOT / "README.md").read_text(), re.M
+    )
+    assert len(rows) == 1 + len(plugins.CLASS_NAMES)
+    for kind, choices in rows:
+        there = models() if kind == "model" else plugins.names(packages.get(kind, kind))
+        assert re.findall(r"\w+", choices) == there, f"README's choices of {kind}"
+
+
+def test_the_example_environment_names_all_our_variables_and_no_others() -> None:
+    ours = re.compile(r"\bFEDX_[A-Z_]+[A-Z]\b")
+    sources = [*(ROOT / "fedx_core").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]
+    read = {name for path in sources for name in ours.findall(path.read_text())}
+    read |= set(ours.findall((ROOT / "prefect.yaml").read_text()))
+    assert set(ours.findall((ROOT / ".env.example").read_text())) == read
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """Split a block into commands without their comments and variables."""
     for line in text.replace("\\\n", " ").splitlines():
-        for part in re.split(r"&&|\|\||;|\|", line):
-            words = shlex.split(part, comments=True)
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set(";&|"):
+                words.append(word)
+                continue
             while words and re.match(r"(\w+=|export$)", words[0]):
                 words.pop(0)
             if words:
                 yield words
+            words = []
 
 
 def check_command(words: Sequence[str], place: str) -> None:
