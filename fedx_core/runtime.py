@@ -1,5 +1,7 @@
 """Ways to carry a round's work: the seam behind which Prefect, Dask or separate sites stand."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -47,21 +49,33 @@ class InProcess:
 
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
         """Yield outcomes as they come; no more clients are under way than there are workers."""
-        if self.workers == 1 or len(jobs) == 1:
-            for job in jobs:
-                yield attempt(job, place)
+        deadline = jobs[0].deadline if jobs else 0.0
+        if not deadline and (self.workers == 1 or len(jobs) == 1):
+            yield from (attempt(job, place) for job in jobs)
             return
-        pending: set[Future[Outcome]] = set()
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="fedx-client") as pool:
-            try:
-                for job in jobs:
-                    if len(pending) >= self.workers:
-                        done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                        yield from (future.result() for future in done)
-                    pending.add(pool.submit(attempt, job, place))
-                while pending:
-                    done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            finally:
-                for future in pending:
-                    future.cancel()
+        ends = time.monotonic() + (deadline or math.inf)
+        queue = list(reversed(jobs))
+        running: dict[Future[Outcome], ClientJob] = {}
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="fedx-client")
+        try:
+            while queue or running:
+                while queue and len(running) < self.workers:
+                    job = queue.pop()
+                    running[pool.submit(attempt, job, place)] = job
+                left = ends - time.monotonic()
+                done, _ = wait(running, left if deadline else None, FIRST_COMPLETED)
+                if not done:
+                    yield from (late(job) for job in (*running.values(), *reversed(queue)))
+                    return
+                for future in done:
+                    del running[future]
+                    yield future.result()
+        finally:
+            # A late client's thread ends by itself; what it still stores is never counted.
+            pool.shutdown(wait=not deadline, cancel_futures=True)
+
+
+def late(job: ClientJob) -> ClientFailure:
+    """Say that a client took longer than its round gives it."""
+    reason = f"late: no report after {job.deadline:g} seconds (federation.round_timeout)"
+    return ClientFailure(client=job.client, attempt=job.attempt, reason=reason)

@@ -1,5 +1,7 @@
 import itertools
 import json
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -207,6 +209,32 @@ def test_without_a_quorum_the_run_stops_clearly_and_can_be_resumed(bed: Bed) -> 
         list(federate(settings, bed.setting(), losing("client-01")))
     (report,) = federate(settings, bed.setting(), InProcess(1), resume=True)
     assert report.failures == ()
+
+
+def test_a_late_client_is_lost_and_the_round_goes_on(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(
+        federation__min_reports=2,
+        federation__rounds=1,
+        federation__attempts=1,
+        federation__round_timeout=4.0,
+    )
+    original, released = client._train, threading.Event()
+
+    def slow(job: ClientJob, *rest: Any) -> Any:
+        if job.client == "client-01":
+            released.wait(30)
+        return original(job, *rest)
+
+    monkeypatch.setattr(client, "_train", slow)
+    started = time.monotonic()
+    (report,) = federate(settings, bed.setting(), InProcess(2))
+    assert time.monotonic() - started < 25
+    released.set()
+    (failure,) = report.failures
+    assert failure.client == "client-01"
+    assert "late: no report after 4 seconds" in failure.reason
 
 
 def poisoning(value: float) -> InProcess:
