@@ -328,7 +328,13 @@ def _start(
     from flows.experiment import check_data, settle
 
     order = settle(request)
-    check_data(order)
+    try:
+        check_data(order)
+        if engine:
+            _reach_prefect(quietly=as_json)
+    except BaseException:
+        order.folder.discard_unless_begun(order.setting.place.store)
+        raise
     with _interruptible(order.run):
         go = _on_prefect if engine else _in_process
         found = go(order, request, run_at, workers, track, "json" if as_json else "terminal")
@@ -367,9 +373,6 @@ def _on_prefect(
     track: Track,
     show: Show,
 ) -> dict[str, Any]:
-    # Prefect's own lines would run through ours; its pages have them all the same.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     import dataclasses
 
     from flows.round_loop import fedx
@@ -380,6 +383,35 @@ def _on_prefect(
         **asked, run_at=run_at or "threads", workers=workers, track=track, show=show
     )
     return found
+
+
+def _reach_prefect(*, quietly: bool) -> None:
+    """Find Prefect's server or start one, which Ctrl-C must not stop before it heard the end."""
+    # Prefect's own lines would run through ours; its pages have them all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from fedx_core.errors import RunError
+
+    url = PREFECT_API_URL.value()
+    if not url and not quietly:
+        print("starting a Prefect server for this run (PREFECT_API_URL names a running one)",
+              file=sys.stderr, flush=True)  # fmt: skip
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True) as client:
+            trouble = client.api_healthcheck()
+    except RuntimeError as error:
+        trouble = error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if trouble is not None:
+        raise RunError(
+            f"the Prefect server at {url or 'this machine'} does not answer ({trouble}); start it "
+            "with `prefect server start`, unset PREFECT_API_URL, or run with --no-engine"
+        )
 
 
 def _warn(line: str) -> None:

@@ -100,11 +100,7 @@ def check_data(order: Order) -> None:
     Raises:
         DataError: it is missing, or was made with other settings.
     """
-    try:
-        start.load(order.setting, order.settings)
-    except FedXError:
-        order.folder.discard_unless_begun(order.setting.place.store)
-        raise
+    start.load(order.setting, order.settings)
 
 
 def carry_out(

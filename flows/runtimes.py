@@ -6,6 +6,7 @@ would keep every result until the flow ends), and a client is told names and has
 """
 
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -225,8 +226,13 @@ def _pool(workers: int, processes: bool) -> "TaskRunner[Any]":
     from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
     if processes:
-        return ProcessPoolTaskRunner(max_workers=workers)
+        return ProcessPoolTaskRunner(max_workers=workers, initializer=_leave_interrupts)
     return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def _leave_interrupts() -> None:
+    """Leave Ctrl-C, which reaches every process of a terminal, to the server's process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _round_of(name: str, arguments: Sequence[Any]) -> int:
