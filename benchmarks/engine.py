@@ -196,12 +196,14 @@ def timed_training() -> Iterator[list[tuple[float, float]]]:
 
 def codec_speed(name: str) -> dict[str, float]:
     """Encode and decode the job's downlink; the best of some repeats, in gigabytes a second."""
+    import torch
     from jobs import CLASSES, JOBS
 
     from fedx_core import plugins, state
     from fedx_core.messages import Entry, Schema
     from fedx_core.models import catalogue
 
+    torch.set_num_threads(1)  # as at a client
     model = catalogue.build(JOBS[name].model, 3, CLASSES, seed=1)
     payload = state.as_section(model.state_dict(), "model")
     schema = Schema(tuple(Entry(n, str(v.dtype), tuple(v.shape)) for n, v in payload.items()))
