@@ -99,7 +99,12 @@ class Lines:
         """Name the run."""
         self._rounds, self._done = rounds, done
         self.say(
-            f"run {run}: " + (f"on from round {done} of {rounds}" if done else f"{rounds} rounds")
+            f"run {run}: "
+            + (
+                f"on from round {done} of {rounds}"
+                if done
+                else f"{rounds} round{'s' * (rounds != 1)}"
+            )
         )
 
     def doing(self, what: str) -> None:

@@ -76,6 +76,8 @@ class RunFolder:
         """Take back a folder whose run never began, so that its name is free again."""
         try:
             begun = Journal(open_store(store)).run() is not None
+        except ConfigError:
+            begun = False  # no such kind of store
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:

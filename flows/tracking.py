@@ -195,6 +195,7 @@ def tracker(track: Track, warn: Callable[[str], None]) -> Tracker:
     # Without these a tracking server that is away would hold up a run for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     return MlflowTracker(os.environ.get("MLFLOW_TRACKING_URI") or LOCAL, warn)
 
 

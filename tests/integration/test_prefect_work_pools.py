@@ -137,7 +137,7 @@ def stack(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_work_pools_give_the_bytes_of_one_process(stack: Stack, bed: Bed) -> None:
-    settings = tiny(federation__rounds=2, method__warmup_rounds=1)
+    settings = tiny(federation__rounds=2, federation__participation=0.67, method__warmup_rounds=1)
     expected = list(federate(settings, bed.setting(), InProcess(1)))
     params = stack.folder / "params.yaml"
     params.write_text(yaml.safe_dump(config.as_plain(settings)))
@@ -156,10 +156,11 @@ def test_work_pools_give_the_bytes_of_one_process(stack: Stack, bed: Bed) -> Non
 
     runs = stack.read("/flow_runs/filter", {})
     assert {run["state_type"] for run in runs} == {"COMPLETED"}
-    # Two rounds of three clients, and each client's score at the end.
-    names = sorted(run["name"] for run in runs)
-    clients = [f"client-0{number}" for number in range(3)]
-    assert names == sorted(["fedx pools", *(f"r{r}-{c}" for r in (1, 2, 2) for c in clients)])
+    # The cohort of each round, and every client's score at the end.
+    trained = [f"r{report.round_index}-{c}" for report in expected for c in report.cohort]
+    scored = [f"r2-{c}" for c in expected[-1].per_client]
+    assert len(trained) == 4
+    assert sorted(run["name"] for run in runs) == sorted(["fedx pools", *trained, *scored])
     steps = ("dispatch", "aggregate", "relevance", "prune", "evaluate", "commit")
     wanted = {f"{step}-r{round_index}" for step in steps for round_index in (1, 2)}
     deadline = time.monotonic() + 20  # task runs reach the server's pages as events

@@ -1,0 +1,52 @@
+import io
+from dataclasses import replace
+
+from bed import Bed, tiny
+from rich.console import Console
+
+from fedx_core.federation import federate
+from fedx_core.runtime import InProcess
+from flows.live import Lines, Terminal, Watched, line
+
+
+def test_a_line_says_the_numbers_of_its_round_and_the_bytes_of_all(bed: Bed) -> None:
+    reports = list(federate(tiny(), bed.setting(), InProcess(1)))
+    shown = line(reports[:2])
+    before, after = reports[0], reports[1]
+    assert shown.startswith("round 2/3  accuracy ")
+    assert f"{100 * after.metrics_before_pruning['overall_accuracy']:.1f} % before" in shown
+    assert f"sparsity {100 * after.sparsity:.1f} %" in shown
+    total = (before.wire_bytes + after.wire_bytes) / 2**20
+    assert f"{after.wire_bytes / 2**20:.2f} MiB, {total:.2f} in all" in shown
+    many = replace(after, metrics={"micro_map": 0.5}, metrics_before_pruning={})
+    assert "mAP  50.0 %" in line([many])
+
+
+def test_a_display_is_told_each_step_and_each_client(bed: Bed) -> None:
+    told: list[str] = []
+
+    class Listening(Lines):
+        def doing(self, what: str) -> None:
+            told.append(what)
+
+    runtime = Watched(InProcess(1), Listening(told.append))
+    list(federate(tiny(federation__rounds=1, method__warmup_rounds=1), bed.setting(), runtime))
+    assert told == [
+        "dispatch",
+        *(f"train {done}/3 clients" for done in range(4)),
+        "aggregate", "relevance", "prune", "evaluate", "evaluate",
+        *(f"evaluate {done}/3 clients" for done in range(4)),
+        "commit",
+    ]  # fmt: skip
+
+
+def test_a_terminal_keeps_its_lines_and_takes_the_moving_one_away() -> None:
+    screen = io.StringIO()
+    with Terminal(Console(file=screen, force_terminal=True, width=80)) as display:
+        display.began("a", 3, 0)
+        display.doing("aggregate")
+        display.say("round 1/3  [not markup]")
+    shown = screen.getvalue()
+    assert "run a: 3 rounds" in shown
+    assert "round 1/3  [not markup]" in shown
+    assert shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or "\x1b[?25h" in shown

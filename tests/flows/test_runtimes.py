@@ -1,0 +1,208 @@
+"""However a round is carried, what comes of it is the same."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from bed import Bed, tiny
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter
+from prefect.states import Completed, Crashed
+
+from fedx_core.client import Place
+from fedx_core.errors import ConfigError, RunError
+from fedx_core.federation import federate, history
+from fedx_core.journal import Journal
+from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
+from fedx_core.runtime import InProcess, Outcome, Runtime
+from fedx_core.store import open_store
+from flows.client import fedx_client
+from flows.round_loop import fedx
+from flows.runtimes import OnTaskRunner, OnWorkPools, choose
+
+
+def what_came(store: str) -> tuple[object, ...]:
+    """Hashes of all states, and every byte that was counted."""
+    commits = Journal(open_store(store)).commits()
+    return (
+        [commit.state.sha256 for commit in commits],
+        [(c.report.traffic, c.report.paper_bytes, c.report.metrics) for c in commits],
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """What one thread of one process makes of the tiny federation."""
+    setting = Bed(tiny_data, tmp_path_factory.mktemp("expected")).setting()
+    reports = list(federate(tiny(), setting, InProcess(1)))
+    assert [report.pruned for report in reports] == [False, True, False]
+    return what_came(setting.place.store)
+
+
+def test_two_threads_of_one_process_agree(bed: Bed, expected: tuple[object, ...]) -> None:
+    list(federate(tiny(), bed.setting(), InProcess(2)))
+    assert what_came(bed.setting().place.store) == expected
+
+
+@pytest.mark.parametrize("run_at", ["here", "threads", "processes"])
+def test_a_flow_agrees_with_one_process(
+    run_at: str,
+    bed: Bed,
+    tiny_params: Path,
+    expected: tuple[object, ...],
+    prefect_server: None,
+) -> None:
+    found = fedx(
+        run="run", params=str(tiny_params), run_root=str(bed.runs), data_root=str(bed.data),
+        run_at=run_at, workers=2, track="nothing", show="nothing",
+    )  # fmt: skip
+    assert what_came(bed.setting().place.store) == expected
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(found["prefect_run"])
+        assert run.name == "fedx run"
+        if run_at == "here":
+            return
+        wanted = {
+            f"{step}-r{number}"
+            for step in ("dispatch", "aggregate", "relevance", "prune", "evaluate", "commit")
+            for number in (1, 2, 3)
+        } | {f"r{number}-client-0{client}" for number in (1, 2, 3) for client in (0, 1, 2)}
+        names: set[str] = set()
+        deadline = time.monotonic() + 20  # task runs reach the server as events
+        while not wanted <= names and time.monotonic() < deadline:
+            names = {
+                task.name
+                for task in client.read_task_runs(
+                    flow_run_filter=FlowRunFilter(id={"any_": [run.id]}),
+                    task_run_filter=TaskRunFilter(),
+                )
+            }
+            time.sleep(0.3)
+        assert wanted <= names
+
+
+def test_a_failed_task_is_a_lost_client(
+    bed: Bed, tiny_data: Path, tmp_path: Path, prefect_server: None
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data / "synthetic", data / "synthetic")
+    shutil.rmtree(data / "synthetic" / "shards" / "client-01")
+    setting = Bed(data, tmp_path / "runs").setting()
+    settings = tiny(federation__rounds=1, federation__min_reports=2, federation__attempts=1)
+
+    @flow
+    def run() -> None:
+        with choose("threads", 2, setting.place) as runtime:
+            list(federate(settings, setting, runtime))
+
+    run()
+    (report,) = history(open_store(setting.place.store))
+    (failure,) = report.failures
+    assert failure.client == "client-01"
+    assert failure.reason.startswith("E_DATA: ")
+
+
+def test_killed_processes_are_replaced_and_their_clients_tried_again(
+    bed: Bed, expected: tuple[object, ...], prefect_server: None
+) -> None:
+    @dataclass
+    class Killing:
+        """Kills the pool's processes before the second round."""
+
+        inner: Runtime
+        workers: int = 1
+
+        def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
+            return self.inner.server_step(name, step, *arguments)
+
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            if jobs[0].round_index == 2 and jobs[0].attempt == 0:
+                children = psutil.Process().children(recursive=True)
+                pool = [c for c in children if "spawn_main" in " ".join(c.cmdline())]
+                assert pool
+                for child in pool:
+                    child.kill()
+            yield from self.inner.run_cohort(jobs, place)
+
+    @flow
+    def run() -> None:
+        with OnTaskRunner.opened(1, processes=True) as runtime:
+            list(federate(tiny(), bed.setting(), Killing(runtime)))
+
+    run()
+    found = what_came(bed.setting().place.store)
+    assert found[0] == expected[0]
+    second = history(open_store(bed.setting().place.store))[1]
+    assert second.retry_bytes > 0
+
+
+def test_a_store_in_memory_is_refused_where_clients_are_in_other_processes() -> None:
+    place = Place(store="memory://here", shards="/nowhere", memory="/nowhere")
+    for run_at in ("processes", "work-pools"):
+        with pytest.raises(ConfigError, match="one process only"):
+            choose(run_at, 1, place)
+    with choose("here", 1, place) as runtime:
+        assert runtime == InProcess(1)
+
+
+def job(client: str, deadline: float) -> ClientJob:
+    return ClientJob(
+        protocol=PROTOCOL, run="pools", round_index=4, client=client, attempt=0, seed=1,
+        purpose="train", plan=Ref("plans/x", "0" * 64, 1), base=None, mask=None, schema="",
+        memory=None, uplink_key=f"uplink/0004/{client}.0", deadline=deadline,
+    )  # fmt: skip
+
+
+def test_without_the_deployment_work_pools_say_how_to_make_it(
+    tmp_path: Path, prefect_server: None
+) -> None:
+    runtime = OnWorkPools(1, deployment="fedx-client/nobody-made-this")
+    place = Place(store=str(tmp_path), shards="", memory="")
+    with pytest.raises(RunError, match="prefect --no-prompt deploy --all"):
+        list(runtime.run_cohort([job("client-00", 0)], place))
+
+
+def test_crashed_silent_and_late_flow_runs_are_lost_clients(
+    tmp_path: Path, prefect_server: None
+) -> None:
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="fedx-clients", type="process"))
+        flow_id = client.create_flow(fedx_client)
+        client.create_deployment(flow_id, "train", work_pool_name="fedx-clients")
+        place = Place(store=str(tmp_path), shards="", memory="")
+        jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late")]
+        outcomes = OnWorkPools(1).run_cohort(jobs, place)
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["run:pools"]))
+
+        def strike() -> None:
+            with get_client(sync_client=True) as other:
+                runs = {}
+                while len(runs) < 3:
+                    runs = {r.name: r.id for r in other.read_flow_runs(flow_run_filter=tagged)}
+                    time.sleep(0.1)
+                other.set_flow_run_state(runs["r4-crashed"], Crashed(message="hit"), force=True)
+                other.set_flow_run_state(runs["r4-silent"], Completed(), force=True)
+
+        striker = threading.Thread(target=strike)
+        striker.start()
+        found = {outcome.client: outcome for outcome in outcomes}
+        striker.join()
+        assert all(isinstance(outcome, ClientFailure) for outcome in found.values())
+        reasons = {name: str(getattr(o, "reason", "")) for name, o in found.items()}
+        assert "is Crashed without a report: hit" in reasons["crashed"]
+        assert "is Completed without a report" in reasons["silent"]
+        assert reasons["late"] == "late: no report after 4 seconds"
+        states = {r.name: r.state_name for r in client.read_flow_runs(flow_run_filter=tagged)}
+        assert states["r4-late"] in ("Cancelling", "Cancelled")
+
+
+def test_a_server_process_of_its_own_starts_flow_runs_of_its_own() -> None:
+    assert OnWorkPools(1).nonce != OnWorkPools(1).nonce
