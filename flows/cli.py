@@ -356,12 +356,13 @@ def _in_process(
     from flows.experiment import carry_out
     from flows.runtimes import default_workers
 
+    display = live.display(show)
     return carry_out(
         order,
         run_at="here",
         workers=workers or default_workers(),
-        display=live.display(show),
-        tracker=tracking.tracker(track, _warn),
+        display=display,
+        tracker=tracking.tracker(track, display.warn),
     )
 
 
@@ -412,10 +413,6 @@ def _reach_prefect(*, quietly: bool) -> None:
             f"the Prefect server at {url or 'this machine'} does not answer ({trouble}); start it "
             "with `prefect server start`, unset PREFECT_API_URL, or run with --no-engine"
         )
-
-
-def _warn(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 @contextmanager

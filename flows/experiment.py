@@ -130,7 +130,7 @@ def carry_out(
     """
     store = order.setting.place.store
     try:
-        with choose(run_at, workers, order.setting.place) as runtime, display:
+        with choose(run_at, workers, order.setting.place, display.warn) as runtime, display:
             try:
                 _introduce(order, prefect_run)
                 tracker.began(order.folder, order.settings, _identity(prefect_run))
@@ -165,6 +165,7 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
     if not reports:
         raise RunError(f"run {order.run!r} has no round to do; raise federation.rounds (--rounds)")
     results.write_rounds(folder, reports)
+    results.write_figure(folder, reports)
     results.write_model(folder, store)
     notes = folder.notes()
     found = results.summary(order.settings, reports, {"run": order.run, **_public(notes)})

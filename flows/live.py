@@ -45,8 +45,8 @@ class Display(Protocol):
     def finished_round(self, reports: Sequence[RoundReport]) -> None:
         """Show the last of these rounds."""
 
-    def say(self, line: str) -> None:
-        """Show a line."""
+    def warn(self, line: str) -> None:
+        """Show what somebody may want to mend while the run goes on."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,10 @@ class Lines:
         """Write a line."""
         self._write(text)
 
+    def warn(self, line: str) -> None:
+        """Write it among the others."""
+        self.say(f"warning: {line}")
+
 
 class Terminal(Lines):
     """The same lines, and below them one that says what is being done."""
@@ -163,8 +167,9 @@ class Json(Lines):
         """Write the round's row."""
         self._write(json.dumps({"event": "round", **rows(reports)[-1]}))
 
-    def say(self, text: str) -> None:
-        """Programs read rounds only."""
+    def warn(self, line: str) -> None:
+        """Keep it off stdout."""
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def display(show: Show, log: Callable[[str], None] | None = None) -> Display:

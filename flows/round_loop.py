@@ -88,14 +88,14 @@ def fedx(
         store=store or environment("FEDX_STORE"),
     )
     order = settle(request)
-    log = get_run_logger()
+    display = live.display(show, get_run_logger().info)
     with get_client(sync_client=True) as client:
         client.update_flow_run(flow_run.id, name=f"fedx {order.run}")
     return carry_out(
         order,
         run_at=run_at,
         workers=workers or default_workers(),
-        display=live.display(show, log.info),
-        tracker=tracking.tracker(track, log.warning),
+        display=display,
+        tracker=tracking.tracker(track, display.warn),
         prefect_run=str(flow_run.id),
     )

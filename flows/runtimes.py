@@ -42,13 +42,16 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose(run_at: RunAt, workers: int, place: Place) -> AbstractContextManager[Runtime]:
+def choose(
+    run_at: RunAt, workers: int, place: Place, warn: Callable[[str], None] = print
+) -> AbstractContextManager[Runtime]:
     """Open a runtime; close it when the run is over.
 
     Args:
         run_at: see :data:`RunAt`.
         workers: clients at once on this machine, and threads for evaluation.
         place: of the run; a store in memory is of use to threads alone.
+        warn: takes one line for people.
 
     Raises:
         ConfigError: clients in other processes can't see this store.
@@ -63,7 +66,7 @@ def choose(run_at: RunAt, workers: int, place: Place) -> AbstractContextManager[
     if run_at == "here":
         return nullcontext(InProcess(workers))
     if run_at == "work-pools":
-        return nullcontext(OnWorkPools(workers))
+        return nullcontext(OnWorkPools(workers, warn))
     return OnTaskRunner.opened(workers, processes=run_at == "processes")
 
 
@@ -155,12 +158,14 @@ class OnWorkPools:
 
     Args:
         workers: threads for evaluation at the server.
+        warn: takes one line for people.
         deployment: ``FLOW/DEPLOYMENT`` of the clients.
         nonce: tells this server process from an earlier one of the same run: Prefect answers an
             idempotency key that it knows with the old flow run, even one that has crashed.
     """
 
     workers: int
+    warn: Callable[[str], None] = print
     deployment: str = DEPLOYMENT
     nonce: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
 
@@ -193,7 +198,7 @@ class OnWorkPools:
                         _cancel(client, run_id)
                         yield _failure(job, f"late: no report after {job.deadline:g} seconds")
                     if not warned and spent > PATIENCE_SECONDS:
-                        warned = _warn_if_idle(self.deployment, runs)
+                        warned = self._warned_of_idleness(runs)
             finally:
                 for run_id in waiting:
                     _cancel(client, run_id)
@@ -220,6 +225,15 @@ class OnWorkPools:
             ) from error
         run_id: UUID = run.id
         return run_id
+
+    def _warned_of_idleness(self, runs: Sequence["FlowRun"]) -> bool:
+        idle = [run for run in runs if run.state is not None and run.state.is_scheduled()]
+        if idle:
+            self.warn(
+                f"{len(idle)} runs of {self.deployment} have waited {PATIENCE_SECONDS:.0f} s for a "
+                f"worker; start one with `prefect worker start --pool {idle[0].work_pool_name}`"
+            )
+        return bool(idle)
 
 
 def _pool(workers: int, processes: bool) -> "TaskRunner[Any]":
@@ -284,20 +298,6 @@ def _cancel(client: "SyncPrefectClient", run_id: "UUID") -> None:
     except (httpx.TransportError, PrefectHTTPStatusError):
         # It ends by itself; its report, write-once and of another attempt, harms nobody.
         return
-
-
-def _warn_if_idle(deployment: str, runs: Sequence["FlowRun"]) -> bool:
-    from prefect.logging import get_logger
-
-    idle = [r for r in runs if r.state is not None and (r.state.is_scheduled())]
-    if idle:
-        get_logger("fedx").warning(
-            "%d runs of %s have waited %.0f s for a worker (pool %s, queue %s); start one with "
-            "`prefect worker start --pool %s`",
-            len(idle), deployment, PATIENCE_SECONDS, idle[0].work_pool_name,
-            idle[0].work_queue_name, idle[0].work_pool_name,
-        )  # fmt: skip
-    return bool(idle)
 
 
 def _failure(job: ClientJob, reason: str) -> ClientFailure:

@@ -10,13 +10,13 @@ from typing import Any
 
 import psutil
 import pytest
-from bed import Bed, tiny
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter
 from prefect.states import Completed, Crashed
 
+from bed import Bed, tiny
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, RunError
 from fedx_core.federation import federate, history
@@ -24,6 +24,7 @@ from fedx_core.journal import Journal
 from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.store import open_store
+from flows import runtimes
 from flows.client import fedx_client
 from flows.round_loop import fedx
 from flows.runtimes import OnTaskRunner, OnWorkPools, choose
@@ -171,7 +172,7 @@ def test_without_the_deployment_work_pools_say_how_to_make_it(
 
 
 def test_crashed_silent_and_late_flow_runs_are_lost_clients(
-    tmp_path: Path, prefect_server: None
+    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="fedx-clients", type="process"))
@@ -179,7 +180,9 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         client.create_deployment(flow_id, "train", work_pool_name="fedx-clients")
         place = Place(store=str(tmp_path), shards="", memory="")
         jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late")]
-        outcomes = OnWorkPools(1).run_cohort(jobs, place)
+        monkeypatch.setattr(runtimes, "PATIENCE_SECONDS", 2.0)
+        warnings: list[str] = []
+        outcomes = OnWorkPools(1, warnings.append).run_cohort(jobs, place)
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["run:pools"]))
 
         def strike() -> None:
@@ -201,6 +204,9 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         assert "is Completed without a report" in reasons["silent"]
         assert reasons["late"] == "late: no report after 4 seconds"
         states = {r.name: r.state_name for r in client.read_flow_runs(flow_run_filter=tagged)}
+        (warning,) = warnings
+        assert "1 runs of fedx-client/train have waited 2 s" in warning
+        assert "prefect worker start --pool fedx-clients" in warning
         assert states["r4-late"] in ("Cancelling", "Cancelled")
 
 

@@ -2,18 +2,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bed import Bed
 from mlflow import MlflowClient
 
+from bed import Bed
 from fedx_core.federation import history
 from fedx_core.store import open_store
 from flows import live
 from flows.experiment import Request, carry_out, settle
 from flows.tracking import MlflowTracker
 
-# MLflow 3.17 maps its tables in a way that SQLAlchemy 2.1 is about to drop.
+# MLflow 3.17, and Prefect 3.8 in the same process, map tables in ways that SQLAlchemy 2.1 is about
+# to drop.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning"
+    "ignore:The ``noload`` loader strategy is deprecated:sqlalchemy.exc.SADeprecationWarning",
+    "ignore:Type object <class 'prefect.server:sqlalchemy.exc.SADeprecationWarning",
 )
 
 

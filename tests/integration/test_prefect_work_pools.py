@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
-from bed import ROOT, Bed, tiny
 
+from bed import ROOT, Bed, tiny
 from fedx_core import config
 from fedx_core.federation import federate, final_model, history
 from fedx_core.runtime import InProcess
@@ -137,7 +137,7 @@ def stack(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_work_pools_give_the_bytes_of_one_process(stack: Stack, bed: Bed) -> None:
-    settings = tiny(federation__rounds=2, federation__participation=0.67, method__warmup_rounds=1)
+    settings = tiny(federation__rounds=2, federation__participation=0.5, method__warmup_rounds=1)
     expected = list(federate(settings, bed.setting(), InProcess(1)))
     params = stack.folder / "params.yaml"
     params.write_text(yaml.safe_dump(config.as_plain(settings)))
