@@ -11,7 +11,8 @@ INSTALLED := $(VENV)/.installed
 # The data set of the demo: synthetic (drawn in code) or eurosat (real images).
 DATA ?= synthetic
 # Eight rounds, pruned after the fourth; of EuroSAT's 27,000 images 4,000.
-DEMO := --dataset $(DATA) --rounds 8 --warmup-rounds 4 --set training.batch_size=64
+DEMO := --dataset $(DATA) --rounds 8 --warmup-rounds 4 \
+	--set training.batch_size=64 --set training.batch_norm=recalibrate
 LIMIT := --set datasets.eurosat.source.limit=4000
 # Processes of pytest; torch has one thread in each.
 JOBS ?= 2
@@ -43,6 +44,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: demo-data-$(DATA)  ## a federation with pruning, some 3 minutes; DATA=eurosat for real images
 	@run=$$($(BIN)/fedx run $(DEMO) $(if $(filter eurosat,$(DATA)),$(LIMIT))) && printf '%s\n' '' \
 	"What to look at now:" \
+	"  $$run/results/accuracy.svg  accuracy per round and against MiB, in a browser" \
 	"  $$run/results/rounds.csv    accuracy, sparsity and both ledgers, round by round" \
 	"  $$run/results/summary.json  the run in one page" \
 	"  $$run/model.safetensors     the final model" \

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import torch
+
 import fedx_core
 from fedx_core import checkpoint, config, evaluation, ledger, rounds
 from fedx_core.client import Place
@@ -20,6 +22,7 @@ from fedx_core.start import (
     Setting,
     begin,
     branch_of,
+    check_beginning,
     load,
     open_server,
     settings_of,
@@ -59,8 +62,13 @@ def federate(
     commits = journal.commits() if resume else []
     if resume:
         settings = settings_of(journal, setting.run, settings)
+    # Sums depend on how they are split: one number of threads for the server too, on any machine.
+    torch.set_num_threads(settings.training.threads)
     data = load(setting, settings)
+    if resume:
+        branch = branch_of(journal)
     if not commits:
+        beginning = check_beginning(settings, data, branch)
         if not resume:
             origin = f"{branch.store}@{branch.round_index}" if branch else ""
             journal.begin(
@@ -72,12 +80,8 @@ def federate(
                     branched_from=origin,
                 )
             )
-        else:
-            branch = branch_of(journal)
-        commits = [begin(settings, setting, runtime, journal, data, branch)]
+        commits = [begin(beginning, settings, setting, runtime, journal, data)]
     server = open_server(settings, setting, runtime, journal, data, commits[0].plan)
-    if branch is None and resume:
-        branch = branch_of(journal)
     if branch is not None and len(commits) <= branch.round_index:
         commits, report = _branch(server, runtime, branch, commits)
         yield report

@@ -17,6 +17,7 @@ from fedx_core.messages import (
     ClientJob,
     Ref,
     RoundReport,
+    ServerState,
     Traffic,
     canonical,
     parse,
@@ -131,31 +132,55 @@ def branch_of(journal: Journal) -> Branch | None:
     return Branch(store=store, round_index=int(round_index))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What round 0 holds, as far as it is known without asking a client.
+
+    Args:
+        state: first weights.
+        pixels: normalisation; None where clients have to count first.
+    """
+
+    state: ServerState
+    pixels: Pixels | None
+
+
+def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | None) -> Beginning:
+    """Find everything that could be refused before a run is claimed.
+
+    Raises:
+        FedXError: weights that do not fit, statistics that nobody published, or a run that can't be
+            branched from.
+    """
+    pixels: Pixels | None = None
+    if branch is not None:
+        pixels = _shared_pixels(settings, branch)
+    elif settings.training.normalisation == "reference":
+        moments = examples.moments(data.reference, data.description.scale)
+        pixels = pixels_of(settings, data.description, moments)
+    elif settings.training.normalisation == "published":
+        pixels = pixels_of(settings, data.description, None)
+    plan = plan_of(settings, data.description, pixels or _neutral(data.description))
+    bench = set_up(plan, seeding.derive(settings.seed, "model"))
+    if settings.model.weights:
+        catalogue.load_weights(bench.model, Path(settings.model.weights))
+    return Beginning(state=bench.method.start(bench.model.state_dict()), pixels=pixels)
+
+
 def begin(
+    beginning: Beginning,
     settings: ExperimentConfig,
     setting: Setting,
     runtime: Runtime,
     journal: Journal,
     data: Data,
-    branch: Branch | None,
 ) -> Commit:
-    """Decide normalisation and first weights: round 0."""
-    store = journal.store
+    """Commit round 0: first weights, and the plan with its normalisation."""
     traffic: dict[str, Traffic] = {}
-    moments: Moments | None = None
-    if branch is not None:
-        pixels = _shared_pixels(settings, branch)
-    else:
-        if settings.training.normalisation == "reference":
-            moments = examples.moments(data.reference, data.description.scale)
-        elif settings.training.normalisation == "federated":
-            moments, traffic = _federated_moments(settings, setting, runtime, journal, data)
+    pixels = beginning.pixels
+    if pixels is None:
+        moments, traffic = _federated_moments(settings, setting, runtime, journal, data)
         pixels = pixels_of(settings, data.description, moments)
-    plan = plan_of(settings, data.description, pixels)
-    bench = set_up(plan, seeding.derive(settings.seed, "model"))
-    if settings.model.weights:
-        catalogue.load_weights(bench.model, Path(settings.model.weights))
-    state = bench.method.start(bench.model.state_dict())
     report = RoundReport(
         round_index=0,
         rounds=settings.federation.rounds,
@@ -171,10 +196,11 @@ def begin(
         train_loss=0.0,
         seconds={},
     )
+    plan = plan_of(settings, data.description, pixels)
     commit = Commit(
         round_index=0,
-        plan=put_by_hash(store, "plans", canonical(plan)),
-        state=put_by_hash(store, "states", checkpoint.pack_server_state(state)),
+        plan=put_by_hash(journal.store, "plans", canonical(plan)),
+        state=put_by_hash(journal.store, "states", checkpoint.pack_server_state(beginning.state)),
         report=report,
     )
     journal.commit(commit)
@@ -190,15 +216,10 @@ def _federated_moments(
 ) -> tuple[Moments, dict[str, Traffic]]:
     """Ask every client for counts and sums of its pixels, and add them up in their order."""
     bands = len(data.description.bands)
-    neutral = Pixels(
-        scale=data.description.scale,
-        mean=(0.0,) * bands,
-        std=(1.0,) * bands,
-        input_size=None,
-        memory_format="contiguous",
-    )
     plan = put_by_hash(
-        journal.store, "plans", canonical(plan_of(settings, data.description, neutral))
+        journal.store,
+        "plans",
+        canonical(plan_of(settings, data.description, _neutral(data.description))),
     )
     jobs = [
         ClientJob(
@@ -236,6 +257,17 @@ def _federated_moments(
     for part in parts[1:]:
         total = total + part
     return total, traffic
+
+
+def _neutral(description: Description) -> Pixels:
+    bands = len(description.bands)
+    return Pixels(
+        scale=description.scale,
+        mean=(0.0,) * bands,
+        std=(1.0,) * bands,
+        input_size=None,
+        memory_format="contiguous",
+    )
 
 
 def open_server(

@@ -38,7 +38,7 @@ def show_table1(as_json: bool = False) -> str:
         ]
     lines += [
         "",
-        f"{equal} of {cells} savings are equal for the five models other than ViT-B16, whose row no",
-        "selection of its parameters explains (see fedx_core/table1.py).",
+        f"{equal} of {cells} savings are equal for the five models other than ViT-B16, whose row",
+        "no selection of its parameters explains (see fedx_core/table1.py).",
     ]
     return "\n".join(lines)

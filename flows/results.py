@@ -1,4 +1,4 @@
-"""What a run leaves for people and plots: rounds.csv, rounds.json, summary.json and the model.
+"""What a run leaves: rounds.csv, rounds.json, summary.json, accuracy.svg and the model.
 
 The two ledgers stand in columns of their own and are never added: ``wire_*`` is what crossed the
 network by ``len(payload)``, ``paper_bytes`` follows the convention of the paper's Table I.
@@ -109,6 +109,16 @@ def summary(
         "per_class": dict(last.per_class),
         "per_client": {client: dict(found) for client, found in last.per_client.items()},
     }
+
+
+def write_figure(folder: RunFolder, reports: Sequence[RoundReport]) -> None:
+    """Draw ``accuracy.svg``: accuracy per round, and against what crossed the network."""
+    # Matplotlib takes half a second to import, so it waits until there is something to draw.
+    from flows.figures import accuracy
+
+    drawn = io.BytesIO()
+    accuracy({folder.name: reports}).savefig(drawn, format="svg", metadata={"Date": None})
+    write(folder.results / "accuracy.svg", drawn.getvalue())
 
 
 def write_summary(folder: RunFolder, found: Mapping[str, Any]) -> None:

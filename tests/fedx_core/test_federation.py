@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from bed import Bed, tiny
 
+from bed import Bed, tiny
 from fedx_core import client, examples, state
 from fedx_core.client import Place
 from fedx_core.errors import (
@@ -154,6 +154,7 @@ def test_a_branch_from_other_settings_is_refused_by_the_block(bed: Bed) -> None:
                 branch=Branch(store=base.place.store, round_index=2),
             )
         )
+    assert Journal(open_store(bed.setting("branch").place.store)).run() is None
     with pytest.raises(RunError, match="no committed round 7"):
         list(
             federate(
@@ -508,3 +509,4 @@ def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> N
     path.write_bytes(b"PK\x03\x04 a pickle in a zip")
     with pytest.raises(SchemaError, match="not a safetensors file"):
         next(federate(tiny(model__weights=str(path)), bed.setting("zip"), InProcess(1)))
+    assert not (bed.runs / "zip").exists(), "what is refused leaves nothing behind"

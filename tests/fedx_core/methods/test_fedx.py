@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from bed import Bed, tiny
 
+from bed import Bed, tiny
 from fedx_core import checkpoint, masks, state
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
