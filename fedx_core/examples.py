@@ -373,7 +373,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
-            f"no {path}; prepare the data set first, with dvc repro or python -m flows.prepare NAME"
+            f"no {path}; prepare the data set first, with `fedx data NAME` or `dvc repro`"
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, FedXError, RunError
 from fedx_core.messages import ClientFailure, ClientJob, ClientReport, ServerState, parse, plain
-from fedx_core.runtime import InProcess, Outcome, Runtime
+from fedx_core.runtime import InProcess, Outcome, Runtime, late
 from fedx_core.store import open_store
 from flows.choices import RunAt
 
@@ -139,13 +139,17 @@ class OnTaskRunner:
             parameters = {"job": plain(job), "place": where}
             futures[self._runner.submit(client_task, parameters)] = job
         broken = False
-        for future in as_completed(list(futures)):
-            job = futures[future]
-            try:
-                yield parse(ClientReport, future.result())
-            except Exception as error:  # a client may fail in any way; the round goes on without it
-                broken |= isinstance(error, BrokenProcessPool)
-                yield _failure(job, f"{getattr(error, 'code', type(error).__name__)}: {error}")
+        try:
+            for future in as_completed(list(futures), timeout=jobs[0].deadline or None):
+                job = futures.pop(future)
+                try:
+                    yield parse(ClientReport, future.result())
+                except Exception as error:  # a client may fail in any way; the round goes on
+                    broken |= isinstance(error, BrokenProcessPool)
+                    yield _failure(job, f"{getattr(error, 'code', type(error).__name__)}: {error}")
+        except TimeoutError:
+            # They end by themselves, and what they still store is never counted.
+            yield from (late(job) for job in futures.values())
         if broken:
             self._runner.__exit__(None, None, None)
             self._runner = _pool(self.workers, self.processes)
@@ -190,13 +194,13 @@ class OnWorkPools:
                     for run in runs:
                         if run.state is not None and run.state.is_final():
                             yield _outcome(store.read, waiting.pop(run.id), run)
-                    late = [
+                    overdue = [
                         i for i, job in waiting.items() if job.deadline and spent > job.deadline
                     ]
-                    for run_id in late:
+                    for run_id in overdue:
                         job = waiting.pop(run_id)
                         _cancel(client, run_id)
-                        yield _failure(job, f"late: no report after {job.deadline:g} seconds")
+                        yield late(job)
                     if not warned and spent > PATIENCE_SECONDS:
                         warned = self._warned_of_idleness(runs)
             finally:

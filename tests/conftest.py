@@ -2,8 +2,8 @@ import os
 from pathlib import Path
 
 import pytest
-from bed import ROOT, Bed, tiny
 
+from bed import ROOT, Bed, tiny
 from flows.partition import partition
 from flows.prepare import prepare
 from flows.reference import reference

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from bed import Bed, tiny
 
+from bed import Bed, tiny
 from fedx_core import checkpoint, plugins, state
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate, final_model, history

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bed import tiny
 
 import flows  # noqa: F401  switches telemetry off before Prefect is imported
+from bed import tiny
 from fedx_core import config
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bed import ROOT, Bed, tiny
 
+from bed import ROOT, Bed, tiny
 from fedx_core import config
 from fedx_core.federation import federate, final_model, history
 from fedx_core.models import catalogue

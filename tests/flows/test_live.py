@@ -1,9 +1,9 @@
 import io
 from dataclasses import replace
 
-from bed import Bed, tiny
 from rich.console import Console
 
+from bed import Bed, tiny
 from fedx_core.federation import federate
 from fedx_core.runtime import InProcess
 from flows.live import Lines, Terminal, Watched, line

@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, Tas
 from prefect.states import Completed, Crashed
 
 from bed import Bed, tiny
+from fedx_core import client
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, RunError
 from fedx_core.federation import federate, history
@@ -109,6 +110,37 @@ def test_a_failed_task_is_a_lost_client(
     (failure,) = report.failures
     assert failure.client == "client-01"
     assert failure.reason.startswith("E_DATA: ")
+
+
+def test_a_late_task_is_a_lost_client(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch, prefect_server: None
+) -> None:
+    settings = tiny(
+        federation__rounds=1,
+        federation__min_reports=2,
+        federation__attempts=1,
+        federation__round_timeout=6.0,
+    )
+    original, released = client._train, threading.Event()
+
+    def slow(job: ClientJob, *rest: Any) -> Any:
+        if job.client == "client-01":
+            released.wait(60)
+        return original(job, *rest)
+
+    monkeypatch.setattr(client, "_train", slow)
+
+    @flow
+    def run() -> None:
+        with choose("threads", 2, bed.setting().place) as runtime:
+            list(federate(settings, bed.setting(), runtime))
+            released.set()
+
+    run()
+    (report,) = history(open_store(bed.setting().place.store))
+    (failure,) = report.failures
+    assert failure.client == "client-01"
+    assert failure.reason.startswith("late: no report after 6 seconds")
 
 
 def test_killed_processes_are_replaced_and_their_clients_tried_again(
