@@ -234,7 +234,7 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         reasons = {name: str(getattr(o, "reason", "")) for name, o in found.items()}
         assert "is Crashed without a report: hit" in reasons["crashed"]
         assert "is Completed without a report" in reasons["silent"]
-        assert reasons["late"] == "late: no report after 4 seconds"
+        assert reasons["late"].startswith("late: no report after 4 seconds")
         states = {r.name: r.state_name for r in client.read_flow_runs(flow_run_filter=tagged)}
         (warning,) = warnings
         assert "1 runs of fedx-client/train have waited 2 s" in warning
