@@ -17,7 +17,7 @@ import torch
 from fedx_core import checkpoint, evaluation, examples, state
 from fedx_core.codec import base as framing
 from fedx_core.errors import PayloadError, SchemaError
-from fedx_core.examples import Examples, Moments
+from fedx_core.examples import Examples
 from fedx_core.messages import (
     POOLED,
     PROTOCOL,
@@ -29,6 +29,7 @@ from fedx_core.messages import (
     parse,
 )
 from fedx_core.methods.base import Local
+from fedx_core.moments import Moments, measure
 from fedx_core.plan import Plan, Workbench, set_up
 from fedx_core.state import StateDict
 from fedx_core.store import Store, create_once, open_store
@@ -126,7 +127,7 @@ def _evaluate(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientR
 
 def _statistics(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientReport:
     shard = open_shard(place, job.client, "train")
-    moments = examples.moments(shard, plan.pixels.scale)
+    moments = measure(shard, plan.pixels.scale)
     payload = {
         "pixels/count": torch.tensor([moments.count], dtype=torch.float64),
         "pixels/total": torch.from_numpy(moments.total),

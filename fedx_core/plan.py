@@ -8,10 +8,11 @@ from torch import nn
 from fedx_core.codec.base import Codec
 from fedx_core.config import ExperimentConfig, Plugin, TrainingConfig, as_plain
 from fedx_core.errors import DataError
-from fedx_core.examples import Description, LabelKind, Moments, mean_and_std
+from fedx_core.examples import Description, LabelKind
 from fedx_core.masks import Mask
 from fedx_core.methods.base import Method, ModelInfo, Wire, model_info
 from fedx_core.models import catalogue
+from fedx_core.moments import Moments, mean_and_std
 from fedx_core.pixels import Pixels
 from fedx_core.structure import unit_graph
 from fedx_core.training import pick_device

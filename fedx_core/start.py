@@ -9,7 +9,7 @@ from fedx_core import checkpoint, config, examples, seeding
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
-from fedx_core.examples import Description, Examples, Moments
+from fedx_core.examples import Description, Examples
 from fedx_core.journal import Commit, Journal
 from fedx_core.messages import (
     PROTOCOL,
@@ -23,6 +23,7 @@ from fedx_core.messages import (
     parse,
 )
 from fedx_core.models import catalogue
+from fedx_core.moments import Moments, measure
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan, pixels_of, plan_of, set_up
 from fedx_core.rounds import Server
@@ -156,7 +157,7 @@ def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | Non
     if branch is not None:
         pixels = _shared_pixels(settings, branch)
     elif settings.training.normalisation == "reference":
-        moments = examples.moments(data.reference, data.description.scale)
+        moments = measure(data.reference, data.description.scale)
         pixels = pixels_of(settings, data.description, moments)
     elif settings.training.normalisation == "published":
         pixels = pixels_of(settings, data.description, None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from fedx_core import examples
+from fedx_core import examples, moments
 from fedx_core.errors import DataError, StoreError, VersionError
 from fedx_core.examples import Description, Examples, Image, Stream
 
@@ -331,7 +331,7 @@ def test_a_set_of_another_format_is_refused(tmp_path: Path) -> None:
 def test_moments_are_sums_over_scaled_pixels() -> None:
     part = tiny(7)
     pixels = part.images.astype(np.float64) / 10_000
-    found = examples.moments(part, 10_000.0)
+    found = moments.measure(part, 10_000.0)
     assert found.count == 7 * 16
     for band in range(2):
         assert found.total[band] == pytest.approx(sum(pixels[:, band].ravel()), rel=1e-12)
@@ -349,15 +349,15 @@ def test_moments_of_two_sets_add_up_to_those_of_both(
     images: NDArray[np.uint8], border: int
 ) -> None:
     labels, groups = np.zeros(6, np.int64), np.zeros(6, np.int16)
-    whole = examples.moments(Examples(images, labels, groups), 255.0)
+    whole = moments.measure(Examples(images, labels, groups), 255.0)
     parts = [
-        examples.moments(Examples(images[s], labels[s], groups[s]), 255.0)
+        moments.measure(Examples(images[s], labels[s], groups[s]), 255.0)
         for s in (slice(border), slice(border, None))
     ]
     both = parts[0] + parts[1]
     assert both.count == whole.count
     np.testing.assert_allclose(both.total, whole.total, rtol=1e-12)
-    mean, std = examples.mean_and_std(both)
+    mean, std = moments.mean_and_std(both)
     pixels = images / 255.0
     np.testing.assert_allclose(mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-9, atol=1e-12)
     constant = np.ptp(images, axis=(0, 2, 3)) == 0
@@ -369,9 +369,9 @@ def test_moments_do_not_depend_on_how_many_images_are_read_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     part = tiny(9)
-    whole = examples.moments(part, 10_000.0)
-    monkeypatch.setattr(examples, "AT_ONCE", 40)
-    chunked = examples.moments(part, 10_000.0)
+    whole = moments.measure(part, 10_000.0)
+    monkeypatch.setattr(moments, "AT_ONCE", 40)
+    chunked = moments.measure(part, 10_000.0)
     assert np.array_equal(whole.total, chunked.total)
     assert np.array_equal(whole.total_of_squares, chunked.total_of_squares)
 
@@ -380,7 +380,7 @@ def test_a_constant_band_gets_the_deviation_one() -> None:
     images = np.full((3, 2, 4, 4), 777, np.uint16)
     images[:, 1] = np.arange(16).reshape(4, 4)
     part = Examples(images, np.zeros(3, np.int64), np.zeros(3, np.int16))
-    mean, std = examples.mean_and_std(examples.moments(part, 10_000.0))
+    mean, std = moments.mean_and_std(moments.measure(part, 10_000.0))
     assert mean[0] == pytest.approx(0.0777)
     assert std[0] == 1.0
     assert std[1] == pytest.approx(np.arange(16).std() / 10_000)
@@ -388,4 +388,4 @@ def test_a_constant_band_gets_the_deviation_one() -> None:
 
 def test_no_images_have_no_mean() -> None:
     with pytest.raises(DataError, match="no images"):
-        examples.mean_and_std(examples.moments(tiny(0), 255.0))
+        moments.mean_and_std(moments.measure(tiny(0), 255.0))

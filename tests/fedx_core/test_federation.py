@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import client, examples, state
+from fedx_core import client, examples, moments, state
 from fedx_core.client import Place
 from fedx_core.errors import (
     ConfigError,
@@ -421,12 +421,12 @@ def test_federated_normalisation_adds_up_what_clients_counted_and_is_charged(bed
     shards = Path(setting.place.shards)
     total = sum(
         (
-            examples.moments(examples.read(shards / c).parts["train"], 255.0)
+            moments.measure(examples.read(shards / c).parts["train"], 255.0)
             for c in ("client-01", "client-02")
         ),
-        start=examples.moments(examples.read(shards / "client-00").parts["train"], 255.0),
+        start=moments.measure(examples.read(shards / "client-00").parts["train"], 255.0),
     )
-    mean, _ = examples.mean_and_std(total)
+    mean, _ = moments.mean_and_std(total)
     store = open_store(setting.place.store)
     plan = json.loads(bytes(store.get(Journal(store).commits()[0].plan)))
     assert plan["pixels"]["mean"] == pytest.approx(mean.tolist())

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from fedx_core import examples
+from fedx_core import examples, moments
 from fedx_core.data import eurosat
 from fedx_core.data.eurosat import ALL_BANDS, CLASS_NAMES, DataSet
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
@@ -181,7 +181,7 @@ def test_a_limited_eurosat_is_prepared_with_statistics_near_the_published(
         "validation": 200,
         "test": 200,
     }
-    mean, std = examples.mean_and_std(examples.moments(prepared.parts["train"], 255.0))
+    mean, std = moments.mean_and_std(moments.measure(prepared.parts["train"], 255.0))
     np.testing.assert_allclose(mean, eurosat.RGB_MEAN, atol=0.02)
     # The mean of the images' own deviations (0.0914, 0.0651, 0.0552) is far off.
     np.testing.assert_allclose(std, eurosat.RGB_STD, atol=0.02)
