@@ -20,7 +20,7 @@ def gather(
     Raises:
         QuorumError: fewer clients count than the round needs.
     """
-    reports, failures = _attempts(server, runtime, place, jobs, mask)
+    reports, failures, refused = _attempts(server, runtime, place, jobs, mask)
     needed = server.config.federation.min_reports or len(jobs)
     if len(reports) < min(needed, len(jobs)) or not reports:
         lost = "; ".join(f"{f.client}: {f.reason}" for f in failures.values())
@@ -33,14 +33,17 @@ def gather(
         round_index=jobs[0].round_index,
         reports=tuple(reports[job.client] for job in jobs if job.client in reports),
         failures=tuple(failures[job.client] for job in jobs if job.client in failures),
+        refused=refused,
     )
 
 
 def _attempts(
     server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], mask: Mask | None
-) -> tuple[dict[str, ClientReport], dict[str, ClientFailure]]:
+) -> tuple[dict[str, ClientReport], dict[str, ClientFailure], dict[str, int]]:
+    """Try every client, the lost ones again: what counts, what does not, and refused bytes."""
     reports: dict[str, ClientReport] = {}
     failures: dict[str, ClientFailure] = {}
+    refused: dict[str, int] = {}
     outstanding = {job.client: job for job in jobs}
     while outstanding:
         again: dict[str, ClientJob] = {}
@@ -53,10 +56,12 @@ def _attempts(
                 failures.pop(job.client, None)
                 continue
             failures[job.client] = outcome
+            if outcome.sent:
+                refused[job.client] = refused.get(job.client, 0) + outcome.sent
             if job.attempt + 1 < server.config.federation.attempts:
                 again[job.client] = rounds.next_attempt(job)
         outstanding = {job.client: again[job.client] for job in jobs if job.client in again}
-    return reports, failures
+    return reports, failures, refused
 
 
 def score_at_clients(
@@ -69,7 +74,7 @@ def score_at_clients(
     """Let every client score the model (or its own) on its test part; a lost one is left out."""
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
-    reports, failures = _attempts(server, runtime, place, jobs, state.mask)
+    reports, failures, _ = _attempts(server, runtime, place, jobs, state.mask)
     _clear(server, jobs, reports, failures)
     return {
         client: {

@@ -73,11 +73,19 @@ class Opened:
 
 @dataclass(frozen=True, kw_only=True)
 class Closed:
-    """Who counts in a round, in cohort order, and who does not."""
+    """Who counts in a round, in cohort order, and who does not.
+
+    Args:
+        round_index: from 1.
+        reports: that count.
+        failures: of clients that don't, each its last.
+        refused: bytes of updates that were stored and refused, over all attempts, by client.
+    """
 
     round_index: int
     reports: tuple[ClientReport, ...]
     failures: tuple[ClientFailure, ...]
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

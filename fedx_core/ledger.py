@@ -15,7 +15,8 @@ def traffic_of(
     """Charge a round's bytes to its clients, by the lengths of what was stored.
 
     A client is charged the mask when it differs from the one that it held when it last counted.
-    Earlier attempts are charged as retries: each fetched what the counting one fetched.
+    Earlier attempts are charged as retries: each fetched what the counting one fetched, and what
+    it sent in vain was sent all the same.
     """
     attempts = {f.client: f.attempt + 1 for f in closed.failures}
     counted = {r.client: r for r in closed.reports}
@@ -30,10 +31,11 @@ def traffic_of(
                 downlink=base,
                 uplink=report.uplink.size if report.uplink else 0,
                 mask=mask,
-                retry=report.attempt * (base + mask),
+                retry=report.attempt * (base + mask) + closed.refused.get(client, 0),
             )
         else:
-            traffic[client] = Traffic(retry=attempts.get(client, 1) * (base + mask))
+            fetched = attempts.get(client, 1) * (base + mask)
+            traffic[client] = Traffic(retry=fetched + closed.refused.get(client, 0))
     return traffic
 
 

@@ -149,11 +149,19 @@ class ClientReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ClientFailure:
-    """A client that did not report: a value, counted and logged, not an exception."""
+    """A client that did not count: a value, counted and logged, not an exception.
+
+    Args:
+        client: who was lost.
+        attempt: which try this was.
+        reason: what went wrong, with the error's code.
+        sent: bytes of an update that was stored and refused.
+    """
 
     client: str
     attempt: int
     reason: str
+    sent: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,10 @@ def accept(
         return report
     except FedXError as error:
         return ClientFailure(
-            client=job.client, attempt=job.attempt, reason=f"{error.code}: {error}"
+            client=job.client,
+            attempt=job.attempt,
+            reason=f"{error.code}: {error}",
+            sent=report.uplink.size if report.uplink else 0,
         )
 
 

@@ -266,6 +266,9 @@ def test_an_update_with_nan_is_refused_and_the_round_goes_on(value: float, bed: 
     assert failure.client == "client-02"
     assert "E_NONFINITE" in failure.reason
     assert "'model/fc.bias'" in failure.reason
+    # It fetched a model and sent one, both in vain.
+    counted = report.traffic["client-00"]
+    assert report.traffic["client-02"].retry == counted.downlink + counted.uplink
     model = final_model(open_store(bed.setting().place.store))
     assert all(torch.isfinite(v).all() for v in model.values() if v.is_floating_point())
 
