@@ -134,7 +134,7 @@ def _forward(model: nn.Module, inputs: Tensor, rule: LocalRule) -> Tensor:
         logits: Tensor = model(inputs)
         return logits
     effective = rule.effective(dict(model.named_parameters()))
-    return torch.func.functional_call(model, effective, (inputs,))  # type: ignore[no-any-return]
+    return torch.func.functional_call(model, effective, (inputs,))  # type: ignore[no-any-return] # torch
 
 
 def _targets(labels: NDArray[np.integer], label_kind: LabelKind, device: torch.device) -> Tensor:

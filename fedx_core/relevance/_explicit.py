@@ -42,7 +42,7 @@ def rewrite(model: nn.Module, family: str, attention: Attention) -> None:
         (nn.LayerNorm, "forward", _layer_norm),
         (ConvNeXtBlock, "forward", _convnext_block),
         (vit.Block, "forward", _vit_block),
-        (vit.Attention, "forward", partial(_attention, weights_share=share)),  # type: ignore[attr-defined]
+        (vit.Attention, "forward", partial(_attention, weights_share=share)),  # type: ignore[attr-defined] # timm
         (vit.VisionTransformer, "_pos_embed", _embed_positions),
     ]
     for module in model.modules():

@@ -121,7 +121,7 @@ def test_loading_keeps_local_statistics_and_starts_them_where_there_are_none() -
     info = model_info(model, graph, local_batch_norm=True)
     sent = info.shared(model.state_dict())
     assert "bn1.running_var" not in sent
-    model.bn1.running_mean.fill_(7)  # type: ignore[operator, union-attr]
+    model.bn1.running_mean.fill_(7)
     values = {f"model/{k}": v for k, v in sent.items()}
 
     class Stub:
@@ -130,9 +130,9 @@ def test_loading_keeps_local_statistics_and_starts_them_where_there_are_none() -
     for memory, mean in (({}, 0.0), ({"bn1.running_mean": torch.full((64,), 3.0)}, 3.0)):
         local = Stub()
         vars(local).update(model=model, info=info, downlink=values, memory=memory)
-        load(local)  # type: ignore[arg-type]
-        assert model.bn1.running_mean.unique().tolist() == [mean]  # type: ignore[operator, union-attr]
-        assert model.bn1.running_var.unique().tolist() == [1.0]  # type: ignore[operator, union-attr]
+        load(local)
+        assert model.bn1.running_mean.unique().tolist() == [mean]
+        assert model.bn1.running_var.unique().tolist() == [1.0]
 
 
 def test_a_mask_of_parameters_is_its_own_support() -> None:

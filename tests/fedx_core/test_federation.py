@@ -363,7 +363,7 @@ def test_two_servers_cannot_close_one_round_differently(bed: Bed) -> None:
             yield from outcomes
             # The other server has lost a client and closes first.
             if jobs[0].purpose == "train":
-                journal.close(Closed(round_index=1, reports=(outcomes[0],), failures=()))  # type: ignore[arg-type]
+                journal.close(Closed(round_index=1, reports=(outcomes[0],), failures=()))
 
     with pytest.raises(LostRaceError, match="another server"):
         list(federate(settings, setting, Raced()))

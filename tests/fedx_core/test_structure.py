@@ -92,7 +92,7 @@ def test_zeroing_what_reads_dead_units_does_not_change_the_function(
     images = torch.randn(4, 10, 64, 64)
     outputs = []
     for mode in ("units", "slices"):
-        model.load_state_dict(masks.apply(state, graph.support(mask, mode)))  # type: ignore[arg-type]
+        model.load_state_dict(masks.apply(state, graph.support(mask, mode)))
         model.train(training)
         outputs.append(model(images).detach())
     assert torch.equal(*outputs)

@@ -46,7 +46,7 @@ def draw(count: int = 21, classes: int = 4, *, multi: bool = False) -> Examples:
 
 def trained(seed: int, rule: LocalRule | None = None, **changes: object) -> state.StateDict:
     model = catalogue.build("resnet6", 3, 4, seed=1)
-    settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
+    settings = replace(SETTINGS, **changes)
     fit(model, draw(), label_kind="single", pixels=PIXELS, settings=settings, seed=seed, rule=rule)
     return model.state_dict()
 
@@ -112,18 +112,18 @@ def test_a_last_batch_of_one_image_is_left_out() -> None:
 
 def test_a_rule_can_penalise_mask_gradients_and_project_weights() -> None:
     plain = trained(5)
-    pulled = trained(5, LocalRule(penalty=lambda m: 10 * m.fc.weight.square().sum()))  # type: ignore[union-attr, operator]
+    pulled = trained(5, LocalRule(penalty=lambda m: 10 * m.fc.weight.square().sum()))
     assert pulled["fc.weight"].norm() < plain["fc.weight"].norm()
 
     def freeze(model: torch.nn.Module) -> None:
-        model.fc.weight.grad = None  # type: ignore[union-attr]
+        model.fc.weight.grad = None
 
     start = catalogue.build("resnet6", 3, 4, seed=1).state_dict()
     frozen = trained(5, LocalRule(before_step=freeze))
     assert torch.equal(frozen["fc.weight"], start["fc.weight"])
 
     def project(model: torch.nn.Module) -> None:
-        model.fc.weight.data.clamp_(-0.01, 0.01)  # type: ignore[union-attr, operator]
+        model.fc.weight.data.clamp_(-0.01, 0.01)
 
     assert trained(5, LocalRule(after_step=project))["fc.weight"].abs().max() <= 0.01
     halved = LocalRule(effective=lambda p: p | {"fc.weight": p["fc.weight"] * 0})
@@ -133,9 +133,9 @@ def test_a_rule_can_penalise_mask_gradients_and_project_weights() -> None:
 def test_multi_label_training_lowers_binary_cross_entropy() -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1)
     arguments = {"label_kind": "multi", "pixels": PIXELS, "settings": SETTINGS}
-    first = fit(model, draw(multi=True), seed=1, **arguments)  # type: ignore[arg-type]
+    first = fit(model, draw(multi=True), seed=1, **arguments)
     for _ in range(4):
-        last = fit(model, draw(multi=True), seed=1, **arguments)  # type: ignore[arg-type]
+        last = fit(model, draw(multi=True), seed=1, **arguments)
     assert last < first
 
 

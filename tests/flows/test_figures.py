@@ -37,7 +37,7 @@ def reports(metric: str = "overall_accuracy", *, sent: int = MIB) -> list[RoundR
 
 def lines(figure: Figure, panel: int) -> list[tuple[list[float], list[float]]]:
     return [
-        (list(map(float, line.get_xdata())), list(map(float, line.get_ydata())))  # type: ignore[arg-type]
+        (list(map(float, line.get_xdata())), list(map(float, line.get_ydata())))
         for line in figure.axes[panel].lines
     ]
 
@@ -55,7 +55,7 @@ def test_a_bound_without_traffic_is_a_level_line_and_many_labels_have_their_metr
     level = lines(figure, 1)[1]
     assert set(level[1]) == {0.7}
     assert figure.axes[0].get_ylabel() == "micro mAP"
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [  # type: ignore[union-attr]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [
         "run",
         "bound",
     ]

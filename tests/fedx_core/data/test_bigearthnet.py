@@ -276,4 +276,4 @@ def test_a_missing_source_says_where_it_looked_and_how_large_it_is(
 )
 def test_impossible_settings_are_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DataSet(**changes)  # type: ignore[arg-type]
+        DataSet(**changes)

@@ -157,7 +157,7 @@ def test_a_class_without_images_is_an_error(tmp_path: Path) -> None:
 )
 def test_impossible_settings_are_refused(changes: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DataSet(**changes)  # type: ignore[arg-type]
+        DataSet(**changes)
 
 
 def test_the_published_lists_hold_all_27000_images_once(shared: Shared) -> None:

@@ -306,7 +306,7 @@ def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
 )
 def test_impossible_settings_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        DataSet(source="mine", **changes)  # type: ignore[arg-type]
+        DataSet(source="mine", **changes)
 
 
 @pytest.mark.parametrize(
@@ -321,4 +321,4 @@ def test_settings_that_do_not_fit_the_images_are_refused(
 ) -> None:
     two_classes(tmp_path)
     with pytest.raises(DataError, match=message):
-        DataSet(source=str(tmp_path), **changes).open()  # type: ignore[arg-type]
+        DataSet(source=str(tmp_path), **changes).open()

@@ -25,7 +25,7 @@ def drawn(data_set: DataSet) -> dict[str, Examples]:
 
 def tiny(**changes: object) -> DataSet:
     values: dict[str, object] = {"train": 30, "validation": 20, "test": 20, "image_size": 16}
-    return DataSet(**{**values, **changes})  # type: ignore[arg-type]
+    return DataSet(**{**values, **changes})
 
 
 @pytest.mark.parametrize(

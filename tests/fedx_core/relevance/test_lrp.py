@@ -108,7 +108,7 @@ def test_a_module_without_a_rule_is_refused_by_name() -> None:
 @pytest.mark.parametrize("setting", [{"gamma": -1.0}, {"epsilon": 0.0}, {"low": "gama"}])
 def test_impossible_settings_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
-        Criterion(**setting)  # type: ignore[arg-type]
+        Criterion(**setting)
 
 
 def test_merged_batch_norms_keep_the_models_answer() -> None:

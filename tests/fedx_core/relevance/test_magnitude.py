@@ -13,7 +13,7 @@ def test_magnitude_is_the_norm_of_each_row(norm: str) -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1)
     model.bn1.weight.data.fill_(100)  # BatchNorm's scale must not count
     graph = unit_graph(model, "resnet", "fc")
-    criterion = Criterion(norm=norm)  # type: ignore[arg-type]
+    criterion = Criterion(norm=norm)
     found = criterion.score(model, graph, ENTRY, None, seed=0, batch_size=1)
     for unit in (0, 7, 63):
         row = model.conv1.weight[unit].flatten().tolist()
@@ -38,4 +38,4 @@ def test_magnitude_of_a_head_covers_its_query_key_and_value_rows() -> None:
 
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(ConfigError, match="norm is 'l3'; choose one of l1, l2"):
-        Criterion(norm="l3")  # type: ignore[arg-type]
+        Criterion(norm="l3")
