@@ -1,0 +1,1 @@
+"""The commands of ``fedx``, one file each; slow modules are imported where they are used."""

@@ -1,0 +1,39 @@
+"""``fedx data``: prepare one data set."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import DataRoot, Params, Settings, setting
+
+
+def data(
+    name: Annotated[str, typer.Argument(help="A key of datasets in params.yaml.")],
+    params: Params = None,
+    data_root: DataRoot = None,
+    settings: Settings = None,
+) -> None:
+    """Prepare one data set: read it, share it among clients, draw the server's reference set.
+
+    `dvc repro` does the same for all that params.yaml names under `prepare`, and skips what is
+    there.
+
+        fedx data synthetic
+        fedx data eurosat --set datasets.eurosat.source.limit=5000
+    """
+    from fedx_core import config
+    from fedx_core.errors import ConfigError
+    from flows.partition import partition
+    from flows.prepare import prepare
+    from flows.reference import reference
+
+    overrides = dict(setting(text) for text in settings or [])
+    experiment = config.load(params or "params.yaml", overrides)
+    if name not in experiment.datasets:
+        raise ConfigError(
+            f"no data set {name!r} in {params or 'params.yaml'}; choose one of "
+            f"{', '.join(experiment.datasets)}, or describe it there"
+        )
+    for stage in (prepare, partition, reference):
+        print(stage(experiment, name, Path(data_root or "data")))

@@ -1,0 +1,28 @@
+"""``fedx gc``: what a killed run has left behind."""
+
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import RunRoot, Store
+
+
+def gc(
+    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    keep_states: Annotated[
+        int | None, typer.Option(min=1, help="States to keep; federation.keep_states if not given.")
+    ] = None,
+    run_root: RunRoot = "runs",
+    store: Store = None,
+) -> None:
+    """Delete what a run's committed rounds no longer need: payloads and old states.
+
+    A run does this as it goes; this is for what a killed one has left.
+    """
+    from fedx_core.retention import collect_garbage
+    from flows.experiment import Request, settle
+
+    order = settle(Request(run=run, run_root=run_root, store=store, resume=True))
+    keep = keep_states or order.settings.federation.keep_states
+    collect_garbage(order.setting.place, keep)
+    print(f"{run}: payloads of committed rounds are gone, the last {keep} states are kept")

@@ -1,0 +1,249 @@
+"""``fedx run`` and ``fedx resume``: the flow on Prefect, or the same in this process."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.choices import RunAt, Show, Track
+from flows.commands.options import (
+    AsJson,
+    At,
+    DataRoot,
+    Engine,
+    Params,
+    RunRoot,
+    Settings,
+    Store,
+    TrackWith,
+    Workers,
+    setting,
+)
+
+if TYPE_CHECKING:
+    from flows.experiment import Order, Request
+
+
+def run(
+    run: Annotated[
+        str | None, typer.Option(help="Name; made up from the settings if not given.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="A key of datasets in params.yaml.")] = None,
+    model: Annotated[str | None, typer.Option(help="Such as resnet6 or resnet18.")] = None,
+    method: Annotated[str | None, typer.Option(help="Such as fedavg or fedx.")] = None,
+    relevance: Annotated[
+        str | None, typer.Option(help="Criterion of pruning, such as lrp or random.")
+    ] = None,
+    pruning_rate: Annotated[
+        float | None, typer.Option(help="Share of each layer's units that go, in [0, 1).")
+    ] = None,
+    warmup_rounds: Annotated[
+        int | None, typer.Option(help="Completed rounds before the pruning event.")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds in all.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Root of all random draws.")] = None,
+    settings: Settings = None,
+    branch_from: Annotated[
+        str | None,
+        typer.Option(metavar="RUN@ROUND", help="Share another run's rounds up to that one."),
+    ] = None,
+    params: Params = None,
+    run_at: At = None,
+    workers: Workers = None,
+    run_root: RunRoot = "runs",
+    data_root: DataRoot = None,
+    store: Store = None,
+    engine: Engine = True,
+    track: TrackWith = "mlflow",
+    as_json: AsJson = False,
+) -> None:
+    """Run a federation: train at clients, aggregate, explain, prune, evaluate.
+
+    Settings come from params.yaml; options go before it. Results are in runs/NAME: results/,
+    model.safetensors, config.yaml.
+
+        fedx run --dataset synthetic --rounds 4 --warmup-rounds 2
+        fedx run --method fedavg --set federation.participation=0.5
+        fedx run --run-at work-pools --store s3://fedx/runs
+    """
+    from flows.experiment import Request
+
+    request = Request(
+        run=run,
+        dataset=dataset,
+        model=model,
+        method=method,
+        relevance=relevance,
+        pruning_rate=pruning_rate,
+        warmup_rounds=warmup_rounds,
+        rounds=rounds,
+        seed=seed,
+        overrides=dict(setting(text) for text in settings or []),
+        params=params,
+        run_root=run_root,
+        data_root=data_root,
+        store=store,
+        branch_from=branch_from,
+    )
+    _start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    rounds: Annotated[int | None, typer.Option(help="Rounds in all, to go further.")] = None,
+    run_at: At = None,
+    workers: Workers = None,
+    run_root: RunRoot = "runs",
+    data_root: DataRoot = None,
+    store: Store = None,
+    engine: Engine = True,
+    track: TrackWith = "mlflow",
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run after its last committed round, to the same bytes.
+
+    fedx resume fedx-lrp-q0.5-synthetic-s1
+    fedx resume base --rounds 40
+    """
+    from flows.experiment import Request
+
+    request = Request(
+        run=run, rounds=rounds, run_root=run_root, data_root=data_root, store=store, resume=True
+    )
+    _start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+
+
+def _start(
+    request: "Request",
+    run_at: RunAt | None,
+    workers: int | None,
+    *,
+    engine: bool,
+    track: Track,
+    as_json: bool,
+) -> None:
+    if not engine and run_at not in (None, "here"):
+        raise typer.BadParameter(
+            f"--run-at {run_at} is carried by Prefect; leave --no-engine out, or use here"
+        )
+    from flows.experiment import check_data, settle
+
+    order = settle(request)
+    try:
+        check_data(order)
+        if engine:
+            _reach_prefect(quietly=as_json)
+    except BaseException:
+        order.folder.discard_unless_begun(order.setting.place.store)
+        raise
+    with _interruptible(order.run):
+        go = _on_prefect if engine else _in_process
+        found = go(order, request, run_at, workers, track, "json" if as_json else "terminal")
+    if as_json:
+        print(json.dumps({"event": "summary", **found}), flush=True)
+    else:
+        print(order.folder.path)
+
+
+def _in_process(
+    order: "Order",
+    request: "Request",
+    run_at: RunAt | None,
+    workers: int | None,
+    track: Track,
+    show: Show,
+) -> dict[str, Any]:
+    from flows import live, tracking
+    from flows.experiment import carry_out
+    from flows.runtimes import default_workers
+
+    display = live.display(show)
+    return carry_out(
+        order,
+        run_at="here",
+        workers=workers or default_workers(),
+        display=display,
+        tracker=tracking.tracker(track, display.warn),
+    )
+
+
+def _on_prefect(
+    order: "Order",
+    request: "Request",
+    run_at: RunAt | None,
+    workers: int | None,
+    track: Track,
+    show: Show,
+) -> dict[str, Any]:
+    import dataclasses
+
+    from flows.round_loop import fedx
+
+    asked = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
+    asked |= {"run": order.run, "overrides": dict(request.overrides)}
+    found: dict[str, Any] = fedx(
+        **asked, run_at=run_at or "threads", workers=workers, track=track, show=show
+    )
+    return found
+
+
+def _reach_prefect(*, quietly: bool) -> None:
+    """Find Prefect's server or start one, which Ctrl-C must not stop before it heard the end."""
+    # Prefect's own lines would run through ours; its pages have them all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from fedx_core.errors import RunError
+
+    url = PREFECT_API_URL.value()
+    if not url and not quietly:
+        print("starting a Prefect server for this run (PREFECT_API_URL names a running one)",
+              file=sys.stderr, flush=True)  # fmt: skip
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with get_client(sync_client=True) as client:
+            trouble = client.api_healthcheck()
+    except RuntimeError as error:
+        trouble = error
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if trouble is not None:
+        raise RunError(
+            f"the Prefect server at {url or 'this machine'} does not answer ({trouble}); start it "
+            "with `prefect server start`, unset PREFECT_API_URL, or run with --no-engine"
+        )
+
+
+@contextmanager
+def _interruptible(run: str) -> Iterator[None]:
+    """Stop at Ctrl-C, and say how to go on; a second one does not wait for clients."""
+    presses = 0
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        nonlocal presses
+        presses += 1
+        if presses > 1:
+            os._exit(130)
+        print(
+            f"\nstopping after the clients under way (Ctrl-C again stops at once); go on with: "
+            f"fedx resume {run}",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    finally:
+        signal.signal(signal.SIGINT, before)
