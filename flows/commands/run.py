@@ -91,7 +91,7 @@ def run(
         store=store,
         branch_from=branch_from,
     )
-    _start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+    start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
 
 
 def resume(
@@ -116,10 +116,10 @@ def resume(
     request = Request(
         run=run, rounds=rounds, run_root=run_root, data_root=data_root, store=store, resume=True
     )
-    _start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+    start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
 
 
-def _start(
+def start(
     request: "Request",
     run_at: RunAt | None,
     workers: int | None,
@@ -128,6 +128,7 @@ def _start(
     track: Track,
     as_json: bool,
 ) -> None:
+    """Carry a request out, and show it."""
     if not engine and run_at not in (None, "here"):
         raise typer.BadParameter(
             f"--run-at {run_at} is carried by Prefect; leave --no-engine out, or use here"

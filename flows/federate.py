@@ -1,0 +1,95 @@
+"""Stage ``federate``: the experiment of ``params.yaml``, from the first round to the last.
+
+python -m flows.federate [--params params.yaml] [--data-root data] [--run-root runs] [--out DIR]
+
+A run of its own, ``runs/experiment-<digest>``, named after its settings and the code: what was
+stopped goes on when the stage is repeated, and variants of ``dvc exp run`` keep out of each other's
+way. What DVC versions is a copy of what the run left, without its checkpoints.
+"""
+
+import argparse
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from fedx_core import config
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import FedXError
+from fedx_core.journal import Journal
+from fedx_core.messages import canonical
+from fedx_core.store import open_store
+from flows import run_folder
+from flows.experiment import Request, git_commit
+from flows.run_folder import RunFolder
+
+
+def name_of(settings: ExperimentConfig) -> str:
+    """Name the run of some settings and this code.
+
+    Args:
+        settings: of the experiment; data sets that it does not use change nothing.
+    """
+    plain = config.as_plain(settings)
+    plain["datasets"] = plain["datasets"][settings.dataset]
+    del plain["prepare"]
+    digest = hashlib.sha256(canonical([plain, git_commit()])).hexdigest()
+    return f"experiment-{digest[:10]}"
+
+
+def federate(params: Path, data_root: Path, run_root: Path, out: Path) -> Path:
+    """Run the experiment and copy what it left.
+
+    Args:
+        params: the settings.
+        data_root: folder of all data sets.
+        run_root: folder of all runs.
+        out: the folder to write; what it held is replaced.
+
+    Returns:
+        ``out``, with config.yaml, model.safetensors and results.
+
+    Raises:
+        FedXError: the run can't go on; repeating the stage goes on after its last round.
+    """
+    from flows.commands.run import start
+
+    folder = RunFolder(run_root / name_of(config.load(params)))
+    if (folder.results / "summary.json").exists():
+        # DVC keeps what that run left; it asks again because data or code have changed since.
+        shutil.rmtree(folder.path)
+    begun = Journal(open_store(run_folder.store_of(None, folder))).run() is not None
+    request = Request(
+        run=folder.name,
+        run_root=str(run_root),
+        data_root=str(data_root),
+        params=None if begun else str(params),
+        resume=begun,
+    )
+    start(request, None, None, engine=False, track="mlflow", as_json=False)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for path in (folder.config, folder.model):
+        shutil.copy2(path, out)
+    shutil.copytree(folder.results, out / "results")
+    return out
+
+
+def main() -> int:
+    """Run the stage from the command line; errors go to stderr, with exit code 1."""
+    parser = argparse.ArgumentParser(description="Run the experiment of params.yaml.")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--run-root", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("experiment/federate"))
+    options = parser.parse_args()
+    try:
+        federate(options.params, options.data_root, options.run_root, options.out)
+    except FedXError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
