@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedx_core import state
 from fedx_core.codec import base as framing
 from fedx_core.errors import PayloadError
+from fedx_core.journal import Evidence
 from fedx_core.masks import Mask
 from fedx_core.messages import PROTOCOL, Entry, Ref, Schema, ServerState, canonical
 from fedx_core.methods.base import ModelInfo
@@ -83,6 +85,34 @@ def unpack_server_state(data: framing.Buffer) -> ServerState:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise PayloadError(f"checkpoint is corrupt: {error!r}") from error
+
+
+def put_evidence(
+    store: Store, before: ServerState, scores: Mapping[str, Tensor], mask: Mask
+) -> Evidence:
+    """Keep what a pruning event saw and decided, each under its hash.
+
+    Args:
+        store: of the run.
+        before: the state that was pruned.
+        scores: float (units,) by layer; kept as float32.
+        mask: what is kept from then on.
+    """
+    about = {
+        "protocol": PROTOCOL,
+        "round_index": before.round_index,
+        "mask_kind": mask.kind,
+        "order": {"scores": list(scores), "kept": list(mask.entries)},
+    }
+    tensors = {
+        **state.as_section({n: s.detach().float().cpu() for n, s in scores.items()}, "scores"),
+        **state.as_section({n: k.to(torch.uint8) for n, k in mask.entries.items()}, "kept"),
+    }
+    # A prefix of their own, which retention never touches.
+    return Evidence(
+        before=put_by_hash(store, "pruning", pack_server_state(before)),
+        scores=put_by_hash(store, "pruning", pack_state(tensors, about)),
+    )
 
 
 def mask_schema(kind: str, shapes: Mapping[str, tuple[int, ...]]) -> Schema:

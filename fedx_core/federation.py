@@ -1,15 +1,15 @@
 """The loop over rounds: yields one report a round, resumes, branches, and keeps a quorum."""
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 
 import fedx_core
-from fedx_core import checkpoint, config, evaluation, ledger, rounds
+from fedx_core import checkpoint, config, ledger, rounds
 from fedx_core.client import Place
-from fedx_core.cohort import gather, number, score_at_clients
+from fedx_core.cohort import gather, number
+from fedx_core.conclude import Clock, finish
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ObjectMissingError, RunError
 from fedx_core.journal import Commit, Holding, Journal, Run
@@ -116,7 +116,7 @@ def final_model(store: Store) -> StateDict:
 def _round(
     server: Server, runtime: Runtime, place: Place, before: ServerState, last: Commit
 ) -> tuple[ServerState, Commit]:
-    clock = _Clock()
+    clock = Clock()
     holdings = last.holdings
     round_index = before.round_index + 1
     with clock("dispatch"):
@@ -172,119 +172,7 @@ def _round(
             for r in closed.reports
         },
     )
-    return _finish(server, runtime, place, aggregated, draft, new_holdings, clock)
-
-
-def _finish(
-    server: Server,
-    runtime: Runtime,
-    place: Place,
-    aggregated: ServerState,
-    draft: RoundReport,
-    holdings: Mapping[str, Holding],
-    clock: "_Clock",
-) -> tuple[ServerState, Commit]:
-    """Do what comes after aggregation: relevance, prune, evaluate, commit."""
-    method, description = server.bench.method, server.description
-    with clock("relevance"):
-        scores = runtime.server_step("relevance", rounds.relevance, server, aggregated)
-    with clock("prune"):
-        state = runtime.server_step("prune", rounds.prune, server, aggregated, scores)
-    is_last = state.round_index == draft.rounds
-    metrics: dict[str, float] = {}
-    before_pruning: dict[str, float] = {}
-    per_class: dict[str, float] = {}
-    per_client: dict[str, dict[str, float]] = {}
-    traffic = dict(draft.traffic)
-    with clock("evaluate"):
-        if not method.personal:
-            labels = server.test.labels
-            if scores is not None:
-                logits = runtime.server_step("evaluate", rounds.evaluate, server, aggregated)
-                before_pruning = evaluation.metrics(logits, labels, description.label_kind)
-            logits = runtime.server_step("evaluate", rounds.evaluate, server, state)
-            metrics = evaluation.metrics(logits, labels, description.label_kind)
-            if is_last:
-                found = evaluation.per_class(logits, labels, description.label_kind)
-                per_class = {
-                    name: score
-                    for name, score in zip(description.class_names, found, strict=True)
-                    if score is not None
-                }
-                if description.label_kind == "multi":
-                    metrics |= _label_frequency(server)
-        if method.personal or is_last:
-            per_client = score_at_clients(server, runtime, place, state, holdings)
-            if method.communicates:
-                traffic = _charge_evaluation(server, state, traffic, per_client)
-        if method.personal:
-            metrics = _mean_by_examples(per_client)
-    kept = state.mask.entries if state.mask and state.mask.kind == "units" else {}
-    report = replace(
-        draft,
-        metrics=metrics,
-        metrics_before_pruning=before_pruning,
-        pruned=scores is not None,
-        traffic=traffic,
-        sparsity=ledger.sparsity(server.bench.info.graph, state.mask),
-        units_kept={
-            layer.name: (
-                int(kept[layer.name].sum()) if layer.name in kept else layer.units,
-                layer.units,
-            )
-            for layer in server.bench.info.graph.layers
-        },
-        seconds=clock.seconds,
-        per_class=per_class,
-        per_client=per_client,
-    )
-    commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings)
-    return state, commit
-
-
-def _charge_evaluation(
-    server: Server,
-    state: ServerState,
-    traffic: Mapping[str, Traffic],
-    per_client: Mapping[str, Mapping[str, float]],
-) -> dict[str, Traffic]:
-    payload = server.bench.method.downlink(state, server.bench.info)
-    size = len(server.bench.codec.encode(payload, server.bench.wire(state.mask).down))
-    charged = dict(traffic)
-    for client in per_client:
-        charged[client] = replace(charged.get(client, Traffic()), evaluation=size)
-    return charged
-
-
-def _mean_by_examples(per_client: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    scored = [values for values in per_client.values() if len(values) > 1]
-    total = sum(values["examples"] for values in scored)
-    names = [name for name in scored[0] if name != "examples"] if scored else []
-    return {n: sum(v[n] * v["examples"] for v in scored) / total for n in names}
-
-
-def _label_frequency(server: Server) -> dict[str, float]:
-    known = [server.reference.labels, server.tuning.labels]
-    frequencies = sum(part.sum(0) for part in known) / sum(len(part) for part in known)
-    return evaluation.label_frequency_scores(frequencies, server.test.labels)
-
-
-class _Clock:
-    """Wall seconds by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, step: str) -> "_Clock":
-        self._step = step
-        return self
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.perf_counter() - self._started
-        self.seconds[self._step] = self.seconds.get(self._step, 0.0) + spent
+    return finish(server, runtime, place, aggregated, draft, new_holdings, clock)
 
 
 def _branch(
@@ -295,6 +183,9 @@ def _branch(
     for round_index in range(len(commits), branch.round_index):
         commit = there.committed(round_index)
         assert commit is not None
+        if commit.evidence is not None:
+            for ref in (commit.evidence.before, commit.evidence.scores):
+                server.store.put(ref.key, there.store.get(ref))
         commits.append(replace(commit, plan=server.plan))
         server.journal.commit(commits[-1])
     last = there.committed(branch.round_index)
@@ -307,8 +198,6 @@ def _branch(
             "the last federation.keep_states only"
         ) from error
     draft = replace(last.report, rounds=server.config.federation.rounds)
-    _, commit = _finish(
-        server, runtime, Place(store="", shards="", memory=""), state, draft, last.holdings,
-        _Clock(),
-    )  # fmt: skip
+    nowhere = Place(store="", shards="", memory="")
+    _, commit = finish(server, runtime, nowhere, state, draft, last.holdings, Clock())
     return [*commits, commit], commit.report

@@ -97,6 +97,19 @@ class Holding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a pruning event saw and decided; kept for as long as the run is.
+
+    Args:
+        before: the server's state that was pruned.
+        scores: of its units, and what was kept of them.
+    """
+
+    before: Ref
+    scores: Ref
+
+
+@dataclass(frozen=True, kw_only=True)
 class Commit:
     """A round is done; its state is the checkpoint. Round 0 is the start of a run."""
 
@@ -105,6 +118,7 @@ class Commit:
     state: Ref
     report: RoundReport
     holdings: Mapping[str, Holding] = field(default_factory=dict)
+    evidence: Evidence | None = None
 
 
 class Journal:

@@ -26,7 +26,7 @@ from fedx_core.client import train
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, PayloadError
 from fedx_core.examples import Description, Examples
-from fedx_core.journal import Closed, Commit, Holding, Journal, Opened
+from fedx_core.journal import Closed, Commit, Evidence, Holding, Journal, Opened
 from fedx_core.masks import Mask, Scores
 from fedx_core.messages import (
     PROTOCOL,
@@ -254,12 +254,17 @@ def relevance(server: Server, server_state: ServerState) -> Scores | None:
     )
 
 
-def prune(server: Server, server_state: ServerState, scores: Scores | None) -> ServerState:
-    """Turn scores into a mask; without scores nothing changes."""
+def prune(
+    server: Server, server_state: ServerState, scores: Scores | None
+) -> tuple[ServerState, Evidence | None]:
+    """Turn scores into a mask, and keep what led to it; without scores nothing changes."""
     if scores is None:
-        return server_state
+        return server_state, None
     pruned = server.bench.method.prune(server_state, scores, server.bench.info)
-    return recalibrated(server, pruned)
+    evidence = None
+    if pruned.mask is not None:
+        evidence = checkpoint.put_evidence(server.store, server_state, scores, pruned.mask)
+    return recalibrated(server, pruned), evidence
 
 
 def evaluate(server: Server, server_state: ServerState) -> Tensor:
@@ -281,6 +286,7 @@ def commit(
     server_state: ServerState,
     report: RoundReport,
     holdings: Mapping[str, Holding],
+    evidence: Evidence | None,
 ) -> Commit:
     """Keep the state under its hash and write the checkpoint."""
     record = Commit(
@@ -289,6 +295,7 @@ def commit(
         state=put_by_hash(server.store, "states", checkpoint.pack_server_state(server_state)),
         report=report,
         holdings=holdings,
+        evidence=evidence,
     )
     server.journal.commit(record)
     return record

@@ -160,11 +160,13 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
         # A branch comes with rounds of its own, so the first report may be of any round.
         reports = [*reports, report] if reports else history(open_store(store))
         results.write_rounds(folder, reports)
+        results.write_pruning(folder, store, [report])
         tracker.logged(reports)
         display.finished_round(reports)
     if not reports:
         raise RunError(f"run {order.run!r} has no round to do; raise federation.rounds (--rounds)")
     results.write_rounds(folder, reports)
+    results.write_pruning(folder, store, reports)
     results.write_figure(folder, reports)
     results.write_model(folder, store)
     notes = folder.notes()
@@ -253,6 +255,8 @@ def _branch(request: Request, root: Path) -> Branch | None:
 def _introduce(order: Order, prefect_run: str) -> None:
     """Write down what the run is and where its things are."""
     run_folder.save_config(order.folder, order.settings)
+    data, shards = order.setting.data, Path(order.setting.place.shards)
+    results.write_clients(order.folder, data, shards, order.settings.dataset)
     notes = {
         "run": order.run,
         "store": order.setting.place.store,

@@ -6,10 +6,14 @@ For simulation only: in a federation of real sites, each site prepares its own s
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from fedx_core import config, examples, strata
 from fedx_core.config import ExperimentConfig
+from fedx_core.examples import Stream
 from fedx_core.partition import base
 from fedx_core.partition.base import Known
 from fedx_core.seeding import derive
@@ -82,6 +86,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
                         part: strata.label_counts(streams[part].labels, classes).tolist()
                         for part in PARTS
                     },
+                    **_groups(prepared.description.group_names, streams),
                 }
             )
         examples.write_manifest(
@@ -93,6 +98,19 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
             },
         )
     return folder
+
+
+def _groups(
+    names: Sequence[str], streams: Mapping[str, Stream]
+) -> dict[str, dict[str, dict[str, int]]]:
+    """Count each part's images by the group they came from; nothing where that is unknown."""
+    if not names:
+        return {}
+    counted: dict[str, dict[str, int]] = {}
+    for part, stream in streams.items():
+        counts = np.bincount(stream.groups, minlength=len(names)).tolist()
+        counted[part] = {n: count for n, count in zip(names, counts, strict=True) if count}
+    return {"groups": counted}
 
 
 if __name__ == "__main__":

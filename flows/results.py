@@ -1,4 +1,4 @@
-"""What a run leaves: rounds.csv, rounds.json, summary.json, accuracy.svg and the model.
+"""What a run leaves: numbers, a figure, what was pruned and why, and the model.
 
 The two ledgers stand in columns of their own and are never added: ``wire_*`` is what crossed the
 network by ``len(payload)``, ``paper_bytes`` follows the convention of the paper's Table I.
@@ -8,12 +8,15 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from fedx_core import checkpoint, federation
+from fedx_core import checkpoint, examples, federation
 from fedx_core.config import ExperimentConfig
+from fedx_core.journal import Evidence, Journal
 from fedx_core.messages import RoundReport, plain
-from fedx_core.store import open_store
+from fedx_core.state import as_section
+from fedx_core.store import Store, open_store
 from flows.run_folder import RunFolder, write
 
 MIB = 2**20
@@ -130,6 +133,57 @@ def write_model(folder: RunFolder, store: str) -> None:
     """Write the final model as safetensors, which ``model.weights`` takes to start from."""
     model = federation.final_model(open_store(store))
     write(folder.model, checkpoint.pack_state(model, {"run": folder.name}))
+
+
+def write_pruning(folder: RunFolder, store: str, reports: Sequence[RoundReport]) -> None:
+    """Write ``pruning/NNNN.safetensors`` of each round with a pruning event.
+
+    Entries are ``before/<entry>`` (the model that was pruned), ``scores/<layer>`` (float32, one a
+    unit) and ``kept/<layer>`` (uint8, 1 = kept; by parameter where the method's mask is).
+
+    Args:
+        folder: of the run.
+        store: URI of the run's store.
+        reports: of the rounds to look at.
+    """
+    opened = open_store(store)
+    for round_index in (report.round_index for report in reports if report.pruned):
+        commit = Journal(opened).committed(round_index)
+        if commit is not None and commit.evidence is not None:
+            path = folder.pruning / f"{round_index:04d}.safetensors"
+            write(path, _event(opened, commit.evidence))
+
+
+def _event(store: Store, evidence: Evidence) -> bytes:
+    before = checkpoint.unpack_server_state(store.get(evidence.before))
+    tensors, about = checkpoint.unpack_state(store.get(evidence.scores))
+    order = {"before": list(before.model), **about["order"]}
+    return checkpoint.pack_state(
+        {**as_section(before.model, "before"), **tensors}, {**about, "order": order}
+    )
+
+
+def write_clients(folder: RunFolder, data: Path, shards: Path, dataset: str) -> None:
+    """Write ``clients.json``: who the clients are, and how many images of what they hold.
+
+    Sites that keep their data to themselves have counted nothing; then there is no such file.
+
+    Args:
+        folder: of the run.
+        data: folder of the data set, with ``prepared`` in it.
+        shards: folder of the clients' shards.
+        dataset: its key in the settings.
+    """
+    clients = examples.read_manifest(shards)["clients"]
+    if not all("labels" in client for client in clients):
+        return
+    about = examples.read_manifest(data / "prepared")["description"]
+    found = {
+        "dataset": dataset,
+        **{name: about[name] for name in ("label_kind", "class_names", "group_names")},
+        "clients": [{"groups": {}, **client} for client in clients],
+    }
+    write(folder.counts, _json(found))
 
 
 def _json(value: Any) -> bytes:

@@ -5,7 +5,7 @@ runs/<name>/
     run.yaml            where its data, store and traces are
     store/              payloads, states and journal, unless --store says otherwise
     clients/            what clients keep for themselves
-    results/            rounds.csv, rounds.json, summary.json
+    results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/
     model.safetensors   the final model
 """
 
@@ -53,6 +53,16 @@ class RunFolder:
         return self.path / "results"
 
     @property
+    def counts(self) -> Path:
+        """Who the clients are and what they hold."""
+        return self.results / "clients.json"
+
+    @property
+    def pruning(self) -> Path:
+        """What each pruning event saw and decided."""
+        return self.results / "pruning"
+
+    @property
     def model(self) -> Path:
         """The final model."""
         return self.path / "model.safetensors"
@@ -81,7 +91,7 @@ class RunFolder:
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:
-            for path in (self.config, self.about):
+            for path in (self.config, self.about, self.counts):
                 path.unlink(missing_ok=True)
             for folder in (self.results, self.path / "store", self.path):
                 if folder.is_dir() and not any(folder.iterdir()):

@@ -25,7 +25,7 @@ from fedx_core.errors import (
     VersionError,
 )
 from fedx_core.federation import federate, final_model, history
-from fedx_core.journal import Closed, Journal
+from fedx_core.journal import Closed, Evidence, Journal
 from fedx_core.messages import ClientFailure, ClientJob, RoundReport
 from fedx_core.methods import base
 from fedx_core.retention import collect_garbage
@@ -36,6 +36,12 @@ from fedx_core.store import FileStore, open_store
 
 def model_digest(setting: Setting) -> str:
     return state.digest(final_model(open_store(setting.place.store)))
+
+
+def evidence(setting: Setting) -> list[Evidence | None]:
+    """What led to each round's pruning, by hash."""
+    commits = Journal(open_store(setting.place.store)).commits()
+    return [commit.evidence for commit in commits]
 
 
 def numbers(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
@@ -54,8 +60,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def unkilled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
-    """Digest of the whole run's model, and how many things it wrote to its store."""
+def unkilled(
+    tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, list[Evidence | None], int]:
+    """Digest of the whole run's model, what it pruned by, and how many things it wrote."""
     bed = Bed(tiny_data, tmp_path_factory.mktemp("unkilled"))
     writes = 0
     original = FileStore._write_beside
@@ -68,14 +76,17 @@ def unkilled(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FileStore, "_write_beside", counted)
         list(federate(tiny(), bed.setting(), InProcess(1)))
-    return model_digest(bed.setting()), writes
+    return model_digest(bed.setting()), evidence(bed.setting()), writes
 
 
 @pytest.mark.parametrize("share", [0.02, 0.15, 0.3, 0.4, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9, 0.97, 1.0])
 def test_a_run_killed_at_any_write_resumes_to_the_bytes_of_an_unkilled_one(
-    share: float, bed: Bed, unkilled: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    share: float,
+    bed: Bed,
+    unkilled: tuple[str, list[Evidence | None], int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    digest, writes = unkilled
+    digest, pruned_by, writes = unkilled
     count = itertools.count(1)
     original = FileStore._write_beside
     fatal = max(2, round(share * writes))
@@ -91,6 +102,7 @@ def test_a_run_killed_at_any_write_resumes_to_the_bytes_of_an_unkilled_one(
             list(federate(tiny(), bed.setting(), InProcess(1)))
     list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
     assert model_digest(bed.setting()) == digest
+    assert evidence(bed.setting()) == pruned_by
     assert len(history(open_store(bed.setting().place.store))) == 3
 
 
@@ -131,6 +143,8 @@ def test_a_branch_equals_the_run_that_computed_its_first_rounds_itself(bed: Bed)
         federate(tiny(), branch, InProcess(1), branch=Branch(store=base.place.store, round_index=2))
     )
     assert model_digest(whole) == model_digest(branch)
+    assert evidence(whole) == evidence(branch)
+    assert [found is not None for found in evidence(whole)] == [False, False, True, False]
     stores = [open_store(s.place.store) for s in (whole, branch)]
     first, second = (numbers(history(store)) for store in stores)
     for report in (*first, *second):
@@ -476,6 +490,10 @@ def test_payloads_are_deleted_after_commit_and_the_last_three_states_stay(bed: B
     collect_garbage(bed.setting().place, keep_states=1)
     assert len(list((root / "states").iterdir())) == 1
     assert model_digest(bed.setting())
+    pruned_by = evidence(bed.setting())[2]
+    assert pruned_by is not None, "what was pruned, and by what, stays"
+    for ref in (pruned_by.before, pruned_by.scores):
+        assert len(open_store(bed.setting().place.store).get(ref)) == ref.size
 
 
 def test_rounds_can_be_added_on_resume_and_nothing_else_changes(bed: Bed) -> None:
