@@ -15,6 +15,7 @@
     │   └── ObjectMissingError (FileNotFoundError) E_MISSING  no object of that key
     └── RunError (RuntimeError)              E_RUN        a run that can't start or go on
         ├── QuorumError                      E_QUORUM     too few clients reported
+        ├── StoppedError                     E_STOPPED    a run that ended before its last round
         ├── RunExistsError                   E_RUN_EXISTS the run folder holds another run
         ├── VersionError                     E_VERSION    written by another version
         └── LostRaceError                    E_LOST_RACE  another server commits this run
@@ -111,6 +112,12 @@ class QuorumError(RunError):
     """Fewer clients reported than the round needs."""
 
     code = "E_QUORUM"
+
+
+class StoppedError(RunError):
+    """A run ended before its last round; it can be resumed."""
+
+    code = "E_STOPPED"
 
 
 class RunExistsError(RunError):

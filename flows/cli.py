@@ -4,11 +4,12 @@ Slow modules are imported where they are used, so that ``--help`` and mistakes a
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from fedx_core import __version__
+from flows import exits
 from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
@@ -31,29 +32,39 @@ Other things to try:
         fedx run --no-engine                        # without Prefect
 """
 
+EPILOGUE = "Exit codes:\n\n" + "\n\n".join(
+    f"* {code}: {meaning}" for code, meaning in exits.MEANINGS.items()
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
 )
+# Typer carries a copy of click in some versions and imports it in others.
+UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Run the command; a mistake ends in one line and exit code 1, without a traceback."""
+    """Run the command; a mistake ends in one line and an exit code, without a traceback."""
     from fedx_core.errors import FedXError
 
+    as_json = "--json" in sys.argv[1:]
     try:
-        app(prog_name="fedx")
+        # Typer draws a box around wrong usage; for programs that is an error as any other.
+        code = app(prog_name="fedx", standalone_mode=not as_json)
     except FedXError as error:
-        _fail(error)
+        _fail(error.code, str(error), as_json)
+    except UsageError as error:
+        _fail("E_USAGE", error.format_message(), as_json)
+    sys.exit(code)
 
 
-def _fail(error: Exception) -> None:
+def _fail(code: str, message: str, as_json: bool) -> NoReturn:
     sys.stdout.flush()
-    print(f"error {getattr(error, 'code', '')}: {error}", file=sys.stderr, flush=True)
-    sys.exit(1)
+    print(exits.said(code, message, as_json=as_json), file=sys.stderr, flush=True)
+    sys.exit(exits.exit_code(code))
 
 
 def _version(asked: bool) -> None:
@@ -62,7 +73,9 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(help=f"Federated learning that explains its model and sends less.\n{EXAMPLES}")
+@app.callback(
+    epilog=EPILOGUE, help=f"Federated learning that explains its model and sends less.\n{EXAMPLES}"
+)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")

@@ -1,18 +1,26 @@
 """``fedx data``: prepare one data set."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.options import DataRoot, Params, Settings, setting
+from flows import completion
+from flows.commands.options import DataRoot, JsonObject, Params, Settings, setting
 
 
 def data(
-    name: Annotated[str, typer.Argument(help="A key of datasets in params.yaml.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A key of datasets in params.yaml.", autocompletion=completion.datasets
+        ),
+    ],
     params: Params = None,
     data_root: DataRoot = None,
     settings: Settings = None,
+    as_json: JsonObject = False,
 ) -> None:
     """Prepare one data set: read it, share it among clients, draw the server's reference set.
 
@@ -35,5 +43,11 @@ def data(
             f"no data set {name!r} in {params or 'params.yaml'}; choose one of "
             f"{', '.join(experiment.datasets)}, or describe it there"
         )
+    made = {}
     for stage in (prepare, partition, reference):
-        print(stage(experiment, name, Path(data_root or "data")))
+        folder = stage(experiment, name, Path(data_root or "data"))
+        made[folder.name] = str(folder)
+        if not as_json:
+            print(folder)
+    if as_json:
+        print(json.dumps({"dataset": name, **made}))

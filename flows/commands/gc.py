@@ -1,19 +1,21 @@
 """``fedx gc``: what a killed run has left behind."""
 
+import json
 from typing import Annotated
 
 import typer
 
-from flows.commands.options import RunRoot, Store
+from flows.commands.options import JsonObject, RunName, RunRoot, Store
 
 
 def gc(
-    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    run: RunName,
     keep_states: Annotated[
         int | None, typer.Option(min=1, help="States to keep; federation.keep_states if not given.")
     ] = None,
     run_root: RunRoot = "runs",
     store: Store = None,
+    as_json: JsonObject = False,
 ) -> None:
     """Delete what a run's committed rounds no longer need: payloads and old states.
 
@@ -25,4 +27,7 @@ def gc(
     order = settle(Request(run=run, run_root=run_root, store=store, resume=True))
     keep = keep_states or order.settings.federation.keep_states
     collect_garbage(order.setting.place, keep)
-    print(f"{run}: payloads of committed rounds are gone, the last {keep} states are kept")
+    if as_json:
+        print(json.dumps({"run": run, "states_kept": keep}))
+    else:
+        print(f"{run}: payloads of committed rounds are gone, the last {keep} states are kept")

@@ -4,8 +4,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import completion
 from flows.choices import RunAt, Track
 
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name of the run.", autocompletion=completion.runs)
+]
 Params = Annotated[
     str | None, typer.Option(help="File with the settings; params.yaml if not given.")
 ]
@@ -49,6 +53,7 @@ TrackWith = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON object a round on stdout, and a last one.")
 ]
+JsonObject = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Any setting, as training.epochs=1."),

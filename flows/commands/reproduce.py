@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.commands.options import AsJson
+from flows.commands.options import JsonObject
 
 
 def reproduce(
     what: Annotated[Literal["table1"], typer.Argument()],
-    as_json: AsJson = False,
+    as_json: JsonObject = False,
 ) -> None:
     """Compute what the paper prints and show both.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import completion
 from flows.choices import RunAt, Show, Track
 from flows.commands.options import (
     AsJson,
@@ -18,6 +19,7 @@ from flows.commands.options import (
     DataRoot,
     Engine,
     Params,
+    RunName,
     RunRoot,
     Settings,
     Store,
@@ -34,11 +36,23 @@ def run(
     run: Annotated[
         str | None, typer.Option(help="Name; made up from the settings if not given.")
     ] = None,
-    dataset: Annotated[str | None, typer.Option(help="A key of datasets in params.yaml.")] = None,
-    model: Annotated[str | None, typer.Option(help="Such as resnet6 or resnet18.")] = None,
-    method: Annotated[str | None, typer.Option(help="Such as fedavg or fedx.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A key of datasets in params.yaml.", autocompletion=completion.datasets),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Such as resnet6 or resnet18.", autocompletion=completion.models),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Such as fedavg or fedx.", autocompletion=completion.methods)
+    ] = None,
     relevance: Annotated[
-        str | None, typer.Option(help="Criterion of pruning, such as lrp or random.")
+        str | None,
+        typer.Option(
+            help="Criterion of pruning, such as lrp or random.",
+            autocompletion=completion.relevance,
+        ),
     ] = None,
     pruning_rate: Annotated[
         float | None, typer.Option(help="Share of each layer's units that go, in [0, 1).")
@@ -95,7 +109,7 @@ def run(
 
 
 def resume(
-    run: Annotated[str, typer.Argument(help="Name of the run.")],
+    run: RunName,
     rounds: Annotated[int | None, typer.Option(help="Rounds in all, to go further.")] = None,
     run_at: At = None,
     workers: Workers = None,

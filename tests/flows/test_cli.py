@@ -254,7 +254,7 @@ def test_the_flow_says_an_error_last_and_can_be_gone_on_with(
     shard = data / "synthetic" / "shards" / "client-01"
     shard.rename(tmp_path / "lost")
     place = ("--data-root", str(data), "--track", "nothing")
-    assert fedx("run", "--run", "a", *place) == 1
+    assert fedx("run", "--run", "a", *place) == 3
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error E_QUORUM: round 1: 2 of 3 clients reported")
     assert "fedx resume a" in last
