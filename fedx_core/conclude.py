@@ -1,10 +1,10 @@
 """How a round ends, once its updates are combined: explain, prune, evaluate, commit."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from fedx_core import evaluation, ledger, rounds
+from fedx_core import evaluation, ledger, rounds, selection
 from fedx_core.client import Place
 from fedx_core.cohort import score_at_clients
 from fedx_core.journal import Commit, Holding
@@ -20,15 +20,33 @@ def finish(
     aggregated: ServerState,
     draft: RoundReport,
     holdings: Mapping[str, Holding],
+    past: Sequence[RoundReport],
     clock: "Clock",
 ) -> tuple[ServerState, Commit]:
-    """Do what comes after aggregation: relevance, prune, evaluate, commit."""
+    """Do what comes after aggregation: relevance, prune, evaluate, commit.
+
+    Args:
+        server: see :class:`fedx_core.rounds.Server`.
+        runtime: who carries the work.
+        place: where clients find things.
+        aggregated: state that the updates led to.
+        draft: what is known of the round by now.
+        holdings: what each client holds after it.
+        past: reports of the rounds before it.
+        clock: takes the time of each step.
+
+    Returns:
+        The state after the round, and its commit.
+    """
     method, description = server.bench.method, server.description
     with clock("relevance"):
         scores = runtime.server_step("relevance", rounds.relevance, server, aggregated)
     with clock("prune"):
         state, evidence = runtime.server_step("prune", rounds.prune, server, aggregated, scores)
-    is_last = state.round_index == draft.rounds
+    draft = replace(draft, pruned=scores is not None)
+    with clock("evaluate"):
+        draft = _judged(server, runtime, state, draft, past)
+    is_last = state.round_index == draft.rounds or bool(draft.stopped)
     metrics: dict[str, float] = {}
     before_pruning: dict[str, float] = {}
     per_class: dict[str, float] = {}
@@ -38,9 +56,11 @@ def finish(
         if not method.personal:
             labels = server.test.labels
             if scores is not None:
-                logits = runtime.server_step("evaluate", rounds.evaluate, server, aggregated)
+                logits = runtime.server_step(
+                    "evaluate", rounds.evaluate, server, aggregated, server.test
+                )
                 before_pruning = evaluation.metrics(logits, labels, description.label_kind)
-            logits = runtime.server_step("evaluate", rounds.evaluate, server, state)
+            logits = runtime.server_step("evaluate", rounds.evaluate, server, state, server.test)
             metrics = evaluation.metrics(logits, labels, description.label_kind)
             if is_last:
                 found = evaluation.per_class(logits, labels, description.label_kind)
@@ -62,7 +82,6 @@ def finish(
         draft,
         metrics=metrics,
         metrics_before_pruning=before_pruning,
-        pruned=scores is not None,
         traffic=traffic,
         sparsity=ledger.sparsity(server.bench.info.graph, state.mask),
         units_kept={
@@ -78,6 +97,25 @@ def finish(
     )
     commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings, evidence)
     return state, commit
+
+
+def _judged(
+    server: Server,
+    runtime: Runtime,
+    state: ServerState,
+    draft: RoundReport,
+    past: Sequence[RoundReport],
+) -> RoundReport:
+    """Score the round on the tuning set; say which is best by now, and whether this is the last."""
+    choice = server.config.federation.selection
+    if choice is None:
+        return replace(draft, validation={}, best_round=0, stopped="")
+    logits = runtime.server_step("validate", rounds.evaluate, server, state, server.tuning)
+    found = evaluation.metrics(logits, server.tuning.labels, server.description.label_kind)
+    scored = replace(draft, validation=found)
+    to_come = server.bench.method.pruning_to_come(state)
+    stand = selection.standing([*past, scored], choice, pruning_to_come=to_come)
+    return replace(scored, best_round=stand.best_round, stopped=stand.stopped)
 
 
 def _charge_evaluation(

@@ -122,6 +122,28 @@ class TrainingConfig(Block):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SelectionConfig(Block):
+    """Which round is best, and when a run has stopped gaining; see :mod:`fedx_core.selection`.
+
+    Args:
+        metric: of the tuning set, such as ``overall_accuracy``; ``loss`` is better when lower.
+        patience: rounds without a gain after which the run stops; 0 never stops.
+        min_delta: a round is better only if it gains more than this over the best one.
+    """
+
+    metric: str
+    patience: int
+    min_delta: float
+
+    def __post_init__(self) -> None:
+        _at_least("federation.selection.patience", self.patience, 0)
+        if not self.min_delta >= 0:
+            raise ConfigError(
+                f"federation.selection.min_delta must be 0 or more, got {self.min_delta}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FederationConfig(Block):
     """Rounds and clients.
 
@@ -132,6 +154,7 @@ class FederationConfig(Block):
         attempts: how often a failed client is tried in one round.
         round_timeout: seconds until a client of a round counts as lost; 0 waits for ever.
         keep_states: committed states that ``fedx gc`` keeps.
+        selection: keep the best round's model and stop early; None does neither.
     """
 
     rounds: int
@@ -140,6 +163,7 @@ class FederationConfig(Block):
     attempts: int
     round_timeout: float
     keep_states: int
+    selection: SelectionConfig | None = None  # runs from before it was a setting lack it
 
     def __post_init__(self) -> None:
         for name in ("rounds", "attempts", "keep_states"):
@@ -251,7 +275,9 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
         *parents, leaf = path.split(".")
         block = values
         for depth, parent in enumerate(parents):
-            block = block.setdefault(parent, {})
+            if block.get(parent) is None:
+                block[parent] = {}
+            block = block[parent]
             if not isinstance(block, dict):
                 raise ConfigError(f"{'.'.join(parents[: depth + 1])} is no block; can't set {path}")
         is_plugin = bool(parents) and parents[-1] in (

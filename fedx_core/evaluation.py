@@ -14,6 +14,13 @@ from fedx_core.pixels import Pixels
 PRIMARY: Mapping[LabelKind, str] = {"single": "overall_accuracy", "multi": "micro_map"}
 """The metric that the paper reports for each kind of label."""
 
+METRICS: Mapping[LabelKind, tuple[str, ...]] = {
+    "single": ("overall_accuracy", "macro_f1", "loss"),
+    "multi": ("micro_map", "macro_map", "macro_f1", "loss"),
+}
+"""What :func:`metrics` yields."""
+LOWER_IS_BETTER = frozenset({"loss"})
+
 
 def predict(
     model: nn.Module,

@@ -1,6 +1,6 @@
 """The loop over rounds: yields one report a round, resumes, branches, and keeps a quorum."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -40,6 +40,9 @@ def federate(
     branch: Branch | None = None,
 ) -> Iterator[RoundReport]:
     """Run a federation, or go on with one.
+
+    A run that stopped early (``federation.selection``) is finished: going on adds no round, however
+    many are asked for.
 
     Args:
         settings: everything that changes a number; on ``resume`` those of the run's first start
@@ -83,14 +86,14 @@ def federate(
         commits = [begin(beginning, settings, setting, runtime, journal, data)]
     server = open_server(settings, setting, runtime, journal, data, commits[0].plan)
     if branch is not None and len(commits) <= branch.round_index:
-        commits, report = _branch(server, runtime, branch, commits)
+        commits, report = _branch(server, runtime, setting.place, branch, commits)
         yield report
-    last = commits[-1]
-    state = checkpoint.unpack_server_state(store.get(last.state))
-    while state.round_index < settings.federation.rounds:
-        state, last = _round(server, runtime, setting.place, state, last)
-        forget(journal, setting.place, last.round_index, settings.federation.keep_states)
-        yield last.report
+    state = checkpoint.unpack_server_state(store.get(commits[-1].state))
+    while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
+        state, commit = _round(server, runtime, setting.place, state, commits)
+        commits.append(commit)
+        forget(journal, setting.place, commit.round_index, settings.federation.keep_states)
+        yield commit.report
 
 
 def history(store: Store) -> list[RoundReport]:
@@ -104,19 +107,38 @@ def final_model(store: Store) -> StateDict:
     Raises:
         RunError: nothing was committed yet.
     """
-    commits = Journal(store).commits()
-    if not commits:
+    return _model(store, _commits(store)[-1])
+
+
+def best_model(store: Store) -> StateDict | None:
+    """Return the model of the best round by validation; None where rounds are not judged.
+
+    Raises:
+        RunError: nothing was committed yet.
+    """
+    commits = _commits(store)
+    best = commits[-1].report.best_round
+    return _model(store, commits[best]) if best else None
+
+
+def _commits(store: Store) -> list[Commit]:
+    if not (commits := Journal(store).commits()):
         raise RunError("no committed round in this run; start it with `fedx run`")
-    return checkpoint.unpack_server_state(store.get(commits[-1].state)).model
+    return commits
+
+
+def _model(store: Store, commit: Commit) -> StateDict:
+    return checkpoint.unpack_server_state(store.get(commit.state)).model
 
 
 # One round
 
 
 def _round(
-    server: Server, runtime: Runtime, place: Place, before: ServerState, last: Commit
+    server: Server, runtime: Runtime, place: Place, before: ServerState, commits: Sequence[Commit]
 ) -> tuple[ServerState, Commit]:
     clock = Clock()
+    last = commits[-1]
     holdings = last.holdings
     round_index = before.round_index + 1
     with clock("dispatch"):
@@ -172,11 +194,12 @@ def _round(
             for r in closed.reports
         },
     )
-    return finish(server, runtime, place, aggregated, draft, new_holdings, clock)
+    past = [commit.report for commit in commits[1:]]
+    return finish(server, runtime, place, aggregated, draft, new_holdings, past, clock)
 
 
 def _branch(
-    server: Server, runtime: Runtime, branch: Branch, commits: list[Commit]
+    server: Server, runtime: Runtime, place: Place, branch: Branch, commits: list[Commit]
 ) -> tuple[list[Commit], RoundReport]:
     """Copy the shared rounds and do the last one's pruning anew."""
     there = Journal(open_store(branch.store))
@@ -186,7 +209,9 @@ def _branch(
         if commit.evidence is not None:
             for ref in (commit.evidence.before, commit.evidence.scores):
                 server.store.put(ref.key, there.store.get(ref))
-        commits.append(replace(commit, plan=server.plan))
+        # Their states stay with the other run, so none of them can be this run's best.
+        report = replace(commit.report, validation={}, best_round=0, stopped="")
+        commits.append(replace(commit, plan=server.plan, report=report))
         server.journal.commit(commits[-1])
     last = there.committed(branch.round_index)
     assert last is not None
@@ -198,6 +223,6 @@ def _branch(
             "the last federation.keep_states only"
         ) from error
     draft = replace(last.report, rounds=server.config.federation.rounds)
-    nowhere = Place(store="", shards="", memory="")
-    _, commit = finish(server, runtime, nowhere, state, draft, last.holdings, Clock())
+    past = [commit.report for commit in commits[1:]]
+    _, commit = finish(server, runtime, place, state, draft, last.holdings, past, Clock())
     return [*commits, commit], commit.report

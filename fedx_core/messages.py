@@ -210,6 +210,9 @@ class RoundReport:
         per_class: test metric by class name, in the last round.
         per_client: metrics by client on its own test part, with ``examples``, in the last round.
         client_metrics: what each client reported of its training.
+        validation: metrics of the tuning set at the end of the round, where one is asked for.
+        best_round: best so far by validation; 0 where none is asked for.
+        stopped: why the run ended with this round before all were done; empty where it did not.
     """
 
     round_index: int
@@ -228,6 +231,9 @@ class RoundReport:
     per_class: Mapping[str, float] = field(default_factory=dict)
     per_client: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     client_metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    validation: Mapping[str, float] = field(default_factory=dict)
+    best_round: int = 0
+    stopped: str = ""
 
     @property
     def downlink_bytes(self) -> int:

@@ -35,6 +35,14 @@ class Schedule:
                 f"{self.recompute_every} and {self.recompute_times}"
             )
 
+    @property
+    def last_round(self) -> int:
+        """After which round the last event takes place; 0 where there is none."""
+        if self.pruning_rate == 0:
+            return 0
+        further = self.recompute_times - 1 if self.recompute_every else 0
+        return self.warmup_rounds + further * self.recompute_every
+
     def rate_after(self, round_index: int, *, rising: bool = True) -> float | None:
         """Return the rate of the event after a completed round, or None if there is none.
 

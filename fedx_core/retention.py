@@ -1,4 +1,7 @@
-"""What a committed round no longer needs: payloads, older memories, all but the last states.
+"""What a committed round no longer needs: payloads, older memories, all but a few states.
+
+The last ``federation.keep_states`` states stay, and the best round's. What pruning events saw stays
+for as long as the run does.
 
 Every key follows from the journal; nothing is listed.
 """
@@ -9,7 +12,7 @@ from fedx_core.store import open_store
 
 
 def collect_garbage(place: Place, keep_states: int) -> None:
-    """Delete what committed rounds no longer need: payloads, and all but the last states."""
+    """Delete what committed rounds no longer need: payloads, and all but a few states."""
     journal = Journal(open_store(place.store))
     for commit in journal.commits():
         forget(journal, place, commit.round_index, keep_states)
@@ -28,12 +31,14 @@ def forget(journal: Journal, place: Place, round_index: int, keep_states: int) -
                 store.delete(stem)
                 store.delete(f"{stem}.report")
         store.delete(opened.base.key)
-    old = journal.committed(round_index - keep_states)
-    now = journal.committed(round_index - keep_states + 1)
-    if old is not None and now is not None and old.state != now.state:
-        store.delete(old.state.key)
     before, after = journal.committed(round_index - 1), journal.committed(round_index)
     if before is not None and after is not None:
+        kept = set(range(round_index - keep_states + 1, round_index + 1))
+        if after.report.best_round:
+            kept.add(after.report.best_round)
+        for other in {before.report.best_round, round_index - keep_states} - kept:
+            if (old := journal.committed(other)) is not None:
+                store.delete(old.state.key)
         memories = open_store(place.memory)
         for client, holding in before.holdings.items():
             if holding.memory is not None and after.holdings[client].memory != holding.memory:

@@ -267,13 +267,13 @@ def prune(
     return recalibrated(server, pruned), evidence
 
 
-def evaluate(server: Server, server_state: ServerState) -> Tensor:
-    """Predict the server's test set: logits, float32 (n, classes)."""
+def evaluate(server: Server, server_state: ServerState, part: Examples) -> Tensor:
+    """Predict one of the server's sets: logits, float32 (n, classes)."""
     bench = server.bench
     bench.model.load_state_dict(server_state.model)
     return evaluation.predict(
         bench.model,
-        server.test,
+        part,
         pixels=bench.plan.pixels,
         batch_size=_batch_size(server),
         device=bench.device,

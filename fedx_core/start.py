@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import checkpoint, config, examples, seeding
+from fedx_core import checkpoint, config, examples, seeding, selection
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
@@ -150,8 +150,8 @@ def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | Non
     """Find everything that could be refused before a run is claimed.
 
     Raises:
-        FedXError: weights that do not fit, statistics that nobody published, or a run that can't be
-            branched from.
+        FedXError: weights that do not fit, statistics that nobody published, a run that can't be
+            branched from, or rounds that can't be judged.
     """
     pixels: Pixels | None = None
     if branch is not None:
@@ -163,6 +163,13 @@ def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | Non
         pixels = pixels_of(settings, data.description, None)
     plan = plan_of(settings, data.description, pixels or _neutral(data.description))
     bench = set_up(plan, seeding.derive(settings.seed, "model"))
+    if settings.federation.selection is not None:
+        selection.check(
+            settings.federation.selection,
+            data.description.label_kind,
+            len(data.tuning),
+            personal=bench.method.personal,
+        )
     if settings.model.weights:
         catalogue.load_weights(bench.model, Path(settings.model.weights))
     return Beginning(state=bench.method.start(bench.model.state_dict()), pixels=pixels)
@@ -313,7 +320,14 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
             f"{branch.store} has no committed round {branch.round_index} to branch from; "
             "run it that far first"
         )
-    theirs, ours = run.config, config.as_plain(settings)
+    if any(holding.memory is not None for holding in last.holdings.values()):
+        raise RunError(
+            f"{branch.store}'s clients keep things to themselves (training.batch_norm: local or "
+            "training.optimiser_state: kept), which a branch can't take over; run the first rounds "
+            "again instead"
+        )
+    # What settings it began with lack, since they are newer, are their defaults.
+    theirs, ours = config.as_plain(config.parse(run.config)), config.as_plain(settings)
     for block in ("seed", "dataset", "datasets", "model", "training", "codec"):
         same = (
             theirs[block][settings.dataset] == ours[block][settings.dataset]

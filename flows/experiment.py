@@ -154,6 +154,12 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
     display.doing("starting")
     if reports:
         tracker.logged(reports)
+        if reports[-1].stopped:
+            display.warn(
+                f"run {order.run!r} stopped early after round {reports[-1].round_index} "
+                f"({reports[-1].stopped}) and stays so; start another with a higher "
+                "federation.selection.patience, or 0"
+            )
     for report in federate(
         order.settings, order.setting, runtime, resume=order.resume, branch=order.branch
     ):

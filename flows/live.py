@@ -116,6 +116,8 @@ class Lines:
         self.say(line(reports))
         for failure in reports[-1].failures:
             self.say(f"      lost {failure.client}: {failure.reason}")
+        if reports[-1].stopped:
+            self.say(f"stopped early: {reports[-1].stopped}")
 
     def say(self, text: str) -> None:
         """Write a line."""
@@ -206,6 +208,9 @@ def line(reports: Sequence[RoundReport]) -> str:
         words.append(f"{HEADLINES[name]} {100 * last.metrics[name]:5.1f} %")
         if name in last.metrics_before_pruning:
             words.append(f"(pruned; {100 * last.metrics_before_pruning[name]:.1f} % before)")
+    if name is not None and name in last.validation:
+        best = " (best)" if last.best_round == last.round_index else ""
+        words.append(f"validation {100 * last.validation[name]:5.1f} %{best}")
     words.append(f"loss {last.train_loss:.3f}")
     words.append(f"sparsity {100 * last.sparsity:.1f} %")
     total = sum(report.wire_bytes for report in reports)

@@ -34,6 +34,7 @@ def rows(reports: Sequence[RoundReport]) -> list[Row]:
             {
                 "round": report.round_index,
                 **{f"test_{name}": value for name, value in report.metrics.items()},
+                **{f"validation_{name}": value for name, value in report.validation.items()},
                 **{
                     f"before_pruning_{name}": value
                     for name, value in report.metrics_before_pruning.items()
@@ -88,7 +89,9 @@ def summary(
         "pruning_rate": method.params.get("pruning_rate"),
         "seed": settings.seed,
         "rounds": last.round_index,
+        "stopped": {"round": last.round_index, "why": last.stopped} if last.stopped else None,
         "metrics": dict(last.metrics),
+        "best": _best(settings, reports),
         "pruning_events": [
             {
                 "round": report.round_index,
@@ -114,6 +117,20 @@ def summary(
     }
 
 
+def _best(settings: ExperimentConfig, reports: Sequence[RoundReport]) -> dict[str, Any] | None:
+    """Name the best round by validation, and its test metrics; None where rounds aren't judged."""
+    choice, best_round = settings.federation.selection, reports[-1].best_round
+    if choice is None or not best_round:
+        return None
+    best = next(report for report in reports if report.round_index == best_round)
+    return {
+        "round": best_round,
+        "metric": choice.metric,
+        "value": best.validation[choice.metric],
+        "metrics": dict(best.metrics),
+    }
+
+
 def write_figure(folder: RunFolder, reports: Sequence[RoundReport]) -> None:
     """Draw ``accuracy.svg``: accuracy per round, and against what crossed the network."""
     # Matplotlib takes half a second to import, so it waits until there is something to draw.
@@ -130,9 +147,14 @@ def write_summary(folder: RunFolder, found: Mapping[str, Any]) -> None:
 
 
 def write_model(folder: RunFolder, store: str) -> None:
-    """Write the final model as safetensors, which ``model.weights`` takes to start from."""
-    model = federation.final_model(open_store(store))
-    write(folder.model, checkpoint.pack_state(model, {"run": folder.name}))
+    """Write the final model, and the best one by validation where rounds are judged.
+
+    Both are safetensors, which ``model.weights`` takes to start from.
+    """
+    opened, about = open_store(store), {"run": folder.name}
+    write(folder.model, checkpoint.pack_state(federation.final_model(opened), about))
+    if (best := federation.best_model(opened)) is not None:
+        write(folder.best, checkpoint.pack_state(best, about))
 
 
 def write_pruning(folder: RunFolder, store: str, reports: Sequence[RoundReport]) -> None:

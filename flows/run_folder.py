@@ -7,6 +7,7 @@ runs/<name>/
     clients/            what clients keep for themselves
     results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/
     model.safetensors   the final model
+    best.safetensors    the best round's by validation, with federation.selection
 """
 
 import os
@@ -66,6 +67,11 @@ class RunFolder:
     def model(self) -> Path:
         """The final model."""
         return self.path / "model.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The best round's model, where rounds are judged."""
+        return self.path / "best.safetensors"
 
     def notes(self) -> dict[str, Any]:
         """Return what ``run.yaml`` says; nothing if it isn't there."""

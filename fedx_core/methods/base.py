@@ -215,6 +215,10 @@ class Method:
         """Name the explanation that pruning after this round wants; None in most rounds."""
         return None
 
+    def pruning_to_come(self, server: ServerState) -> bool:
+        """Tell whether a later round prunes, so that a run must not stop before it."""
+        return False
+
     def explained(self, server: ServerState, info: ModelInfo) -> StateDict:
         """Return the weights to be explained."""
         return server.model

@@ -122,6 +122,10 @@ class Method(base.Method):
         """Ask for scores in the rounds of the schedule."""
         return self._criterion if self._rate(server) is not None else None
 
+    def pruning_to_come(self, server: ServerState) -> bool:
+        """Ask the schedule."""
+        return server.round_index < self.schedule.last_round
+
     def explained(self, server: ServerState, info: ModelInfo) -> StateDict:
         """Explain the model, or under ``regrow`` the model with its dead rows put back."""
         if not self.regrow or server.mask is None:

@@ -20,6 +20,9 @@ def test_a_line_says_the_numbers_of_its_round_and_the_bytes_of_all(bed: Bed) -> 
     assert f"{after.wire_bytes / 2**20:.2f} MiB, {total:.2f} in all" in shown
     many = replace(after, metrics={"micro_map": 0.5}, metrics_before_pruning={})
     assert "mAP  50.0 %" in line([many])
+    judged = replace(after, validation={"overall_accuracy": 0.25}, best_round=2)
+    assert "validation  25.0 % (best)  loss" in line([judged])
+    assert "validation  25.0 %  loss" in line([replace(judged, best_round=1)])
 
 
 def test_a_display_is_told_each_step_and_each_client(bed: Bed) -> None:
