@@ -13,6 +13,7 @@
     ├── StoreError (OSError)                 E_STORAGE    a store that can't be read or written
     │   ├── AlreadyExistsError (FileExistsError)   E_EXISTS   a write-once key is taken
     │   └── ObjectMissingError (FileNotFoundError) E_MISSING  no object of that key
+    ├── TrackingError (OSError)              E_TRACKING   MLflow lacks what a run has written down
     └── RunError (RuntimeError)              E_RUN        a run that can't start or go on
         ├── QuorumError                      E_QUORUM     too few clients reported
         ├── StoppedError                     E_STOPPED    a run that ended before its last round
@@ -22,6 +23,8 @@
 
 Each message says what was found, what was wanted and what to do next.
 """
+
+from collections.abc import Mapping
 
 
 class FedXError(Exception):
@@ -102,6 +105,12 @@ class ObjectMissingError(StoreError, FileNotFoundError):
     code = "E_MISSING"
 
 
+class TrackingError(FedXError, OSError):
+    """A copy in MLflow could not be brought up to date."""
+
+    code = "E_TRACKING"
+
+
 class RunError(FedXError, RuntimeError):
     """A run can't start or can't go on."""
 
@@ -109,9 +118,18 @@ class RunError(FedXError, RuntimeError):
 
 
 class QuorumError(RunError):
-    """Fewer clients reported than the round needs."""
+    """Fewer clients reported than the round needs.
+
+    Args:
+        said: the message.
+        lost: why each lost client does not count, by its name.
+    """
 
     code = "E_QUORUM"
+
+    def __init__(self, said: str, lost: Mapping[str, str] | None = None) -> None:
+        super().__init__(said)
+        self.lost = dict(lost or {})
 
 
 class StoppedError(RunError):

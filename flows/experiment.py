@@ -19,9 +19,10 @@ from fedx_core.federation import federate, history
 from fedx_core.journal import Journal
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
-from flows import results, run_folder
+from flows import provenance, results, run_folder
 from flows.choices import RunAt
 from flows.live import Display, Watched
+from flows.monitor import sampling
 from flows.run_folder import RunFolder
 from flows.runtimes import choose
 from flows.tracking import Tracker
@@ -49,6 +50,7 @@ class Request:
         store: URI of what runs share; None keeps a run's store in its folder.
         resume: go on with the run instead of starting it.
         branch_from: ``RUN@ROUND``, whose rounds up to that one are shared.
+        sweep: what the run is one of; MLflow shows such runs below one parent.
     """
 
     dataset: str | None = None
@@ -67,6 +69,7 @@ class Request:
     store: str | None = None
     resume: bool = False
     branch_from: str | None = None
+    sweep: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,7 @@ class Order:
     folder: RunFolder
     resume: bool
     branch: Branch | None
+    sweep: str = ""
 
     @property
     def run(self) -> str:
@@ -134,7 +138,8 @@ def carry_out(
             try:
                 _introduce(order, prefect_run)
                 tracker.began(order.folder, order.settings, _identity(prefect_run))
-                found = _rounds(order, Watched(runtime, display), display, tracker)
+                with sampling(order.folder, display.warn):
+                    found = _rounds(order, Watched(runtime, display), display, tracker)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt | SystemExit)
                 tracker.ended("KILLED" if stopped else "FAILED")
@@ -192,7 +197,14 @@ def _new(request: Request) -> Order:
     except FedXError:
         folder.discard_unless_begun(store)
         raise
-    return Order(settings=settings, setting=setting, folder=folder, resume=False, branch=branch)
+    return Order(
+        settings=settings,
+        setting=setting,
+        folder=folder,
+        resume=False,
+        branch=branch,
+        sweep=run_folder.checked(request.sweep) if request.sweep else "",
+    )
 
 
 def _resumed(request: Request) -> Order:
@@ -267,6 +279,8 @@ def _introduce(order: Order, prefect_run: str) -> None:
         "run": order.run,
         "store": order.setting.place.store,
         "data_root": str(order.setting.data.parent),
+        "data": provenance.of_data(order.setting.data),
+        **({"sweep": order.sweep} if order.sweep else {}),
         **_identity(prefect_run),
     }
     order.folder.note(notes)
@@ -281,7 +295,7 @@ def _identity(prefect_run: str) -> dict[str, str]:
 
 
 def _public(notes: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("fedx_version", "git_commit", "prefect_run", "mlflow_run")
+    names = ("fedx_version", "git_commit", "prefect_run")
     return {name: notes.get(name, "") for name in names}
 
 

@@ -48,6 +48,9 @@ class Display(Protocol):
     def warn(self, line: str) -> None:
         """Show what somebody may want to mend while the run goes on."""
 
+    def mention(self, line: str) -> None:
+        """Show what somebody may want to know."""
+
 
 @dataclass(frozen=True)
 class Watched:
@@ -127,6 +130,10 @@ class Lines:
         """Write it among the others."""
         self.say(f"warning: {line}")
 
+    def mention(self, line: str) -> None:
+        """Write it among the others."""
+        self.say(line)
+
 
 class Terminal(Lines):
     """The same lines, and below them one that says what is being done."""
@@ -172,6 +179,10 @@ class Json(Lines):
     def warn(self, line: str) -> None:
         """Keep it off stdout."""
         print(f"warning: {line}", file=sys.stderr, flush=True)
+
+    def mention(self, line: str) -> None:
+        """Keep it off stdout."""
+        print(line, file=sys.stderr, flush=True)
 
 
 def display(show: Show, log: Callable[[str], None] | None = None) -> Display:

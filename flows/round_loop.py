@@ -29,6 +29,7 @@ def fedx(
     params: str | None = None,
     resume: bool = False,
     branch_from: str | None = None,
+    sweep: str | None = None,
     run_at: RunAt = "threads",
     workers: int | None = None,
     run_root: str | None = None,
@@ -55,6 +56,7 @@ def fedx(
         params: file with the settings; empty takes params.yaml.
         resume: go on with ``run`` after its last committed round.
         branch_from: RUN@ROUND, whose rounds up to that one are shared instead of run again.
+        sweep: what the run is one of; MLflow shows such runs below one.
         run_at: who trains: here (no tasks), threads, processes, or work-pools (the workers of
             fedx-client/train).
         workers: clients at once on this machine; empty takes its cores.
@@ -83,6 +85,7 @@ def fedx(
         params=params,
         resume=resume,
         branch_from=branch_from,
+        sweep=sweep,
         run_root=run_root or environment("FEDX_RUN_ROOT") or "runs",
         data_root=data_root or environment("FEDX_DATA_ROOT"),
         store=store or environment("FEDX_STORE"),
@@ -96,6 +99,6 @@ def fedx(
         run_at=run_at,
         workers=workers or default_workers(),
         display=display,
-        tracker=tracking.tracker(track, display.warn),
+        tracker=tracking.tracker(track, display.warn, display.mention),
         prefect_run=str(flow_run.id),
     )

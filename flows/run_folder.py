@@ -5,7 +5,8 @@ runs/<name>/
     run.yaml            where its data, store and traces are
     store/              payloads, states and journal, unless --store says otherwise
     clients/            what clients keep for themselves
-    results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/
+    results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/,
+                        system.jsonl
     model.safetensors   the final model
     best.safetensors    the best round's by validation, with federation.selection
 """
@@ -23,6 +24,7 @@ from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
 from fedx_core.journal import Journal
 from fedx_core.store import open_store
+from flows.locks import exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -64,6 +66,15 @@ class RunFolder:
         return self.results / "pruning"
 
     @property
+    def system(self) -> Path:
+        """How busy the machine was, see :mod:`flows.monitor`."""
+        return self.results / "system.jsonl"
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".run.yaml.lock"
+
+    @property
     def model(self) -> Path:
         """The final model."""
         return self.path / "model.safetensors"
@@ -85,8 +96,9 @@ class RunFolder:
             raise RunError(f"{self.about} can't be read ({error}); mend or delete it") from error
 
     def note(self, notes: Mapping[str, Any]) -> None:
-        """Add to ``run.yaml``."""
-        write_yaml(self.about, {**self.notes(), **notes})
+        """Add to ``run.yaml``, as others may do at the same time."""
+        with exclusive(self._lock):
+            write_yaml(self.about, {**self.notes(), **notes})
 
     def discard_unless_begun(self, store: str) -> None:
         """Take back a folder whose run never began, so that its name is free again."""
@@ -97,7 +109,7 @@ class RunFolder:
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:
-            for path in (self.config, self.about, self.counts):
+            for path in (self.config, self.about, self.counts, self.system, self._lock):
                 path.unlink(missing_ok=True)
             for folder in (self.results, self.path / "store", self.path):
                 if folder.is_dir() and not any(folder.iterdir()):

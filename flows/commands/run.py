@@ -67,6 +67,9 @@ def run(
         str | None,
         typer.Option(metavar="RUN@ROUND", help="Share another run's rounds up to that one."),
     ] = None,
+    sweep: Annotated[
+        str | None, typer.Option(help="What the run is one of; MLflow shows these below one run.")
+    ] = None,
     params: Params = None,
     run_at: At = None,
     workers: Workers = None,
@@ -104,6 +107,7 @@ def run(
         data_root=data_root,
         store=store,
         branch_from=branch_from,
+        sweep=sweep,
     )
     start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
 
@@ -184,7 +188,7 @@ def _in_process(
         run_at="here",
         workers=workers or default_workers(),
         display=display,
-        tracker=tracking.tracker(track, display.warn),
+        tracker=tracking.tracker(track, display.warn, display.mention),
     )
 
 

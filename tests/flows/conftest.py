@@ -1,4 +1,6 @@
+import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import yaml
 import flows  # noqa: F401  switches telemetry off before Prefect is imported
 from bed import tiny
 from fedx_core import config
+from flows.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +52,49 @@ def fedx(
         return int(stopped.value.code or 0)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """Folder of a run of three rounds, pruned after the second, that no MLflow knows of."""
+    from flows.experiment import Request, carry_out, settle
+    from flows.live import display
+    from flows.tracking import NoTracker
+
+    root = tmp_path_factory.mktemp("finished")
+    params = root / "params.yaml"
+    params.write_text(yaml.safe_dump(config.as_plain(tiny()), sort_keys=False))
+    order = settle(
+        Request(run="base", params=str(params), run_root=str(root), data_root=str(tiny_data))
+    )
+    carry_out(order, run_at="here", workers=1, display=display("nothing"), tracker=NoTracker())
+    return order.folder.path
+
+
+@pytest.fixture
+def base(finished_run: Path, tmp_path: Path) -> RunFolder:
+    """A copy of the finished run that a test may change."""
+    shutil.copytree(finished_run, tmp_path / "runs" / "base")
+    return RunFolder(tmp_path / "runs" / "base")
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow with its tables; making them takes several seconds."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with warnings.catch_warnings():
+        # MLflow 3.17 maps tables in a way that SQLAlchemy 2.1 is about to drop.
+        warnings.simplefilter("ignore")
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def mlflow_uri(empty_mlflow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database of MLflow for one test."""
+    shutil.copy(empty_mlflow, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri

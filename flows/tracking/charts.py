@@ -1,0 +1,158 @@
+"""MLflow's experiment opens on prepared charts: scores against what was transmitted, first of all.
+
+A view is an experiment tag that MLflow's pages read when their address names it. The format is
+MLflow's own and documented nowhere; it is that of 3.17, and a browser test guards it.
+"""
+
+import base64
+import json
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from fedx_core.evaluation import PRIMARY
+from flows.tracking import places
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VIEW = "fedx"
+TAG = f"mlflow.sharedViewState.{VIEW}"
+NOTE = "mlflow.note.content"
+SCORES = tuple(f"test/{name}" for name in PRIMARY.values())
+SENT = "wire/cumulative_mib"
+
+_SECTION = "fedx-charts"
+_OPENING = "Federated runs of FedX."
+
+
+def path(experiment_id: str) -> str:
+    """Return the charts' address within MLflow's pages, from ``#`` on without it."""
+    return f"/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={VIEW}"
+
+
+def chart_url(uri: str, experiment_id: str) -> str:
+    """Return the address of an experiment's charts.
+
+    Args:
+        uri: of the tracking server; for a database, of the server that somebody starts to show it.
+        experiment_id: at it.
+    """
+    return f"{places.ui_of(uri)}/#{path(experiment_id)}"
+
+
+def where(uri: str, experiment_id: str) -> str:
+    """Say in one line where an experiment's charts are."""
+    url = chart_url(uri, experiment_id)
+    if places.ui_of(uri) == places.public(uri).rstrip("/"):
+        return f"charts: {url}"
+    return f"charts: {url} (while `mlflow server --backend-store-uri {places.public(uri)}` runs)"
+
+
+def prepare(client: "MlflowClient", uri: str, experiment_id: str) -> None:
+    """Leave the view and a description that links to it; changes nothing where they are."""
+    tags = client.get_experiment(experiment_id).tags
+    if tags.get(TAG) != (state := view()):
+        client.set_experiment_tag(experiment_id, TAG, state)
+    said = tags.get(NOTE, "")
+    # What somebody else wrote there stays.
+    if (not said or said.startswith(_OPENING)) and said != (text := description(experiment_id)):
+        client.set_experiment_tag(experiment_id, NOTE, text)
+
+
+def description(experiment_id: str) -> str:
+    """Return the experiment's description, as Markdown."""
+    return (
+        f"{_OPENING} [Charts: scores against MiB transmitted, per round, and sparsity]"
+        f"(#{path(experiment_id)})"
+    )
+
+
+def view() -> str:
+    """Return the view as MLflow keeps it: equal code, equal text."""
+    text = json.dumps(_state(), separators=(",", ":")).encode()
+    return "deflate;" + base64.b64encode(zlib.compress(text, 9)).decode()
+
+
+def _state() -> dict[str, Any]:
+    tiles = []
+    for score in SCORES:
+        tiles += [_line(score, SENT), _line(score), _scatter(score, SENT)]
+    tiles += [_line("sparsity"), _line(SCORES[0], "paper/cumulative_mib")]
+    return {
+        "compareRunCharts": [{**tile, "uuid": f"fedx-{n}"} for n, tile in enumerate(tiles)],
+        "compareRunSections": [
+            {
+                "uuid": _SECTION,
+                "name": "FedX",
+                "display": True,
+                "isReordered": False,
+                "deleted": False,
+                "isGenerated": False,
+            }
+        ],
+        "isAccordionReordered": False,
+        "runsHiddenMode": "FIRST_20_RUNS",
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsVisibilityMap": {},
+        "selectedColumns": ["attributes.`Source`"],
+        "runsExpanded": {},
+        "groupBy": None,
+        "groupsExpanded": {},
+        "autoRefreshEnabled": True,
+        "useGroupedValuesInCharts": True,
+        "hideEmptyCharts": True,
+        "viewMaximized": False,
+        "runListHidden": False,
+        "globalLineChartConfig": {
+            "xAxisKey": "step",
+            "lineSmoothness": 0,
+            "selectedXAxisMetricKey": "",
+        },
+        "chartsSearchFilter": "",
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "datasetsFilter": [],
+        "modelVersionFilter": "All Runs",
+    }
+
+
+def _line(metric: str, against: str = "") -> dict[str, Any]:
+    """Draw a metric by round, or against another metric of the same rounds."""
+    return {
+        **_tile("LINE", f"{metric} against {against or 'rounds'}"),
+        "metricKey": metric,
+        "selectedMetricKeys": [metric],
+        "xAxisKey": "metric" if against else "step",
+        "selectedXAxisMetricKey": against,
+        "useGlobalXaxisKey": False,
+        "useGlobalLineSmoothing": True,
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "lineSmoothness": 0,
+        "range": {},
+        "displayPoints": True,
+    }
+
+
+def _scatter(metric: str, against: str) -> dict[str, Any]:
+    """Draw last values, a point a run."""
+    return {
+        **_tile("SCATTER", f"last {metric} against {against}"),
+        "xaxis": {"key": against, "type": "METRIC"},
+        "yaxis": {"key": metric, "type": "METRIC"},
+    }
+
+
+def _tile(kind: str, title: str) -> dict[str, Any]:
+    return {
+        "type": kind,
+        "runsCountToCompare": 20,
+        "metricSectionId": _SECTION,
+        "deleted": False,
+        "isGenerated": False,
+        "displayName": title,
+    }
