@@ -10,11 +10,13 @@ import typer
 
 from fedx_core import __version__
 from flows import exits
+from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
 from flows.commands.reproduce import reproduce
 from flows.commands.run import resume, run
+from flows.commands.sync import sync
 
 EXAMPLES = """
 A first run, on scenes that are drawn in code:
@@ -84,7 +86,7 @@ def _root(
     pass
 
 
-for command in (run, resume, data, doctor, gc, reproduce):
+for command in (run, resume, compare, sync, data, doctor, gc, reproduce):
     app.command()(command)
 
 

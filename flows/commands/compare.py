@@ -1,0 +1,183 @@
+"""``fedx compare``: runs side by side."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flows import completion
+from flows.commands import answers
+from flows.commands.options import JsonObject, RunRoot
+
+if TYPE_CHECKING:
+    from flows.record import Record
+    from flows.tables import Column
+
+WIDE = 10_000
+
+
+def compare(
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="Names of runs, or paths of their folders; all of the run folder if not given.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    at_accuracy: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0,
+            metavar="SCORE",
+            help="Show MiB on the wire and rounds until the score at the end of a round was first "
+            "this or better, as 0.75; that round's bytes are counted. May be repeated.",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Score of the test images, such as macro_f1 or loss; if not given, accuracy, or "
+            "mAP where images have several labels."
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="Write the table to this file as well.")
+    ] = None,
+    run_root: RunRoot = "runs",
+    as_json: JsonObject = False,
+) -> None:
+    """Compare runs: scores, bytes, rounds and time, a line a run, the best of each column marked.
+
+    "at N MiB" is the score of the last round that was paid for when the thriftiest run had spent
+    all its bytes. "best" is the round that the tuning images chose, or else the best test score.
+    MiB of both directions are wire bytes of all clients; the total has masks and retries in it.
+
+        fedx compare
+        fedx compare base pruned --at-accuracy 0.7 --at-accuracy 0.75
+        fedx compare --metric macro_f1 --csv runs.csv
+    """  # fmt: skip
+    from flows import compare as comparing
+    from flows.record import find
+
+    records = find(Path(run_root), runs) if runs else _all(Path(run_root))
+    targets = tuple(dict.fromkeys(at_accuracy or ()))
+    rows = comparing.rows(records, metric, targets)
+    chosen = metric or comparing.metric_of(records[0].reports)
+    warnings = comparing.warnings(records, chosen)
+    differing = comparing.differing(records)
+    equal = comparing.equal_mib(records)
+    if table is not None:
+        answers.save(table, answers.as_csv(rows))
+    if as_json:
+        found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
+        print(json.dumps({**found, "warnings": warnings}))
+        return
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    _show(rows, _columns(rows, chosen, targets, equal), differing)
+
+
+def _all(root: Path) -> list["Record"]:
+    """Read the runs of a folder in alphabetical order, those left out that have no round yet."""
+    from fedx_core.errors import RunError
+    from flows.record import read
+    from flows.run_folder import RunFolder
+
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    records = [read(RunFolder(p)) for p in folders if (p / "results" / "rounds.json").exists()]
+    if not records:
+        raise RunError(
+            f"no run with a finished round in {root}; start one with `fedx run`, or look elsewhere "
+            "with --run-root"
+        )
+    return records
+
+
+def _columns(
+    rows: Sequence[dict[str, Any]], metric: str, targets: Sequence[float], equal: float | None
+) -> list["Column"]:
+    from fedx_core.evaluation import LOWER_IS_BETTER
+    from flows.live import HEADLINES
+    from flows.tables import Column
+
+    lower = metric in LOWER_IS_BETTER
+
+    def score(value: float) -> str:
+        return f"{value:.3f}" if lower else f"{100 * value:.1f} %"
+
+    def mib(value: float) -> str:
+        return f"{value:.2f}"
+
+    def time(seconds: float) -> str:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+    better: Literal["more", "less"] = "less" if lower else "more"
+    name = HEADLINES.get(metric, metric)
+    found = [
+        Column("run", "run"),
+        *(Column(key, key) for key in ("dataset", "model") if len({row[key] for row in rows}) > 1),
+        Column("method", "method"),
+        Column("relevance", "relevance"),
+        Column("pruning_rate", "q", "{:g}".format),
+        Column("seed", "seed", "{:d}".format),
+        Column("rounds_done", "rounds", "{}".format),
+        Column("final", name, score, better),
+        Column("best", "best", score, better),
+        Column("equal_bytes", f"at {equal or 0:.1f} MiB", score, better),
+        Column("mib_down", "MiB down", mib, "less"),
+        Column("mib_up", "MiB up", mib, "less"),
+        Column("mib_total", "MiB total", mib, "less"),
+        Column("mib_paper", "MiB paper", mib, "less"),
+    ]
+    for target in targets:
+        said = f"{target:g}" if lower else f"{100 * target:g} %"
+        found += [
+            Column(f"mib_to_{target:g}", f"MiB to {said}", mib, "less"),
+            Column(f"rounds_to_{target:g}", f"rounds to {said}", "{:d}".format, "less"),
+        ]
+    return [
+        *found,
+        Column("sparsity", "sparsity", lambda share: f"{100 * share:.1f} %"),
+        Column("seconds", "time", time, "less"),
+        Column("clients_lost", "lost", "{:d}".format),
+    ]
+
+
+def _show(
+    rows: Sequence[dict[str, Any]],
+    columns: Sequence["Column"],
+    differing: dict[str, dict[str, Any]],
+) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from flows import tables
+
+    # What goes into a file or a program is one table, however wide.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    shown = [{**row, "rounds_done": _rounds(row)} for row in rows]
+    for number, part in enumerate(tables.fitting(columns, shown, console.width)):
+        if number:
+            console.print()
+        console.print(tables.drawn(part, shown))
+    if differing:
+        console.print("\nsettings that differ:")
+    for path, values in differing.items():
+        runs_of: dict[str, list[str]] = {}
+        for run, value in values.items():
+            runs_of.setdefault(tables.NOTHING if value is None else str(value), []).append(run)
+        console.print(f"  {path}")
+        for value, runs in runs_of.items():
+            said = Text(f"{value}: {', '.join(runs)}")
+            console.print(Padding(said, (0, 0, 0, 4), expand=False))
+
+
+def _rounds(row: dict[str, Any]) -> str:
+    done, planned = row["rounds"], row["rounds_planned"]
+    return f"{done}" if done >= planned else f"{done}/{planned}"
