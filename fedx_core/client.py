@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedx_core import checkpoint, evaluation, examples, state
+from fedx_core import checkpoint, evaluation, examples, masks, state
 from fedx_core.codec import base as framing
 from fedx_core.errors import PayloadError, SchemaError
 from fedx_core.examples import Examples
+from fedx_core.masks import Mask
 from fedx_core.messages import (
     POOLED,
     PROTOCOL,
@@ -33,6 +34,9 @@ from fedx_core.moments import Moments, measure
 from fedx_core.plan import Plan, Workbench, set_up
 from fedx_core.state import StateDict
 from fedx_core.store import Store, create_once, open_store
+
+MOMENTS = "optimiser"
+"""Section of a client's memory that is the optimiser's; all else in it is the method's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +89,10 @@ def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientRepo
     if schema.entries:
         uplink = create_once(store, job.uplink_key, bench.codec.encode(update.payload, schema))
     memory = None
-    if update.memory is not None:
+    kept = {**(update.memory or {}), **state.as_section(local.moments or {}, MOMENTS)}
+    if kept:
         key = f"memory/{job.client}/{job.round_index:04d}.{job.attempt}"
-        memory = open_store(place.memory).put(key, checkpoint.pack_state(update.memory))
+        memory = open_store(place.memory).put(key, checkpoint.pack_state(kept))
     return ClientReport(
         client=job.client,
         attempt=job.attempt,
@@ -200,6 +205,7 @@ def _prepare(
     memory: StateDict = {}
     if job.memory is not None:
         memory, _ = checkpoint.unpack_state(open_store(place.memory).get(job.memory))
+    moments = state.section(memory, MOMENTS)
     return bench, Local(
         client=job.client,
         round_index=job.round_index,
@@ -207,13 +213,23 @@ def _prepare(
         info=bench.info,
         downlink=_desk.downlink,
         mask=_desk.mask,
-        memory=memory,
+        memory={n: v for n, v in memory.items() if not n.startswith(f"{MOMENTS}/")},
         examples=open_shard(place, job.client, part),
         label_kind=plan.label_kind,
         pixels=plan.pixels,
         settings=plan.training,
         seed=job.seed,
+        moments=_alive(moments, bench, _desk.mask)
+        if plan.training.optimiser_state == "kept"
+        else None,
     )
+
+
+def _alive(moments: StateDict, bench: Workbench, mask: Mask | None) -> StateDict:
+    """Zero the moments of what is dead by now, since they alone would move it off zero."""
+    support = bench.method.support(bench.info, mask, "slices")
+    parts = (state.as_section(support, part) for part in ("exp_avg", "exp_avg_sq"))
+    return masks.apply(moments, {name: kept for part in parts for name, kept in part.items()})
 
 
 def _report(data: framing.Buffer) -> ClientReport:

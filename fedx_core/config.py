@@ -97,6 +97,8 @@ class TrainingConfig(Block):
         amp: 16-bit autocast on a GPU.
         threads: of torch for each client; 1 keeps results independent of the machine's cores.
         memory_format: ``channels_last`` is faster for convolutions on most machines.
+        optimiser_state: ``fresh`` starts Adam anew in each round, as the paper does; ``kept``
+            leaves its moments and steps with each client, which goes on from them.
     """
 
     epochs: int
@@ -111,6 +113,8 @@ class TrainingConfig(Block):
     amp: bool
     threads: int
     memory_format: Literal["contiguous", "channels_last"]
+    # Plans from before it was a setting lack it.
+    optimiser_state: Literal["fresh", "kept"] = "fresh"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "threads"):

@@ -1,6 +1,6 @@
 """The only local training loop. A method changes a step through a :class:`LocalRule`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedx_core.config import TrainingConfig
 from fedx_core.errors import DataError
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.pixels import Pixels
+from fedx_core.state import StateDict
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def fit(
     settings: TrainingConfig,
     seed: int,
     rule: LocalRule | None = None,
+    moments: StateDict | None = None,
 ) -> float:
-    """Train a model in place for some epochs with a fresh Adam.
+    """Train a model in place for some epochs with Adam.
 
     Args:
         model: changed in place; left on the CPU.
@@ -52,6 +54,9 @@ def fit(
         settings: epochs, batch size, learning rate and so on.
         seed: of order and flips; equal seeds give equal weights, bit for bit on one CPU.
         rule: what the method changes in a step.
+        moments: Adam's state, as ``exp_avg/<parameter>``, ``exp_avg_sq/<parameter>`` and
+            ``step/<parameter>``; gone on from, and changed in place as the model is. Parameters
+            that it lacks start fresh. None starts all fresh and keeps nothing.
 
     Returns:
         Mean loss over the last epoch, penalty included.
@@ -70,6 +75,8 @@ def fit(
     optimiser = torch.optim.Adam(
         model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
+    parameters = dict(model.named_parameters())
+    optimiser.state.update(_adam_state(parameters, moments or {}))
     amp = settings.amp and device.type == "cuda"
     total, count = torch.zeros((), dtype=torch.float64), 0
     for epoch in range(settings.epochs):
@@ -93,6 +100,15 @@ def fit(
             total += loss.detach().double().cpu() * len(labels)
             count += len(labels)
     model.to("cpu")
+    if moments is not None:
+        moments.clear()
+        moments.update(
+            {
+                f"{part}/{name}": value.detach().cpu()
+                for name, parameter in parameters.items()
+                for part, value in optimiser.state[parameter].items()
+            }
+        )
     return float(total) / count
 
 
@@ -127,6 +143,21 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def _adam_state(
+    parameters: Mapping[str, nn.Parameter], moments: StateDict
+) -> dict[Tensor, dict[str, Tensor]]:
+    """Sort what was kept by parameter; steps stay on the CPU, where Adam counts them."""
+    found: dict[Tensor, dict[str, Tensor]] = {}
+    for name, parameter in parameters.items():
+        if f"step/{name}" in moments:
+            found[parameter] = {"step": moments[f"step/{name}"].clone()} | {
+                # In the parameter's memory format: sums over other strides may round differently.
+                part: torch.empty_like(parameter).copy_(moments[f"{part}/{name}"])
+                for part in ("exp_avg", "exp_avg_sq")
+            }
+    return found
 
 
 def _forward(model: nn.Module, inputs: Tensor, rule: LocalRule) -> Tensor:

@@ -86,6 +86,8 @@ class Local:
         pixels: how images become inputs.
         settings: of local training.
         seed: of all draws in this round.
+        moments: of the optimiser, which ``fit`` goes on from and changes in place; None where each
+            round starts afresh.
     """
 
     client: str
@@ -100,6 +102,7 @@ class Local:
     pixels: Pixels
     settings: TrainingConfig
     seed: int
+    moments: StateDict | None = None
 
     def fit(self, rule: LocalRule | None = None) -> float:
         """Train ``model`` in place; see :func:`fedx_core.training.fit`."""
@@ -111,6 +114,7 @@ class Local:
             settings=self.settings,
             seed=self.seed,
             rule=rule,
+            moments=self.moments,
         )
 
 

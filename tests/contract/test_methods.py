@@ -1,5 +1,6 @@
 """Every method: same seed same bytes, arguments unchanged, resumable, polite with bad input."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ def settings_for(name: str, **overrides: Any) -> Any:
     return (
         tiny(**{"method__name": name, "federation__rounds": 2, **overrides})
         if (name != "fedx")
-        else tiny(method__warmup_rounds=1, federation__rounds=2, **overrides)
+        else tiny(**{"method__warmup_rounds": 1, "federation__rounds": 2, **overrides})
     )
 
 
@@ -72,6 +73,39 @@ def test_resuming_after_a_round_equals_not_stopping(name: str, bed: Bed) -> None
     assert [report.round_index for report in resumed] == [2]
     models = [final_model(open_store(s.place.store)) for s in (whole, parts)]
     assert state.equal(*models)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_moments_survive_a_resume_and_rounds_without_the_client(name: str, bed: Bed) -> None:
+    settings = settings_for(
+        name,
+        training__optimiser_state="kept",
+        federation__participation=0.3,
+        federation__rounds=4,
+    )
+    whole, parts = bed.setting("whole"), bed.setting("parts")
+    reports = list(federate(settings, whole, InProcess(2)))
+    assert name == "centralised" or len({report.cohort for report in reports}) > 1
+    for _ in range(4):
+        going = Path(parts.place.store).exists()
+        stopped = federate(settings, parts, InProcess(1), resume=going)
+        next(stopped)
+        stopped.close()
+    commits = [Journal(open_store(s.place.store)).commits()[-1] for s in (whole, parts)]
+    assert commits[0].state.sha256 == commits[1].state.sha256
+    held = [[(c, h.memory) for c, h in commit.holdings.items()] for commit in commits]
+    assert held[0] == held[1]
+    memory = open_store(whole.place.memory)
+    steps = []
+    for client, ref in held[0]:
+        assert ref is not None
+        kept, _ = checkpoint.unpack_state(memory.get(ref))
+        rounds = sum(client in report.cohort for report in reports)
+        steps.append((float(kept["optimiser/step/fc.weight"]), rounds))
+        # What the method keeps stands beside it.
+        assert ("fc.weight" in kept) == (name == "local_only")
+    a_round = {step / rounds for step, rounds in steps}
+    assert len(a_round) == 1, "steps add up over the rounds that a client took part in"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import client, examples, moments, state
+from fedx_core import checkpoint, client, examples, moments, seeding, state
 from fedx_core.client import Place
 from fedx_core.errors import (
     ConfigError,
@@ -26,12 +26,14 @@ from fedx_core.errors import (
 )
 from fedx_core.federation import federate, final_model, history
 from fedx_core.journal import Closed, Evidence, Journal
-from fedx_core.messages import ClientFailure, ClientJob, RoundReport
+from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport, parse
 from fedx_core.methods import base
+from fedx_core.plan import Plan, set_up
 from fedx_core.retention import collect_garbage
 from fedx_core.runtime import InProcess, Outcome, attempt
 from fedx_core.start import Branch, Setting
 from fedx_core.store import FileStore, open_store
+from fedx_core.training import batches
 
 
 def model_digest(setting: Setting) -> str:
@@ -406,6 +408,65 @@ def test_local_batch_norm_stays_with_the_clients_and_survives_a_resume(bed: Bed)
     assert len(kept) == 3, "older memories are forgotten"
 
 
+def test_one_client_with_kept_moments_trains_as_if_there_were_no_rounds(bed: Bed) -> None:
+    settings = tiny(
+        method__name="centralised", training__optimiser_state="kept", federation__keep_states=9
+    )
+    setting = bed.setting()
+    list(federate(settings, setting, InProcess(1)))
+    store = open_store(setting.place.store)
+    commits = Journal(store).commits()
+    plan = parse(Plan, json.loads(bytes(store.get(commits[0].plan))))
+    model = set_up(plan).model.to(memory_format=torch.channels_last)
+    model.load_state_dict(checkpoint.unpack_server_state(store.get(commits[0].state)).model)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    pool = client.open_shard(setting.place, POOLED, "train")
+    for round_index in (1, 2, 3):
+        seed = seeding.derive(settings.seed, round_index, POOLED, "train")
+        for images, labels in batches(pool, settings.training, seeding.derive(seed, 0)):
+            optimiser.zero_grad()
+            logits = model.train()(plan.pixels.to_input(images, torch.device("cpu")))
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+            optimiser.step()
+    assert state.equal(model.state_dict(), final_model(store))
+
+
+def test_kept_moments_do_not_move_what_is_dead(bed: Bed) -> None:
+    # Dense payloads carry dead values too, so anything that moved would reach the server.
+    settings = tiny(
+        training__optimiser_state="kept", method__warmup_rounds=2, codec__name="dense",
+        federation__keep_states=9,
+    )  # fmt: skip
+    setting = bed.setting()
+    list(federate(settings, setting, InProcess(1)))
+    store, memory = open_store(setting.place.store), open_store(setting.place.memory)
+    commit = Journal(store).commits()[-1]
+    found = checkpoint.unpack_server_state(store.get(commit.state))
+    plan = parse(Plan, json.loads(bytes(store.get(commit.plan))))
+    bench = set_up(plan)
+    support = bench.method.support(bench.info, found.mask, "slices")
+    assert support
+    for holding in commit.holdings.values():
+        assert holding.memory is not None
+        kept, _ = checkpoint.unpack_state(memory.get(holding.memory))
+        for name, alive in support.items():
+            dead = ~alive.expand(found.model[name].shape)
+            assert not found.model[name][dead].any()
+            if f"optimiser/exp_avg/{name}" in kept:
+                assert not kept[f"optimiser/exp_avg/{name}"][dead].any()
+                assert not kept[f"optimiser/exp_avg_sq/{name}"][dead].any()
+        assert kept["optimiser/exp_avg/fc.weight"].any()
+
+
+def test_a_branch_from_clients_that_keep_things_to_themselves_is_refused(bed: Bed) -> None:
+    kept = {"training__optimiser_state": "kept", "federation__rounds": 2}
+    base = bed.setting("base")
+    list(federate(tiny(method__name="fedavg", **kept), base, InProcess(1)))
+    branch = Branch(store=base.place.store, round_index=2)
+    with pytest.raises(RunError, match="keep things to themselves"):
+        list(federate(tiny(**kept), bed.setting("branch"), InProcess(1), branch=branch))
+
+
 def test_recalibrated_statistics_are_the_reference_sets_and_cost_no_byte(bed: Bed) -> None:
     setting = bed.setting("new")
     reports = list(federate(tiny(training__batch_norm="recalibrate"), setting, InProcess(1)))
@@ -516,8 +577,6 @@ def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> N
     save_file(weights, path)
     setting = bed.setting()
     next(federate(tiny(model__weights=str(path)), setting, InProcess(1)))
-    from fedx_core import checkpoint
-
     store = open_store(setting.place.store)
     start = checkpoint.unpack_server_state(store.get(Journal(store).commits()[0].state))
     assert state.equal(start.model, weights)

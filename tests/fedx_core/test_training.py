@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedx_core import state, training
+from fedx_core import checkpoint, seeding, state, training
 from fedx_core.config import TrainingConfig
 from fedx_core.errors import DataError
 from fedx_core.examples import Examples
@@ -64,8 +64,6 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     by_hand = copy.deepcopy(model)
     optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
     losses = []
-    from fedx_core import seeding
-
     for images, labels in batches(examples, settings, seeding.derive(9, 0)):
         pixels = torch.from_numpy(images).float() / 255
         mean = torch.tensor(PIXELS.mean).reshape(1, 3, 1, 1)
@@ -80,6 +78,32 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     assert found == pytest.approx(sum(a * n for a, n in losses) / sum(n for _, n in losses), 1e-5)
     for name, value in by_hand.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_kept_moments_make_several_fits_one_long_training() -> None:
+    model = catalogue.build("resnet6", 3, 4, seed=1).to(memory_format=torch.channels_last)
+    by_hand, start = copy.deepcopy(model), copy.deepcopy(model)
+    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
+    moments: state.StateDict = {}
+    for seed in (7, 8, 9):
+        kept = fit(model, draw(), label_kind="single", pixels=PIXELS, settings=SETTINGS, seed=seed,
+                   moments=moments)  # fmt: skip
+        for epoch in range(SETTINGS.epochs):
+            for images, labels in batches(draw(), SETTINGS, seeding.derive(seed, epoch)):
+                optimiser.zero_grad()
+                logits = by_hand.train()(PIXELS.to_input(images, torch.device("cpu")))
+                torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+                optimiser.step()
+        # As bytes, the moments lose their memory format and come back.
+        packed = checkpoint.pack_state(moments)
+        moments = checkpoint.unpack_state(packed)[0]
+    assert state.equal(model.state_dict(), by_hand.state_dict())
+    assert float(moments["step/fc.weight"]) == 3 * SETTINGS.epochs * 3
+    fresh = [
+        fit(start, draw(), label_kind="single", pixels=PIXELS, settings=SETTINGS, seed=seed)
+        for seed in (7, 8, 9)
+    ]
+    assert fresh[-1] != kept
 
 
 def test_an_epoch_shows_every_image_once_in_another_order() -> None:
