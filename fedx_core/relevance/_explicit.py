@@ -1,8 +1,8 @@
-"""The operations of transformers and ConvNeXts, with LRP as their backward pass.
+"""The operations inside a block, with LRP as their backward pass.
 
-LRP sends relevance where autograd would send gradients. What timm writes inside a ``forward``
-(a sum, an attention) is replaced on a copy of the model by functions whose ``backward`` takes the
-relevance of the output and returns the relevance of each input.
+LRP sends relevance where autograd would send gradients. What torchvision and timm write inside a
+``forward`` (a sum, an attention) is replaced on a copy of the model by functions whose ``backward``
+takes the relevance of the output and returns the relevance of each input.
 
 Source: Achtibat et al., AttnLRP, ICML 2024, arXiv 2402.05602; Ali et al., XAI for Transformers,
 ICML 2022, arXiv 2202.07304 (LayerNorm, and attention weights as constants).
@@ -26,18 +26,34 @@ def rewrite(model: nn.Module, family: str, attention: Attention) -> None:
 
     Args:
         model: a copy that nobody else uses.
-        family: ``resnet`` is left alone; ``convnext`` and ``vit`` are timm's.
+        family: ``resnet`` is torchvision's; ``convnext`` and ``vit`` are timm's.
         attention: ``attnlrp`` shares relevance between the attention weights and what they weigh;
             ``cp`` holds the weights constant, so queries and keys get none.
     """
+    for module in model.modules():
+        for kind, name, method in _methods(family, attention):
+            if isinstance(module, kind):
+                vars(module)[name] = MethodType(method, module)
+                break
+
+
+def _methods(
+    family: str, attention: Attention
+) -> list[tuple[type[nn.Module], str, Callable[..., Tensor]]]:
+    """List whose methods are replaced, and by what."""
     if family == "resnet":
-        return
+        from torchvision.models.resnet import BasicBlock, Bottleneck
+
+        return [
+            (BasicBlock, "forward", _basic_block),
+            (Bottleneck, "forward", _bottleneck),
+        ]
     from timm.layers.norm import LayerNorm2d
     from timm.models import vision_transformer as vit
     from timm.models.convnext import ConvNeXtBlock
 
     share = 0.5 if attention == "attnlrp" else 0.0
-    methods: list[tuple[type[nn.Module], str, Callable[..., Tensor]]] = [
+    return [
         (LayerNorm2d, "forward", _layer_norm_of_maps),
         (nn.LayerNorm, "forward", _layer_norm),
         (ConvNeXtBlock, "forward", _convnext_block),
@@ -45,11 +61,6 @@ def rewrite(model: nn.Module, family: str, attention: Attention) -> None:
         (vit.Attention, "forward", partial(_attention, weights_share=share)),  # type: ignore[attr-defined] # timm
         (vit.VisionTransformer, "_pos_embed", _embed_positions),
     ]
-    for module in model.modules():
-        for kind, name, method in methods:
-            if isinstance(module, kind):
-                vars(module)[name] = MethodType(method, module)
-                break
 
 
 class Add(Function):
@@ -130,9 +141,23 @@ class LayerNorm(Function):
         return x * (ratio - ratio.mean(-1, keepdim=True)), None, None, None
 
 
-def stabilise(values: Tensor) -> Tensor:
+def stabilise(values: Tensor, epsilon: float = STABILISER) -> Tensor:
     """Move values away from zero, zero itself upwards."""
-    return values + torch.where(values < 0, -STABILISER, STABILISER)
+    return values + torch.where(values < 0, -epsilon, epsilon)
+
+
+def _basic_block(self: Any, x: Tensor) -> Tensor:
+    y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+    shortcut = x if self.downsample is None else self.downsample(x)
+    total: Tensor = self.relu(Add.apply(shortcut, y))
+    return total
+
+
+def _bottleneck(self: Any, x: Tensor) -> Tensor:
+    y = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+    shortcut = x if self.downsample is None else self.downsample(x)
+    total: Tensor = self.relu(Add.apply(shortcut, self.bn3(self.conv3(y))))
+    return total
 
 
 def _layer_norm(self: Any, x: Tensor) -> Tensor:

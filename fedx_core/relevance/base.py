@@ -145,9 +145,16 @@ def check_choice(name: str, value: str, choices: Any) -> None:
 def copy_to_explain(model: nn.Module) -> nn.Module:
     """Copy a model, in eval mode, frozen, and without in-place activations.
 
-    In-place activations would overwrite the values that are recorded before them.
+    In-place activations would overwrite the values that are recorded before them. The copy has
+    parameters and buffers of its own that share the model's memory, so it costs next to nothing:
+    what changes them has to replace them and must not write into them.
     """
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    shared: dict[int, Any] = {}
+    for parameter in model.parameters():
+        shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        shared[id(buffer)] = buffer.detach()
+    twin = copy.deepcopy(model, shared).eval()
     for module in twin.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment] # torch types any attribute as Module
@@ -224,14 +231,45 @@ def by_unit(values: Tensor, layer: UnitLayer, aggregation: Aggregation) -> Tenso
     Returns:
         (n, units).
     """
-    if aggregation == "abs_elementwise":
-        values = values.abs()
+    return sum_magnitudes(sum_signed(values, layer, aggregation), layer, aggregation)
+
+
+def sum_signed(values: Tensor, layer: UnitLayer, aggregation: Aggregation) -> Tensor:
+    """Do the first half of :func:`by_unit`: what is summed before absolute values are taken.
+
+    Being linear, it may be done part by part where ``values`` is a sum of parts.
+
+    Returns:
+        (n, ..., units), or (n, ..., channels) where nothing is summed; smaller than ``values``
+        wherever the aggregation allows.
+    """
     values = values.movedim(layer.unit_dim, -1)
-    values = values.reshape(*values.shape[:-1], layer.units, -1).sum(-1)
+    if aggregation == "abs_elementwise":
+        return values
+    values = _sum_channels(values, layer)
     if aggregation == "abs_of_spatial_sum" and values.ndim == 3:
+        return values
+    return _sum_positions(values)
+
+
+def sum_magnitudes(values: Tensor, layer: UnitLayer, aggregation: Aggregation) -> Tensor:
+    """Do the second half of :func:`by_unit`, (n, ..., units or channels) to (n, units)."""
+    if aggregation != "signed":
         values = values.abs()
-    values = values.reshape(len(values), -1, layer.units).sum(1)
-    return values.abs() if aggregation == "abs_of_spatial_sum" else values
+    return _sum_positions(_sum_channels(values, layer))
+
+
+def _sum_channels(values: Tensor, layer: UnitLayer) -> Tensor:
+    """Sum the channels of each unit, (n, ..., channels) to (n, ..., units)."""
+    if values.shape[-1] == layer.units:
+        return values
+    return values.reshape(*values.shape[:-1], layer.units, -1).sum(-1)
+
+
+def _sum_positions(values: Tensor) -> Tensor:
+    """Sum what is between samples and units, (n, ..., units) to (n, units)."""
+    between = tuple(range(1, values.ndim - 1))
+    return values.sum(between) if between else values
 
 
 def positions(values: Tensor, layer: UnitLayer) -> int:

@@ -10,6 +10,7 @@ Hatefi et al. 2024, arXiv 2408.12568 (``pathgrad``).
 Differs from the paper: FedX does not say which of the two it used, nor its baseline and steps.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,9 @@ from fedx_core.errors import ConfigError
 from fedx_core.masks import Scores
 from fedx_core.models.catalogue import Entry
 from fedx_core.relevance import base
-from fedx_core.structure import UnitGraph
+from fedx_core.relevance._probes import probing
+from fedx_core.relevance._streamline import streamline
+from fedx_core.structure import UnitGraph, UnitLayer
 
 Mode = Literal["conductance", "pathgrad"]
 
@@ -61,40 +64,53 @@ class Criterion(base.Criterion):
         """Walk the path for every image; nothing is drawn."""
         reference = base.required(reference)
         twin = base.copy_to_explain(model)
-        with base.recording(twin, graph) as recorded:
+        streamline(twin, graph)
+        walk = _Walk(twin, graph, self)
+        with probing(twin, graph, walk.reduce, copied=entry.family == "resnet") as probes:
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-                integrals = self._integrate(twin, graph, recorded, images, targets)
+                integrals = walk.integrate(probes, images, targets)
                 return {
-                    layer.name: base.by_unit(integral, layer, self.aggregation)
+                    layer.name: base.sum_magnitudes(integral, layer, self.aggregation)
                     for layer, integral in zip(graph.layers, integrals, strict=True)
                 }
 
             return base.mean_over_samples(twin, graph, reference, batch_size, explain)
 
-    def _integrate(
-        self,
-        model: nn.Module,
-        graph: UnitGraph,
-        recorded: dict[str, Tensor],
-        images: Tensor,
-        targets: Tensor,
+
+class _Walk:
+    """The path of one batch.
+
+    Gradients are multiplied and summed where they arise, by probes; so each step holds the
+    activations of two points, and no map of gradients. That splits a step between ``reduce`` and
+    ``integrate``; the tests keep the loop that records everything first.
+    """
+
+    def __init__(self, model: nn.Module, graph: UnitGraph, criterion: Criterion) -> None:
+        self.model, self.graph, self.criterion = model, graph, criterion
+        self.before: dict[str, Tensor] = {}
+
+    def reduce(self, layer: UnitLayer, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Weigh a gradient by how much its activation grew in this step."""
+        if self.criterion.mode == "conductance" and not gradient.is_meta:
+            gradient = (activation - self.before[layer.name]).mul_(gradient)
+            self.before[layer.name] = activation
+        return base.sum_signed(gradient, layer, self.criterion.aggregation)
+
+    def integrate(
+        self, probes: Mapping[str, Tensor], images: Tensor, targets: Tensor
     ) -> list[Tensor]:
-        """Sum over the path, one tensor a layer, of its activation's shape."""
-        with torch.no_grad():
-            model(torch.zeros_like(images))
-        before = [recorded[layer.name] for layer in graph.layers]
-        integrals = [torch.zeros_like(activation) for activation in before]
-        for step in range(1, self.steps + 1):
-            logits = model((images * (step / self.steps)).requires_grad_())
+        """Sum over the path, one tensor a layer, as :func:`base.sum_signed` leaves it."""
+        steps = self.criterion.steps
+        # One image stands for all: the baseline is the same for each.
+        with torch.no_grad(), base.recording(self.model, self.graph) as self.before:
+            self.model(torch.zeros_like(images[:1]))
+        total: list[Tensor] = []
+        for step in range(1, steps + 1):
+            logits = self.model(images * (step / steps))
             answer = (logits * base.positives(logits, targets)).sum()
-            now = [recorded[layer.name] for layer in graph.layers]
-            gradients = torch.autograd.grad(answer, now)
-            for index, gradient in enumerate(gradients):
-                activation = now[index].detach()
-                if self.mode == "conductance":
-                    integrals[index] += gradient * (activation - before[index])
-                else:
-                    integrals[index] += gradient / self.steps
-                before[index] = activation
-        return integrals
+            here = torch.autograd.grad(answer, [probes[layer.name] for layer in self.graph.layers])
+            total = [a + b for a, b in zip(total, here, strict=True)] if total else list(here)
+        if self.criterion.mode == "pathgrad":
+            return [value / steps for value in total]
+        return total

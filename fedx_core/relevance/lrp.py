@@ -22,7 +22,9 @@ from fedx_core.masks import Scores
 from fedx_core.models.catalogue import Entry
 from fedx_core.relevance import base
 from fedx_core.relevance._explicit import Attention, rewrite
-from fedx_core.structure import UnitGraph
+from fedx_core.relevance._probes import probing
+from fedx_core.relevance._streamline import streamline
+from fedx_core.structure import UnitGraph, UnitLayer
 
 Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
 Initial = Literal["auto", "one", "logit"]
@@ -86,26 +88,27 @@ class Criterion(base.Criterion):
         reference = base.required(reference)
         twin = base.copy_to_explain(model)
         rewrite(twin, entry.family, self.attention)
+        streamline(twin, graph)
         composite = self._composite(graph, entry)
-        # Recording comes first: zennit's hooks wrap a module's input, and what is in front of the
-        # wrapping is what carries relevance.
-        with base.recording(twin, graph) as activations, composite.context(twin):
-            _make_merged_batch_norms_exact(twin)
+        # Probes come first: what they read must be in front of a rule's cut through the graph.
+        with (
+            probing(twin, graph, self._reduce, copied=False) as probes,
+            composite.context(twin),
+        ):
             _require_rules(twin, composite)
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-                logits = twin(images.requires_grad_())
-                relevances = torch.autograd.grad(
-                    logits,
-                    [activations[layer.name] for layer in graph.layers],
-                    self.initial_relevance(logits.detach(), targets),
+                logits = twin(images)
+                start = self.initial_relevance(logits.detach(), targets)
+                found = torch.autograd.grad(
+                    logits, [probes[layer.name] for layer in graph.layers], start
                 )
-                return {
-                    layer.name: base.by_unit(relevance, layer, self.aggregation)
-                    for layer, relevance in zip(graph.layers, relevances, strict=True)
-                }
+                return {layer.name: value for layer, value in zip(graph.layers, found, strict=True)}
 
             return base.mean_over_samples(twin, graph, reference, batch_size, explain)
+
+    def _reduce(self, layer: UnitLayer, values: Tensor, relevance: Tensor) -> Tensor:
+        return base.by_unit(relevance, layer, self.aggregation)
 
     def initial_relevance(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Relevance of the logits, (n, classes): all labels of an image in one pass.
@@ -118,10 +121,9 @@ class Criterion(base.Criterion):
 
     def _composite(self, graph: UnitGraph, entry: Entry) -> Any:
         from zennit.composites import NameLayerMapComposite
-        from zennit.layer import Sum
-        from zennit.rules import Norm, Pass
-        from zennit.torchvision import ResNetCanonizer
         from zennit.types import Activation, AvgPool, BatchNorm
+
+        from fedx_core.relevance._rules import Epsilon, Pass
 
         inner: Rule = "gamma" if entry.family == "resnet" else "epsilon"
         rules = [
@@ -138,33 +140,24 @@ class Criterion(base.Criterion):
             ],
             layer_map=[
                 (Activation, Pass()),
-                (Sum, Norm()),
-                (AvgPool, Norm()),
+                (AvgPool, Epsilon()),
                 (BatchNorm, Pass()),
                 *_timm_rules(entry.family),
             ],
-            canonizers=[ResNetCanonizer()],
         )
 
     def _rule(self, name: Rule, auto: Rule) -> Any:
-        from zennit.rules import AlphaBeta, Epsilon, Gamma, ZPlus
+        from fedx_core.relevance import _rules
 
         match auto if name == "auto" else name:
             case "gamma":
-                return Gamma(self.gamma)
+                return _rules.Gamma(self.gamma)
             case "zplus":
-                return ZPlus()
+                return _rules.Signs(1, 0)
             case "alpha2beta1":
-                return AlphaBeta(2, 1)
+                return _rules.Signs(2, 1)
             case _:
-                return Epsilon(self.epsilon)
-
-
-def _make_merged_batch_norms_exact(model: nn.Module) -> None:
-    """Let a merged BatchNorm be the identity: zennit 0.5.1 leaves its epsilon in place."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0
+                return _rules.Epsilon(self.epsilon)
 
 
 def _timm_rules(family: str) -> list[tuple[Any, Any]]:
@@ -176,7 +169,8 @@ def _timm_rules(family: str) -> list[tuple[Any, Any]]:
         return []
     from timm.layers.activations import GELU, GELUTanh
     from timm.layers.grn import GlobalResponseNorm
-    from zennit.rules import Pass
+
+    from fedx_core.relevance._rules import Pass
 
     return [((GELU, GELUTanh, GlobalResponseNorm), Pass())]
 

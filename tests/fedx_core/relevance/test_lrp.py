@@ -8,6 +8,7 @@ from fedx_core.errors import ConfigError
 from fedx_core.masks import Scores
 from fedx_core.models import catalogue
 from fedx_core.relevance import _explicit, base
+from fedx_core.relevance._streamline import streamline
 from fedx_core.relevance.lrp import Criterion
 from fedx_core.structure import unit_graph
 
@@ -118,14 +119,9 @@ def test_merged_batch_norms_keep_the_models_answer() -> None:
             nn.init.uniform_(module.running_var, 0.001, 2)
             nn.init.uniform_(module.running_mean)
     wanted = model(images())
-    entry = catalogue.entry("resnet18")
     twin = base.copy_to_explain(model)
-    composite = Criterion()._composite(unit_graph(model, "resnet", "fc"), entry)
-    from fedx_core.relevance.lrp import _make_merged_batch_norms_exact
-
-    with composite.context(twin):
-        _make_merged_batch_norms_exact(twin)
-        torch.testing.assert_close(twin(images()), wanted, rtol=1e-10, atol=1e-10)
+    streamline(twin, unit_graph(model, "resnet", "fc"))
+    torch.testing.assert_close(twin(images()), wanted, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", ["convnextv2_atto", "vit_base_patch16_224"])
