@@ -14,6 +14,8 @@ from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
+from flows.commands.predict import predict
+from flows.commands.report import report
 from flows.commands.reproduce import reproduce
 from flows.commands.run import resume, run
 from flows.commands.sync import sync
@@ -86,7 +88,7 @@ def _root(
     pass
 
 
-for command in (run, resume, compare, sync, data, doctor, gc, reproduce):
+for command in (run, resume, compare, report, predict, sync, data, doctor, gc, reproduce):
     app.command()(command)
 
 

@@ -179,7 +179,7 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
     results.write_rounds(folder, reports)
     results.write_pruning(folder, store, reports)
     results.write_figure(folder, reports)
-    results.write_model(folder, store)
+    results.write_model(folder, store, order.setting.data)
     notes = folder.notes()
     found = results.summary(order.settings, reports, {"run": order.run, **_public(notes)})
     results.write_summary(folder, found)
@@ -281,6 +281,11 @@ def _introduce(order: Order, prefect_run: str) -> None:
         "data_root": str(order.setting.data.parent),
         "data": provenance.of_data(order.setting.data),
         **({"sweep": order.sweep} if order.sweep else {}),
+        **(
+            {"branched_from": f"{order.branch.store}@{order.branch.round_index}"}
+            if order.branch
+            else {}
+        ),
         **_identity(prefect_run),
     }
     order.folder.note(notes)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedx_core import checkpoint, examples, federation
+from fedx_core import checkpoint, examples, federation, model_file
 from fedx_core.config import ExperimentConfig
 from fedx_core.journal import Evidence, Journal
 from fedx_core.messages import RoundReport, plain
@@ -146,15 +146,24 @@ def write_summary(folder: RunFolder, found: Mapping[str, Any]) -> None:
     write(folder.results / "summary.json", _json(found))
 
 
-def write_model(folder: RunFolder, store: str) -> None:
+def write_model(folder: RunFolder, store: str, data: Path) -> None:
     """Write the final model, and the best one by validation where rounds are judged.
 
-    Both are safetensors, which ``model.weights`` takes to start from.
+    Both are safetensors, which ``model.weights`` takes to start from, and say how to use them.
+
+    Args:
+        folder: of the run.
+        store: URI of its store.
+        data: folder of the data set that it was trained on.
     """
-    opened, about = open_store(store), {"run": folder.name}
-    write(folder.model, checkpoint.pack_state(federation.final_model(opened), about))
+    opened = open_store(store)
+    journal, description = Journal(opened), examples.read(data / "prepared").description
+    last = journal.commits()[-1].report
+    card = model_file.card_of(journal, description, last.round_index)
+    write(folder.model, model_file.pack(federation.final_model(opened), card))
     if (best := federation.best_model(opened)) is not None:
-        write(folder.best, checkpoint.pack_state(best, about))
+        card = model_file.card_of(journal, description, last.best_round)
+        write(folder.best, model_file.pack(best, card))
 
 
 def write_pruning(folder: RunFolder, store: str, reports: Sequence[RoundReport]) -> None:
