@@ -158,7 +158,7 @@ class FederationConfig(Block):
         attempts: how often a failed client is tried in one round.
         round_timeout: seconds until a client of a round counts as lost; 0 waits for ever.
         keep_states: committed states that ``fedx gc`` keeps.
-        selection: keep the best round's model and stop early; None does neither.
+        selection: keep the best round's model and stop early; null does neither.
     """
 
     rounds: int

@@ -3,7 +3,8 @@
     run.json                the run: protocol, name, settings; whoever creates it owns the run
     journal/0007/open       the round has begun: base, mask, cohort
     journal/0007/closed     who counts, by hash; all that follows is a pure function of it
-    journal/0007/commit     the state by its hash, the report, what each client holds
+    journal/0007/commit     the state by its hash, the report, what each client holds, and what led
+                            to a pruning event
 
 A killed server finds the last commit and repeats the step that is missing, to the same bytes. Two
 servers can race for these names alone, and each is created only if absent: one wins.

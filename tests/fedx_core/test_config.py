@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bed import tiny
 from fedx_core import config
 from fedx_core.errors import ConfigError, UnknownNameError
 
@@ -97,3 +98,12 @@ def test_overrides_leave_the_file_and_the_argument_as_they_are(raw: dict[str, An
     assert changed["federation"]["rounds"] == 7
     with pytest.raises(ConfigError, match="seed is no block"):
         config.override(raw, {"seed.root": 3})
+
+
+def test_a_block_that_is_null_can_be_filled_by_dotted_path() -> None:
+    block = {"metric": "loss", "patience": 3, "min_delta": 0.1}
+    dotted = {f"federation__selection__{name}": value for name, value in block.items()}
+    assert tiny(**dotted) == tiny(federation__selection=block)
+    assert tiny().federation.selection is None
+    with pytest.raises(ConfigError, match=r"federation\.selection\.patienc: Unexpected"):
+        tiny(federation__selection=block | {"patienc": 1})
