@@ -47,7 +47,7 @@ def federate(params: Path, data_root: Path, run_root: Path, out: Path) -> Path:
         out: the folder to write; what it held is replaced.
 
     Returns:
-        ``out``, with config.yaml, model.safetensors and results.
+        ``out``, with config.yaml, run.yaml, model.safetensors and results.
 
     Raises:
         FedXError: the run can't go on; repeating the stage goes on after its last round.
@@ -69,7 +69,7 @@ def federate(params: Path, data_root: Path, run_root: Path, out: Path) -> Path:
     start(request, None, None, engine=False, track="mlflow", as_json=False)
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    for path in (folder.config, folder.model):
+    for path in (folder.config, folder.about, folder.model):
         shutil.copy2(path, out)
     shutil.copytree(folder.results, out / "results")
     return out

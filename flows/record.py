@@ -36,8 +36,8 @@ class Record:
 
     @property
     def name(self) -> str:
-        """Name of the run."""
-        return self.folder.name
+        """Name of the run, also where a copy of its folder is called otherwise."""
+        return str(self.notes.get("run") or self.folder.name)
 
 
 def find(root: Path, names: Iterable[str]) -> list[Record]:
