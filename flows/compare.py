@@ -75,7 +75,7 @@ def differing(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         By dotted path, the value by run; None where a run has no such setting. Data sets other than
         the runs' own are left out.
     """
-    flat = {record.name: _flat(_plain(record.settings)) for record in records}
+    flat = {record.name: in_effect(record.settings) for record in records}
     paths = dict.fromkeys(path for settings in flat.values() for path in settings)
     found = {path: {run: values.get(path) for run, values in flat.items()} for path in paths}
     return {
@@ -83,6 +83,11 @@ def differing(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
         for path, values in found.items()
         if path not in NAMED and len(set(map(repr, values.values()))) > 1
     }
+
+
+def in_effect(settings: ExperimentConfig) -> dict[str, Any]:
+    """Return the settings that a run goes by, by dotted path; of data sets only its own."""
+    return _flat(_plain(settings))
 
 
 def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:

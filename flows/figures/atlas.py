@@ -26,6 +26,8 @@ MIDDLES = {
 }
 """Degrees (longitude, latitude) of BigEarthNet's countries."""
 
+INSIDE = 1.9
+"""Radius from which a name fits in; other names stand below their circle."""
 LARGEST = 4.2
 """Radius in degrees of latitude of the circle with the most examples."""
 _SHRINK = math.cos(math.radians(52))  # a degree of longitude in the middle of the map
@@ -48,16 +50,16 @@ def country_map(examples: Mapping[str, int]) -> Figure:
     """
     most = max(*examples.values(), 1)
     radii = {name: LARGEST * math.sqrt(count / most) for name, count in examples.items()}
-    places = _apart({name: MIDDLES[name] for name in examples}, radii)
+    rooms = {name: radius + (0.3 if radius >= INSIDE else 1.5) for name, radius in radii.items()}
+    places = _apart({name: MIDDLES[name] for name in examples}, rooms)
     figure = Figure(figsize=(6.4, 6.0), layout="constrained")
     axes = figure.subplots()
     axes.set_aspect("equal")
     for name, (x, y) in places.items():
         radius = radii[name]
         axes.add_patch(Circle((x, y), radius, facecolor=style.PALETTE[0], alpha=0.85, label=name))
-        inside = radius > 1.9
         text = f"{name}\n{examples[name]:,}"
-        if inside:
+        if radius >= INSIDE:
             axes.text(x, y, text, ha="center", va="center", color="white", fontsize=8)
         else:
             axes.text(x, y - radius - 0.15, text, ha="center", va="top", fontsize=7)
@@ -92,8 +94,7 @@ def _apart(
             for other in names[index + 1 :]:
                 across = [places[other][axis] - places[one][axis] for axis in (0, 1)]
                 distance = math.hypot(*across) or 1e-6
-                # Room for the names that stand below small circles.
-                missing = radii[one] + radii[other] + 0.9 - distance
+                missing = radii[one] + radii[other] - distance
                 if missing > 1e-3:
                     moved = True
                     for axis in (0, 1):

@@ -25,13 +25,13 @@ def labels_by_client(
     rows, columns = shares.shape
     figure = Figure(figsize=(style.WIDTH, 1.7 + 0.27 * rows), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[4, 1], sharey=True)
-    shown = left.imshow(shares, aspect="auto", cmap="cividis", vmin=0)
+    shown = left.imshow(shares, aspect="auto", cmap="viridis", vmin=0)
     short = [name if len(name) <= 24 else f"{name[:22]}…" for name in class_names]
     left.set_xticks(range(columns), short, rotation=40, ha="right", rotation_mode="anchor")
     left.set_yticks(range(rows), counts)
     left.tick_params(length=0)
     if rows * columns <= 240:
-        limit = 0.55 * float(shares.max())
+        limit = 0.6 * float(shares.max())
         for row in range(rows):
             for column in range(columns):
                 share = shares[row, column]

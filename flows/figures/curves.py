@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fedx_core.messages import RoundReport
+from flows.compare import metric_of
 from flows.figures import style
 
 MIB = 2**20
@@ -55,11 +56,6 @@ def accuracy_by_bytes(runs: Runs) -> Figure:
     _by_bytes(axes, runs)
     _legend(axes, len(runs))
     return figure
-
-
-def metric_of(reports: Sequence[RoundReport]) -> str:
-    """Name the metric that the paper reports for a run's kind of labels."""
-    return next(metric for metric in LABELS if metric in reports[-1].metrics)
 
 
 def _by_round(axes: Axes, runs: Runs) -> None:
@@ -115,7 +111,7 @@ def _legend(axes: Axes, count: int) -> None:
 
 
 def _name(axes: Axes, horizontal: str, runs: Runs) -> None:
-    metrics = dict.fromkeys(LABELS[metric_of(reports)] for reports in runs.values())
+    metrics = dict.fromkeys(metric_of(reports) for reports in runs.values())
     axes.set_xlabel(horizontal)
-    axes.set_ylabel(" or ".join(metrics))
+    axes.set_ylabel(" or ".join(LABELS.get(metric, metric) for metric in metrics))
     style.grid(axes)

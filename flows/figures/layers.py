@@ -1,5 +1,6 @@
 """Layer by layer: units kept and pruned, and the scores that decided about them."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.scale import SymmetricalLogTransform
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
 from flows.figures import style
@@ -97,6 +99,9 @@ def scores_by_layer(
             axes.plot([lowest, lowest], [floor, floor + 0.86], color=style.INK, linewidth=1.4)
         axes.axhline(floor, color=style.FAINT, linewidth=0.5)
     axes.set_xscale("symlog", linthresh=threshold)
+    axes.set_xticks(_ticks(edges[0], edges[-1], threshold))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(edges[0], edges[-1])
     axes.set_ylim(-0.1, len(scores))
     axes.set_yticks([len(scores) - 1 - row + 0.4 for row in range(len(scores))], scores)
@@ -129,3 +134,14 @@ def _edges(values: NDArray[np.floating], transform: SymmetricalLogTransform) -> 
     room = max(high - low, 1e-9) * 0.02
     edges = np.linspace(low - room, high + room, BINS + 1)
     return np.asarray(transform.inverted().transform(edges), dtype=np.float64)
+
+
+def _ticks(low: float, high: float, threshold: float) -> list[float]:
+    """Return zero and powers of ten of both signs; twos and fives too where there is room."""
+    sizes = [
+        digit * 10.0**power
+        for power in range(math.floor(math.log10(threshold)), math.ceil(math.log10(high)) + 1)
+        for digit in ((1, 2, 5) if high < 100 * threshold else (1,))
+    ]
+    found = [0.0, *sizes, *(-size for size in sizes)]
+    return sorted(tick for tick in found if low <= tick <= high and not 0 < abs(tick) < threshold)

@@ -57,7 +57,7 @@ def heat_maps(models: Sequence[str], pictures: Sequence[Picture]) -> Figure:
     """
     columns = 1 + len(models)
     figure = Figure(
-        figsize=(max(columns * CELL, 5.2), len(pictures) * (CELL + 0.55) + 0.9),
+        figsize=(max(columns * CELL, 5.2), len(pictures) * (CELL + 0.42) + 0.9),
         layout="constrained",
     )
     panels = figure.subplots(len(pictures), columns, squeeze=False)

@@ -25,14 +25,14 @@ def agreement(
     side = 0.8 * count + 0.075 * longest
     figure = Figure(figsize=(max(side + 1.6, 4.0), max(side, 2.4)), layout="constrained")
     axes = figure.subplots()
-    shown = axes.imshow(np.ma.masked_invalid(found), vmin=0, vmax=1, cmap="cividis")
+    shown = axes.imshow(np.ma.masked_invalid(found), vmin=0, vmax=1, cmap="viridis")
     for row in range(count):
         for column in range(count):
             if np.isnan(found[row, column]):
                 axes.text(column, row, "-", ha="center", va="center")
                 continue
-            # Cividis is dark below about one half.
-            colour = "white" if found[row, column] < 0.55 else "black"
+            # Viridis is dark in its lower half.
+            colour = "white" if found[row, column] < 0.6 else "black"
             text = f"{found[row, column]:.2f}"
             if row != column:
                 text += f"\n({by_chance[row, column]:.2f})"
