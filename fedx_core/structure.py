@@ -9,8 +9,9 @@ it is a mode:
     units   all it owns: row, bias, BatchNorm scale, shift and running statistics, GRN scale, shift
     slices  the same, and the weights that read nothing but dead units
 
-In the modes ``units`` and ``slices`` a dead unit's output is exactly zero, except where a LayerNorm
-reads it: such channels keep their place, and only what they own goes.
+In the modes ``units`` and ``slices`` a dead unit's output is exactly zero. Channels that LayerNorm
+reads keep their place, and only what their units own goes. What ``slices`` keeps makes a smaller
+model of the same function is made of; see ``shrink``.
 """
 
 from collections.abc import Mapping
@@ -68,11 +69,51 @@ class Stream:
     Args:
         writers: for each writer its layer and its first row; channel ``c`` is row ``first + c``.
         readers: weights (out, channels, ...) that see nothing but these channels.
+        channels: how many there are.
+        whole: dead channels keep their place among the others, as zeros.
     """
 
     writers: tuple[tuple[str, int], ...]
     readers: tuple[str, ...]
     channels: int
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is kept of one entry along its first two dimensions.
+
+    Args:
+        rows: bool (rows,), True = kept; None keeps all.
+        columns: bool (columns,), likewise.
+    """
+
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    def support(self, dimensions: int) -> Tensor:
+        """Return the same as a bool tensor that broadcasts to an entry of so many dimensions."""
+        kept = torch.ones(1, dtype=torch.bool) if self.rows is None else self.rows
+        kept = kept.reshape(-1, *[1] * (dimensions - 1))
+        if self.columns is None:
+            return kept
+        return kept & self.columns.reshape(1, -1, *[1] * (dimensions - 2))
+
+    def take(self, value: Tensor) -> Tensor:
+        """Return what is kept of an entry."""
+        if self.rows is not None:
+            value = value[self.rows.to(value.device)]
+        return value if self.columns is None else value[:, self.columns.to(value.device)]
+
+    def put_(self, taken: Tensor, whole: Tensor) -> None:
+        """Write what :meth:`take` took to its places, in place; its values may come in one row."""
+        rows = torch.arange(len(whole)) if self.rows is None else self.rows.nonzero().reshape(-1)
+        if self.columns is None:
+            whole[rows] = taken.reshape(len(rows), *whole.shape[1:])
+        else:
+            columns = self.columns.nonzero().reshape(-1)
+            sizes = (len(rows), len(columns), *whole.shape[2:])
+            whole[rows[:, None], columns] = taken.reshape(sizes)
 
 
 @dataclass(frozen=True)
@@ -129,33 +170,41 @@ class UnitGraph:
             return {}
         if mask.kind == "parameters":
             return {name: kept for name, kept in mask.entries.items() if not bool(kept.all())}
+        return {
+            name: cut.support(len(self.shapes[name])) for name, cut in self.cuts(mask, mode).items()
+        }
+
+    def cuts(self, mask: Mask, mode: Mode) -> dict[str, Cut]:
+        """Spread a unit mask to rows and columns; entries kept whole are left out.
+
+        Args:
+            mask: over units.
+            mode: how much a unit takes with it.
+        """
         self.check(mask)
-        support: dict[str, Tensor] = {}
+        cuts: dict[str, Cut] = {}
         for layer in self.layers:
             rows = layer.rows(mask.entries[layer.name])
             if bool(rows.all()):
                 continue
-            shape = self.shapes[layer.weight]
-            support[layer.weight] = rows.reshape(-1, *[1] * (len(shape) - 1))
             paper = (layer.paper_scalar,) if layer.paper_scalar else ()
-            for scalar in paper if mode == "rows" else layer.scalars:
-                support[scalar] = rows
+            for entry in (layer.weight, *(paper if mode == "rows" else layer.scalars)):
+                cuts[entry] = Cut(rows)
         if mode == "slices":
             for stream in self.streams:
-                self._close(stream, mask, support)
-        return support
+                alive = self.alive(stream, mask)
+                if not bool(alive.all()):
+                    for weight in stream.readers:
+                        cuts[weight] = Cut(cuts[weight].rows if weight in cuts else None, alive)
+        return cuts
 
-    def _close(self, stream: Stream, mask: Mask, support: dict[str, Tensor]) -> None:
+    def alive(self, stream: Stream, mask: Mask) -> Tensor:
+        """Tell which channels of a stream have a writer left, bool (channels,)."""
         alive = torch.zeros(stream.channels, dtype=torch.bool)
         for name, first in stream.writers:
-            layer = self.layer(name)
-            alive |= layer.rows(mask.entries[name])[first : first + stream.channels]
-        if bool(alive.all()):
-            return
-        for weight in stream.readers:
-            shape = self.shapes[weight]
-            columns = alive.reshape(1, -1, *[1] * (len(shape) - 2))
-            support[weight] = support[weight] & columns if weight in support else columns
+            rows = self.layer(name).rows(mask.entries[name])
+            alive |= rows[first : first + stream.channels]
+        return alive
 
 
 def unit_graph(model: nn.Module, family: str, classifier: str, *, heads: bool = False) -> UnitGraph:
@@ -173,10 +222,17 @@ def unit_graph(model: nn.Module, family: str, classifier: str, *, heads: bool = 
         for name, module in modules.items()
         if isinstance(module, nn.Conv2d | nn.Linear) and name != classifier
     ]
-    streams = {"resnet": _resnet_streams, "convnext": _convnext_streams, "vit": _vit_streams}
+    match family:
+        case "resnet":
+            streams = _resnet_streams(modules, classifier)
+        case "vit":
+            streams = _vit_streams(modules, heads=heads)
+        case _:
+            # LayerNorm reads the residual stream and mixes its channels: only MLPs' insides close.
+            streams = _mlp_streams(modules)
     return UnitGraph(
         layers=tuple(layers),
-        streams=tuple(streams[family](modules, classifier)),
+        streams=tuple(streams),
         shapes={name: tuple(value.shape) for name, value in model.state_dict().items()},
         parameters=frozenset(name for name, _ in model.named_parameters()),
     )
@@ -239,7 +295,13 @@ def _resnet_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[S
         return module.out_channels
 
     streams: list[Stream] = []
-    writers, readers = [("conv1", 0)], list[str]()
+    writers = ["conv1"]
+
+    def read(*readers: str) -> None:
+        """A reader sees those writers of the residual channels that come before it."""
+        before = tuple((writer, 0) for writer in writers)
+        streams.append(Stream(before, tuple(f"{r}.weight" for r in readers), channels(writers[0])))
+
     blocks = [
         name
         for name, module in modules.items()
@@ -247,32 +309,28 @@ def _resnet_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[S
     ]
     for block in blocks:
         convs = [f"{block}.conv{i}" for i in (1, 2, 3) if f"{block}.conv{i}" in modules]
-        readers.append(f"{convs[0]}.weight")
+        downsample = f"{block}.downsample.0"
+        if downsample in modules:
+            read(convs[0], downsample)
+            writers = [downsample]
+        else:
+            read(convs[0])
         for inner, outer in pairwise(convs):
             streams.append(Stream(((inner, 0),), (f"{outer}.weight",), channels(inner)))
-        if f"{block}.downsample.0" in modules:
-            readers.append(f"{block}.downsample.0.weight")
-            streams.append(Stream(tuple(writers), tuple(readers), channels(writers[0][0])))
-            writers, readers = [(f"{block}.downsample.0", 0)], []
-        writers.append((convs[-1], 0))
-    readers.append(f"{classifier}.weight")
-    streams.append(Stream(tuple(writers), tuple(readers), channels(writers[0][0])))
+        writers.append(convs[-1])
+    read(classifier)
     return streams
 
 
-def _convnext_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[Stream]:
-    # The residual stream is read by LayerNorm, which mixes channels: only the MLP's inside closes.
-    return _mlp_streams(modules)
-
-
-def _vit_streams(modules: Mapping[str, nn.Module], classifier: str) -> list[Stream]:
+def _vit_streams(modules: Mapping[str, nn.Module], *, heads: bool) -> list[Stream]:
     streams = _mlp_streams(modules)
     for name, module in modules.items():
         if name.endswith(".qkv") and isinstance(module, nn.Linear):
             width = module.in_features
             projection = name.removesuffix("qkv") + "proj.weight"
             # A value dimension that is always zero is all that its column of proj ever reads.
-            streams.append(Stream(((name, 2 * width),), (projection,), width))
+            # Attention wants equally wide heads, so only whole ones leave their place.
+            streams.append(Stream(((name, 2 * width),), (projection,), width, whole=not heads))
     return streams
 
 

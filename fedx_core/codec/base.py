@@ -27,7 +27,7 @@ from fedx_core.errors import PayloadError, SchemaError, VersionError
 from fedx_core.masks import pack, unpack
 from fedx_core.messages import PROTOCOL, Entry, Schema
 from fedx_core.state import Payload
-from fedx_core.structure import Mode
+from fedx_core.structure import Cut, Mode
 
 Buffer = bytes | bytearray | memoryview
 
@@ -161,16 +161,30 @@ def _read(entry: Entry, schema: Schema, view: memoryview, offset: int) -> tuple[
 
 
 def _select(value: Tensor, kept: Tensor) -> Tensor:
-    # Whole rows are by far the most common and need no mask of the tensor's size.
-    if kept.numel() == value.shape[0]:
-        return value[kept.reshape(-1)]
-    return value[kept.expand(value.shape)]
+    # Rows and columns need no mask of the tensor's size.
+    cut = _cut(kept, tuple(value.shape))
+    return value[kept.expand(value.shape)] if cut is None else cut.take(value)
 
 
 def _scatter(values: Tensor, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
     whole = values.new_zeros(shape)
-    if kept.numel() == shape[0]:
-        whole[kept.reshape(-1)] = values.reshape(-1, *shape[1:])
-    else:
+    cut = _cut(kept, shape)
+    if cut is None:
         whole[kept.expand(shape)] = values
+    else:
+        cut.put_(values, whole)
     return whole
+
+
+def _cut(kept: Tensor, shape: tuple[int, ...]) -> Cut | None:
+    """Return the kept rows and columns where a support is made of such, else None."""
+    if not bool(kept.any()):
+        return Cut(rows=torch.zeros(shape[0], dtype=torch.bool))
+    if kept.numel() != kept.shape[:2].numel():
+        return None
+    table = kept.reshape(len(kept), -1)
+    rows, columns = table.any(1), table.any(0)
+    if not torch.equal(table, rows[:, None] & columns):
+        return None
+    wide = kept.ndim > 1 and len(columns) == shape[1]
+    return Cut(rows if len(rows) == shape[0] else None, columns if wide else None)
