@@ -27,7 +27,8 @@ def gather(
         raise QuorumError(
             f"round {jobs[0].round_index}: {len(reports)} of {len(jobs)} clients reported, "
             f"{needed} needed (federation.min_reports); everything is kept, so mend the cause and "
-            f"`fedx resume {server.run}`. Lost: {lost}"
+            f"`fedx resume {server.run}`. Lost: {lost}",
+            {client: failure.reason for client, failure in failures.items()},
         )
     return Closed(
         round_index=jobs[0].round_index,

@@ -1,19 +1,22 @@
 """A client's round as Prefect sees it: the flow ``fedx-client``, which a site deploys as ``train``.
 
-What comes in is plain and small. Tensors, and the client's report, are in the store.
+What comes in is plain and small. Tensors, and the client's report, are in the store. The core is
+imported where it is used, since a worker that only cancels a run imports this file, too.
 """
 
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from fedx_core.client import Place, train
-from fedx_core.messages import ClientJob, parse, plain
-from flows.run_folder import part_of
+from flows import logs
+
+if TYPE_CHECKING:
+    from fedx_core.client import Place
 
 
 def run_name() -> str:
@@ -41,18 +44,32 @@ def fedx_client(job: dict[str, Any], place: dict[str, str]) -> None:
             FEDX_SHARDS (folder with one folder a client), FEDX_STORE and FEDX_MEMORY (URIs; the
             run's name takes the place of ``{run}`` in them, or is added) go before it.
     """
+    from fedx_core.client import Place, train
+    from fedx_core.messages import ClientJob, parse
+
     asked = parse(ClientJob, job)
-    train(asked, at_site(parse(Place, place), asked.run, os.environ))
+    with logs.shown():
+        report = train(asked, at_site(parse(Place, place), asked.run, os.environ))
+    get_run_logger().info(
+        f"round {asked.round_index} of {asked.run}, {asked.purpose} at {asked.client}, attempt "
+        f"{asked.attempt + 1}: {report.examples} images, {report.seconds:.1f} s"
+    )
 
 
 def train_plainly(job: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
     """Do a client's job on a task runner: plain values in, a plain report out."""
-    report: dict[str, Any] = plain(train(parse(ClientJob, job), parse(Place, place)))
+    from fedx_core.client import Place, train
+    from fedx_core.messages import ClientJob, parse, plain
+
+    with logs.shown():
+        report: dict[str, Any] = plain(train(parse(ClientJob, job), parse(Place, place)))
     return report
 
 
-def at_site(place: Place, run: str, environment: Mapping[str, str]) -> Place:
+def at_site(place: "Place", run: str, environment: Mapping[str, str]) -> "Place":
     """Put a site's own places before those that the server names."""
+    from flows.run_folder import part_of
+
     own: dict[str, str] = {}
     if shards := environment.get("FEDX_SHARDS"):
         own["shards"] = shards

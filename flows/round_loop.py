@@ -8,97 +8,117 @@ from prefect.client.orchestration import get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from flows import live, tracking
+from flows import children, form, logs
 from flows.choices import RunAt, Show, Track
-from flows.experiment import Request, carry_out, settle
-from flows.runtimes import default_workers
 
 
-@flow(name="fedx", persist_result=False)
+@flow(
+    name="fedx",
+    persist_result=False,
+    on_cancellation=[children.cancel_clients],
+    on_crashed=[children.cancel_clients],
+)
 def fedx(
-    run: str | None = None,
-    dataset: str | None = None,
-    model: str | None = None,
-    method: str | None = None,
-    relevance: str | None = None,
-    pruning_rate: float | None = None,
-    warmup_rounds: int | None = None,
-    rounds: int | None = None,
+    dataset: form.DataSet = form.AS_SET,
+    model: form.Model = form.AS_SET,
+    method: form.Method = form.AS_SET,
+    relevance: form.Criterion = form.AS_SET,
+    pruning_rate: form.Share = None,
+    warmup_rounds: form.Count = None,
+    rounds: form.Count = None,
     seed: int | None = None,
-    overrides: dict[str, Any] | None = None,
-    params: str | None = None,
+    overrides: dict[str, Any] = {},  # noqa: B006  the form shows it, and nobody changes it
+    params: form.Text = "",
+    run: form.Name = "",
     resume: bool = False,
-    branch_from: str | None = None,
-    sweep: str | None = None,
+    branch_from: form.Origin = "",
+    sweep: form.Name = "",
     run_at: RunAt = "threads",
-    workers: int | None = None,
-    run_root: str | None = None,
-    data_root: str | None = None,
-    store: str | None = None,
+    workers: form.Count = None,
+    run_root: form.Text = "",
+    data_root: form.Text = "",
+    store: form.Text = "",
     track: Track = "mlflow",
     show: Show = "log",
 ) -> dict[str, Any]:
     """Run one federated experiment and keep its results in ``runs/<run>``.
 
-    Everything left empty is as ``params.yaml`` has it.
+    Everything left empty is as ``params.yaml`` has it. Retried, a flow run goes on with the run
+    that it has begun.
 
     Args:
-        run: name of the run; empty makes one up, such as fedx-lrp-q0.5-synthetic-s1.
-        dataset: a key of ``datasets`` in ``params.yaml``, such as eurosat.
-        model: an entry of the model catalogue, such as resnet18.
-        method: fedavg, fedx, ... (a file of ``fedx_core/methods``).
-        relevance: lrp, random, ... (a file of ``fedx_core/relevance``).
-        pruning_rate: share of each layer's units removed by the pruning event, in [0, 1).
-        warmup_rounds: completed rounds before the pruning event.
-        rounds: rounds in all; on ``resume`` it may be raised.
-        seed: root of all random draws.
-        overrides: other settings by dotted path, such as {"training.epochs": 1}; they come last.
-        params: file with the settings; empty takes params.yaml.
-        resume: go on with ``run`` after its last committed round.
-        branch_from: RUN@ROUND, whose rounds up to that one are shared instead of run again.
-        sweep: what the run is one of; MLflow shows such runs below one.
-        run_at: who trains: here (no tasks), threads, processes, or work-pools (the workers of
-            fedx-client/train).
-        workers: clients at once on this machine; empty takes its cores.
-        run_root: folder of all runs; empty takes FEDX_RUN_ROOT, or ``runs``.
-        data_root: folder of all data sets; empty takes FEDX_DATA_ROOT, or ``data``.
+        dataset: The data set to train on, of those in params.yaml. For one of another file leave
+            this empty, or name it in overrides.
+        model: What is trained.
+        method: How it is trained together.
+        relevance: Criterion by which units are pruned; only methods that prune have one.
+        pruning_rate: Share of each layer's units removed by a pruning event, in [0, 1); None is as
+            in params.yaml.
+        warmup_rounds: Completed rounds before the pruning event, 1 or more; None is as in
+            params.yaml.
+        rounds: Rounds in all, 1 or more; when a run is resumed it may be raised. None is as in
+            params.yaml.
+        seed: Root of all random draws, a whole number; None is as in params.yaml.
+        overrides: Other settings by dotted path, such as {"training.epochs": 1}; they come last.
+        params: File with the settings; empty takes params.yaml.
+        run: Name of the run; empty makes one up, such as fedx-lrp-q0.5-synthetic-s1.
+        resume: Go on with this run after its last committed round.
+        branch_from: RUN@ROUND, such as base@10: that run's rounds up to that one are shared
+            instead of run again.
+        sweep: What the run is one of; MLflow shows such runs below one.
+        run_at: Who trains: here (this process, no tasks), threads, processes, or work-pools (the
+            workers of fedx-client/train, or of what FEDX_CLIENT_DEPLOYMENT names).
+        workers: Clients at once on this machine, 1 or more; None takes its cores.
+        run_root: Folder of all runs; empty takes FEDX_RUN_ROOT, or runs.
+        data_root: Folder of all data sets; empty takes FEDX_DATA_ROOT, or data.
         store: URI that the runs share, such as s3://fedx/runs; empty takes FEDX_STORE, or keeps
             the store in the run's folder.
-        track: mlflow, or nothing.
-        show: where progress goes: log, terminal, json, nothing.
+        track: Where numbers are copied to.
+        show: Where progress goes: this page's log, a terminal, JSON lines on stdout, or nowhere.
 
     Returns:
         What ``results/summary.json`` says.
     """
+    # Imported here: deploying, and workers that only cancel, need no torch.
+    from flows import again, live, tracking
+    from flows.announce import Announced
+    from flows.experiment import Request, carry_out, settle
+    from flows.runtimes import default_workers
+
     environment = os.environ.get
     request = Request(
-        run=run,
-        dataset=dataset,
-        model=model,
-        method=method,
-        relevance=relevance,
+        run=form.given(run),
+        dataset=form.given(dataset),
+        model=form.given(model),
+        method=form.given(method),
+        relevance=form.given(relevance),
         pruning_rate=pruning_rate,
         warmup_rounds=warmup_rounds,
         rounds=rounds,
         seed=seed,
-        overrides=overrides or {},
-        params=params,
+        overrides=overrides,
+        params=form.given(params),
         resume=resume,
-        branch_from=branch_from,
-        sweep=sweep,
+        branch_from=form.given(branch_from),
+        sweep=form.given(sweep),
         run_root=run_root or environment("FEDX_RUN_ROOT") or "runs",
         data_root=data_root or environment("FEDX_DATA_ROOT"),
         store=store or environment("FEDX_STORE"),
     )
+    if flow_run.run_count > 1:
+        request = again.go_on(request, flow_run.tags)
+        children.cancel_left_over(flow_run.id)
     order = settle(request)
-    display = live.display(show, get_run_logger().info)
     with get_client(sync_client=True) as client:
-        client.update_flow_run(flow_run.id, name=f"fedx {order.run}")
-    return carry_out(
-        order,
-        run_at=run_at,
-        workers=workers or default_workers(),
-        display=display,
-        tracker=tracking.tracker(track, display.warn, display.mention),
-        prefect_run=str(flow_run.id),
-    )
+        tags = {*flow_run.tags, again.tag_of(order.run)}
+        client.update_flow_run(flow_run.id, name=f"fedx {order.run}", tags=sorted(tags))
+    display = Announced(live.display(show, get_run_logger().info), order.folder)
+    with logs.shown():
+        return carry_out(
+            order,
+            run_at=run_at,
+            workers=workers or default_workers(),
+            display=display,
+            tracker=tracking.tracker(track, display.warn, display.mention),
+            prefect_run=str(flow_run.id),
+        )

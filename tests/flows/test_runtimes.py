@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from fedx_core.journal import Journal
 from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.store import open_store
-from flows import runtimes
+from flows import work_pools
 from flows.client import fedx_client
 from flows.round_loop import fedx
-from flows.runtimes import OnTaskRunner, OnWorkPools, choose
+from flows.runtimes import OnTaskRunner, choose
+from flows.work_pools import OnWorkPools
 
 
 def what_came(store: str) -> tuple[object, ...]:
@@ -212,7 +213,7 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         client.create_deployment(flow_id, "train", work_pool_name="fedx-clients")
         place = Place(store=str(tmp_path), shards="", memory="")
         jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late")]
-        monkeypatch.setattr(runtimes, "PATIENCE_SECONDS", 2.0)
+        monkeypatch.setattr(work_pools, "PATIENCE_SECONDS", 2.0)
         warnings: list[str] = []
         outcomes = OnWorkPools(1, warnings.append).run_cohort(jobs, place)
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["run:pools"]))
@@ -240,6 +241,40 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         assert "1 runs of fedx-client/train have waited 2 s" in warning
         assert "prefect worker start --pool fedx-clients" in warning
         assert states["r4-late"] in ("Cancelling", "Cancelled")
+
+
+def test_each_client_may_have_a_deployment_and_a_queue_of_its_own(
+    tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEDX_CLIENT_DEPLOYMENT", "fedx-client/{client}")
+    monkeypatch.setenv("FEDX_CLIENT_QUEUE", "queue-of-{client}")
+    place = Place(store=str(tmp_path), shards="", memory="")
+    monkeypatch.setattr(work_pools, "PATIENCE_SECONDS", 0.0)
+    warnings: list[str] = []
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="sites", type="process"))
+        flow_id = client.create_flow(fedx_client)
+        for name in ("north", "south"):
+            client.create_deployment(flow_id, name, work_pool_name="sites")
+        with choose("work-pools", 1, place, warnings.append) as runtime:
+            outcomes = runtime.run_cohort([job("north", 2), job("south", 2)], place)
+            assert {outcome.client for outcome in outcomes} == {"north", "south"}
+            further = [replace(job(name, 2), round_index=5) for name in ("north", "east")]
+            with pytest.raises(RunError, match=r"'fedx-client/east'.*FEDX_CLIENT_DEPLOYMENT"):
+                list(runtime.run_cohort(further, place))
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["client:north"]))
+        runs = client.read_flow_runs(flow_run_filter=tagged)
+        assert {run.work_queue_name for run in runs} == {"queue-of-north"}
+        # The one whose cohort could not be started was not left behind.
+        assert {run.state_name for run in runs} <= {"Cancelling", "Cancelled"}
+        assert len(runs) == 2
+    assert any("--pool sites --work-queue queue-of-" in warning for warning in warnings)
+
+
+def test_a_pattern_with_other_braces_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDX_CLIENT_DEPLOYMENT", "fedx-client/{site}")
+    with pytest.raises(ConfigError, match=r"FEDX_CLIENT_DEPLOYMENT.*only \{client\}"):
+        choose("work-pools", 1, Place(store="/s", shards="", memory="/m"))
 
 
 def test_a_server_process_of_its_own_starts_flow_runs_of_its_own() -> None:

@@ -1,0 +1,267 @@
+"""What a run tells Prefect while it goes: artifacts to look at, and events to act on.
+
+Artifacts, on the flow run's page and under *Artifacts*, where <run> is the run's name in small
+letters, digits and dashes:
+
+    fedx-<run>-progress   share of the rounds that are done
+    fedx-<run>-rounds     a table, one version a round
+    fedx-<run>-links      MLflow, the report, and how to go on
+
+Events, of the resource ``fedx.run.<name>`` and with numbers in the payload, for automations:
+
+    fedx.round.completed  a round is committed
+    fedx.run.completed    all of them are
+    fedx.quorum.lost      too few clients reported: which, why, and what to do
+
+A thread of its own sends them. What it can't send is forgotten: the next round brings all that is
+to be seen, and the record is in the run's folder.
+"""
+
+import json
+import math
+import re
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fedx_core.errors import QuorumError
+from fedx_core.messages import RoundReport
+from flows import links
+from flows.live import HEADLINES, Display
+from flows.prompt import Prompt
+from flows.results import MIB
+from flows.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+WAIT_SECONDS = 5.0
+"""How long a run waits at its end for what is still being sent."""
+
+_LONGEST_TABLE = 100
+_MOST_EVENTS = 100
+_MOST_CLIENTS = 50
+_LONGEST_REASON = 300
+
+
+@dataclass
+class Announced:
+    """A display that tells Prefect, too.
+
+    Args:
+        shown: the display for people.
+        folder: of the run.
+        wait: seconds that the end of the run may be held up.
+    """
+
+    shown: Display
+    folder: RunFolder
+    wait: float = WAIT_SECONDS
+    _reports: tuple[RoundReport, ...] = ()
+    _events: deque[tuple[str, dict[str, Any]]] = field(
+        default_factory=lambda: deque(maxlen=_MOST_EVENTS)
+    )
+    _over: bool = False
+    _trouble: str = ""
+    _warned: bool = False
+    _news: threading.Event = field(default_factory=threading.Event)
+
+    def __enter__(self) -> "Announced":
+        """Begin to show, and start the thread."""
+        self.shown.__enter__()
+        # Made here, since it copies the context of the flow run.
+        self._thread = threading.Thread(
+            target=self._work, args=(Prompt(),), name="announcer", daemon=True
+        )
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Say how it ended, and wait a little for the thread."""
+        if isinstance(error, QuorumError):
+            self._events.append(("fedx.quorum.lost", lost_payload(error, self.folder.name)))
+        elif error is None and self._reports:
+            self._events.append(("fedx.run.completed", round_payload(self._reports)))
+        self._over = True
+        self._news.set()
+        self._thread.join(self.wait)
+        self._warn_once(at_the_end=True)
+        self.shown.__exit__(kind, error, trace)
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Show it, and put up the first links."""
+        self.shown.began(run, rounds, done)
+        self._news.set()
+
+    def doing(self, what: str) -> None:
+        """Show it; steps are tasks of Prefect's anyway."""
+        self.shown.doing(what)
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Show it, and leave it to the thread."""
+        self.shown.finished_round(reports)
+        self._reports = tuple(reports)
+        self._events.append(("fedx.round.completed", round_payload(reports)))
+        self._news.set()
+        self._warn_once()
+
+    def warn(self, line: str) -> None:
+        """Show it."""
+        self.shown.warn(line)
+
+    def mention(self, line: str) -> None:
+        """Show it."""
+        self.shown.mention(line)
+
+    def _warn_once(self, *, at_the_end: bool = False) -> None:
+        late = "it is slow" if at_the_end and self._thread.is_alive() else ""
+        if (reason := self._trouble or late) and not self._warned:
+            self._warned = True
+            self.shown.warn(
+                f"Prefect's pages do not show all of this run ({reason}); the run goes on, and "
+                "its numbers are in results/rounds.json"
+            )
+
+    def _work(self, prompt: Prompt) -> None:
+        sender, over = _Sender(self.folder, prompt), False
+        while not over:
+            self._news.wait()
+            self._news.clear()
+            over = self._over
+            try:
+                with prompt:
+                    while self._events:
+                        sender.event(*self._events.popleft())
+                    sender.artifacts(self._reports)
+                self._trouble = ""
+            except Exception as error:  # whatever Prefect's server meets, the run matters more
+                self._trouble = (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+@dataclass
+class _Sender:
+    """Sends to one server what it does not have yet."""
+
+    folder: RunFolder
+    ask: Prompt
+    _rounds: int = 0
+    _progress: "UUID | None" = None
+    _links: str = ""
+
+    def event(self, name: str, payload: Mapping[str, Any]) -> None:
+        """Hand an event to Prefect's own queue."""
+        from prefect.events import emit_event
+
+        run = self.folder.name
+        resource = {
+            "prefect.resource.id": f"fedx.run.{run}",
+            "prefect.resource.name": run,
+        }
+        self.ask(emit_event, name, resource=resource, payload=dict(payload))
+
+    def artifacts(self, reports: Sequence[RoundReport]) -> None:
+        """Send what has changed."""
+        if reports and reports[-1].round_index != self._rounds:
+            self._send_progress(reports[-1])
+            table = json.dumps(rows(reports[-_LONGEST_TABLE:]))
+            self._create("rounds", "table", table, TABLE_SAYS)
+            self._rounds = reports[-1].round_index
+        text = links.text(self.folder)
+        if text != self._links:
+            self._create("links", "markdown", text)
+            self._links = text
+
+    def _send_progress(self, last: RoundReport) -> None:
+        from prefect.client.schemas.actions import ArtifactUpdate
+
+        share = 100.0 if last.stopped else 100 * last.round_index / last.rounds
+        if self._progress is None:
+            says = f"Rounds done of {self.folder.name}, in percent."
+            self._progress = self._create("progress", "progress", share, says)
+        else:
+            self.ask(self.ask.client.update_artifact, self._progress, ArtifactUpdate(data=share))
+
+    def _create(self, key: str, kind: str, data: Any, says: str = "") -> "UUID":
+        from prefect.client.schemas.actions import ArtifactCreate
+        from prefect.runtime import flow_run
+
+        artifact = ArtifactCreate(
+            key=f"{key_of(self.folder.name)}-{key}",
+            type=kind,
+            description=says or None,
+            data=data,
+            flow_run_id=self.ask(lambda: flow_run.id),
+        )
+        created: UUID = self.ask(self.ask.client.create_artifact, artifact).id
+        return created
+
+
+TABLE_SAYS = "One line a round; all of them, and more columns, are in results/rounds.csv."
+
+
+def key_of(run: str) -> str:
+    """Return the first part of a run's keys; Prefect takes small letters, digits and dashes."""
+    return "fedx-" + re.sub(r"[^a-z0-9]+", "-", run.lower()).strip("-")
+
+
+def rows(reports: Sequence[RoundReport]) -> list[dict[str, Any]]:
+    """Return one line a round, in units for people: percent and MiB."""
+    found = []
+    for report in reports:
+        name = next((n for n in HEADLINES if n in report.metrics), None)
+        score = {f"{HEADLINES[name]} %": _percent(report.metrics[name])} if name else {}
+        found.append(
+            {
+                "round": report.round_index,
+                **score,
+                "sparsity %": _percent(report.sparsity),
+                "MiB down": round((report.downlink_bytes + report.mask_bytes) / MIB, 3),
+                "MiB up": round(report.uplink_bytes / MIB, 3),
+                "clients": len(report.cohort),
+                "lost": len(report.failures),
+                "pruned": "yes" if report.pruned else "",
+                "seconds": round(sum(report.seconds.values()), 1),
+            }
+        )
+    return found
+
+
+def round_payload(reports: Sequence[RoundReport]) -> dict[str, float]:
+    """Return the last round's numbers, for automations: shares in [0, 1], MiB, seconds."""
+    last = reports[-1]
+    numbers: dict[str, float] = {
+        **last.metrics,
+        "round": last.round_index,
+        "rounds": last.rounds,
+        "train_loss": last.train_loss,
+        "sparsity": last.sparsity,
+        "pruned": int(last.pruned),
+        "clients": len(last.cohort),
+        "lost": len(last.failures),
+        "wire_mib": last.wire_bytes / MIB,
+        "total_mib": sum(report.wire_bytes for report in reports) / MIB,
+        "seconds": sum(last.seconds.values()),
+    }
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def lost_payload(error: QuorumError, run: str) -> dict[str, Any]:
+    """Say which clients a round has lost, why, and how to go on."""
+    some = dict(list(error.lost.items())[:_MOST_CLIENTS])
+    return {
+        "lost": len(error.lost),
+        "clients": {client: reason[:_LONGEST_REASON] for client, reason in some.items()},
+        "next": f"mend the cause, then retry this flow run, or `fedx resume {run}`",
+    }
+
+
+def _percent(share: float) -> float | None:
+    return round(100 * share, 2) if math.isfinite(share) else None
