@@ -12,7 +12,7 @@ from typing import Any, Literal, ParamSpec
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Figure  # as itself: for others' annotations
 
 INK = "#1f2328"
 """Of text and frames. In a page it becomes the page's own colour of text."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from flows.figures.style import Figure
 
 Cell = str | int | float | None
 """None stands for what is not known or does not apply."""

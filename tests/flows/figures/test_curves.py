@@ -1,10 +1,9 @@
 from dataclasses import replace
 
-import pytest
 from matplotlib.figure import Figure
 
 from fedx_core.messages import RoundReport, Traffic
-from flows.figures import accuracy
+from flows.figures import accuracy, accuracy_by_bytes, accuracy_by_round
 
 MIB = 2**20
 
@@ -61,12 +60,20 @@ def test_a_bound_without_traffic_is_a_level_line_and_many_labels_have_their_metr
     ]
 
 
-def test_equal_reports_draw_equal_bytes(tmp_path: pytest.TempPathFactory) -> None:
-    import io
+def test_each_curve_stands_alone_too() -> None:
+    runs = {"run": reports(), "other": reports(sent=2 * MIB)}
+    by_round, by_bytes = accuracy_by_round(runs), accuracy_by_bytes(runs)
+    assert lines(by_round, 0)[0] == ([1, 2, 2, 3], [0.5, 0.6, 0.2, 0.7])
+    assert lines(by_round, 0)[1] == ([2], [0.2])  # the triangle
+    assert lines(by_bytes, 0)[1] == ([2, 4, 4, 6], [0.5, 0.6, 0.2, 0.7])
 
-    drawn = []
-    for _ in range(2):
-        target = io.BytesIO()
-        accuracy({"run": reports()}).savefig(target, format="png")
-        drawn.append(target.getvalue())
-    assert drawn[0] == drawn[1]
+
+def test_a_run_has_one_colour_and_repeated_colours_have_other_dashes() -> None:
+    runs = {f"run{number}": reports() for number in range(9)}
+    by_round, by_bytes = accuracy_by_round(runs), accuracy_by_bytes(runs)
+    named = [line for line in by_round.axes[0].lines if line.get_label() in runs]
+    assert [line.get_color() for line in named] == [
+        line.get_color() for line in by_bytes.axes[0].lines
+    ]
+    assert named[0].get_color() == named[7].get_color()
+    assert len({(line.get_color(), line.get_linestyle()) for line in named}) == 9
