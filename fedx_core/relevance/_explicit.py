@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
 
 Attention = Literal["attnlrp", "cp"]
 STABILISER = 1e-6
@@ -190,10 +191,19 @@ def _attention(self: Any, x: Tensor, *, weights_share: float) -> Tensor:
     qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
     queries, keys, values = qkv.unbind(0)  # (batch, heads, tokens, width)
     queries, keys = self.q_norm(queries), self.k_norm(keys)
-    scores = MatMul.apply(queries, keys.transpose(-2, -1), self.scale, 0.5)
-    mixed = MatMul.apply(Softmax.apply(scores), values, 1.0, weights_share)
+    # Scores and weights are tokens x tokens a head: computed twice rather than kept.
+    mixed = checkpoint(
+        _mix, queries, keys, values, self.scale, weights_share,
+        use_reentrant=False, preserve_rng_state=False,
+    )  # fmt: skip
     projected: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
     return projected
+
+
+def _mix(queries: Tensor, keys: Tensor, values: Tensor, scale: float, share: float) -> Tensor:
+    scores = MatMul.apply(queries, keys.transpose(-2, -1), scale, 0.5)
+    mixed: Tensor = MatMul.apply(Softmax.apply(scores), values, 1.0, share)
+    return mixed
 
 
 def _embed_positions(self: Any, x: Tensor) -> Tensor:

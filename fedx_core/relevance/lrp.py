@@ -11,6 +11,8 @@ ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their s
 Relevance at a unit is measured after BatchNorm, which is merged into the convolution before it.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +88,18 @@ class Criterion(base.Criterion):
     ) -> Scores:
         """Propagate relevance back to every unit; nothing is drawn."""
         reference = base.required(reference)
+        with self.explaining(model, graph, entry) as explain:
+            return base.mean_over_samples(model, graph, reference, batch_size, explain)
+
+    @contextmanager
+    def explaining(
+        self, model: nn.Module, graph: UnitGraph, entry: Entry
+    ) -> Iterator[Callable[[Tensor, Tensor], dict[str, Tensor]]]:
+        """Prepare a copy of the model once for any number of batches.
+
+        Yields:
+            (images, targets) to the relevance of each unit, (n, units) by layer name.
+        """
         twin = base.copy_to_explain(model)
         rewrite(twin, entry.family, self.attention)
         streamline(twin, graph)
@@ -100,12 +114,11 @@ class Criterion(base.Criterion):
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 logits = twin(images)
                 start = self.initial_relevance(logits.detach(), targets)
-                found = torch.autograd.grad(
-                    logits, [probes[layer.name] for layer in graph.layers], start
-                )
-                return {layer.name: value for layer, value in zip(graph.layers, found, strict=True)}
+                names = [layer.name for layer in graph.layers]
+                found = torch.autograd.grad(logits, [probes[name] for name in names], start)
+                return dict(zip(names, found, strict=True))
 
-            return base.mean_over_samples(twin, graph, reference, batch_size, explain)
+            yield explain
 
     def _reduce(self, layer: UnitLayer, values: Tensor, relevance: Tensor) -> Tensor:
         return base.by_unit(relevance, layer, self.aggregation)
