@@ -19,6 +19,7 @@ from flows.commands.report import report
 from flows.commands.reproduce import reproduce
 from flows.commands.run import resume, run
 from flows.commands.sync import sync
+from flows.commands.watch import watch
 
 EXAMPLES = """
 A first run, on scenes that are drawn in code:
@@ -88,7 +89,7 @@ def _root(
     pass
 
 
-for command in (run, resume, compare, report, predict, sync, data, doctor, gc, reproduce):
+for command in (run, resume, watch, compare, report, predict, sync, data, doctor, gc, reproduce):
     app.command()(command)
 
 

@@ -23,6 +23,7 @@ from flows import provenance, results, run_folder
 from flows.choices import RunAt
 from flows.live import Display, Watched
 from flows.monitor import sampling
+from flows.now import Noted
 from flows.run_folder import RunFolder
 from flows.runtimes import choose
 from flows.tracking import Tracker
@@ -133,6 +134,7 @@ def carry_out(
         FedXError: the run can't go on; what was committed is kept, and it can be resumed.
     """
     store = order.setting.place.store
+    display = Noted(display, order.folder)
     try:
         with choose(run_at, workers, order.setting.place, display.warn) as runtime, display:
             try:
@@ -141,7 +143,7 @@ def carry_out(
                 with sampling(order.folder, display.warn):
                     found = _rounds(order, Watched(runtime, display), display, tracker)
             except BaseException as error:
-                stopped = isinstance(error, KeyboardInterrupt | SystemExit)
+                stopped = not isinstance(error, Exception)  # Ctrl-C, or a signal to the flow
                 tracker.ended("KILLED" if stopped else "FAILED")
                 raise
             display.doing("saving")

@@ -1,0 +1,134 @@
+"""``fedx watch``: a run that goes on elsewhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows import completion
+from flows.commands.options import RunRoot
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from flows.watch import Seen, State
+
+
+def watch(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="Name of the run, or path of its folder; if not given, the one that did something "
+            "last.",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to wait for a run that has not begun or has stopped."),
+    ] = 60,
+    run_root: RunRoot = "runs",
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="One JSON object a round on stdout, and a last one."),
+    ] = False,
+) -> None:
+    """Follow a run that goes on in another terminal, a Prefect worker or a service.
+
+    Ends with the run: with exit code 0 when it is finished, with 3 when it stopped before its last
+    round. Ctrl-C ends the watching only. The run's folder is all that is read.
+
+        fedx watch
+        fedx watch base --timeout 600
+    """
+    from flows import watch as watching
+
+    root = Path(run_root)
+    looks = watching.follow(
+        (lambda: watching.named(root, run)) if run else (lambda: watching.newest(root)),
+        what=f"run {run!r} in {root}" if run else f"a run in {root}",
+        patience=timeout,
+        waiting=(lambda state: None) if as_json else (lambda state: _wait(state, run, root)),
+    )
+    if as_json:
+        _print_json(looks)
+    elif sys.stdout.isatty():
+        _draw(looks)
+    else:
+        _print_lines(looks)
+
+
+def _wait(state: "State", run: str | None, root: Path) -> None:
+    what = f"run {run!r} in {root}" if run else f"a run in {root}"
+    ends = "to go on" if state == "stopped" else "to begin"
+    print(f"waiting for {what} {ends}; Ctrl-C ends", file=sys.stderr, flush=True)
+
+
+def _print_json(looks: Iterator["Seen"]) -> None:
+    from flows.results import rows
+
+    done = 0
+    for seen in looks:
+        for row in rows(seen.reports)[done:]:
+            print(json.dumps({"event": "round", **row}), flush=True)
+        done = len(seen.reports)
+        if seen.state == "finished":
+            print(json.dumps({"event": "summary", **(seen.summary or {})}), flush=True)
+
+
+def _print_lines(looks: Iterator["Seen"]) -> None:
+    from flows import watching_table as table
+
+    done = 0
+    for seen in looks:
+        if not done and seen.reports:
+            print(table.title(seen))
+        for line in table.lines(seen.reports, done):
+            print(line, flush=True)
+        done = len(seen.reports)
+        if seen.state == "finished":
+            print(table.end(seen), flush=True)
+
+
+def _draw(looks: Iterator["Seen"]) -> None:
+    """Let rounds go by, and keep below them what goes on."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from flows import watching_table as table
+
+    console = Console(highlight=False)
+    done = 0
+    with Live(console=console, transient=True, refresh_per_second=2) as live:
+        for seen in looks:
+            if not done and seen.reports:
+                console.print(table.title(seen), style="bold", markup=False)
+            for line in table.lines(seen.reports, done):
+                console.print(line, markup=False)
+            done = len(seen.reports)
+            if seen.state == "finished":
+                live.update("")
+                console.print(table.end(seen), markup=False)
+            else:
+                live.update(_below(seen))
+
+
+def _below(seen: "Seen") -> "RenderableType":
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    from flows import watching_table as table
+
+    done = len(seen.reports)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_row(
+        f"{seen.folder.name}  {done}/{seen.rounds} rounds",
+        ProgressBar(total=max(seen.rounds, 1), completed=done, width=24),
+    )
+    return Group("", grid, table.step(seen, time.time()))
