@@ -23,7 +23,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check pytest format docs bench clean \
+.PHONY: help install up down status logs forget demo test check pytest format docs bench clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -41,14 +41,33 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+STACK := $(BIN)/python -m infra.stack
+
+up: $(INSTALLED)  ## start Prefect, MLflow, an S3 store and workers here, or what of them is missing
+	@$(STACK) up
+
+down: $(INSTALLED)  ## end all that `make up` has started; data stay
+	@$(STACK) down
+
+status: $(INSTALLED)  ## say what of it runs
+	@$(STACK) status
+
+logs:  ## last lines of its logs; NAME=prefect for one of them, FOLLOW=1 to go on
+	@tail -n 20 $(if $(FOLLOW),-f) var/log/$(or $(NAME),*).log
+
+forget: $(INSTALLED)  ## remove its data, after saying what; runs/ and data/ stay
+	@$(STACK) forget
+
+# On the servers of `make up` while they are up, without any while they are down.
 demo: demo-data-$(DATA)  ## a federation with pruning, some 3 minutes; DATA=eurosat for real images
-	@run=$$($(BIN)/fedx run $(DEMO) $(if $(filter eurosat,$(DATA)),$(LIMIT))) && printf '%s\n' '' \
+	@stack=$$($(STACK) env) && . "$$stack" && run=$$($(BIN)/fedx run $(DEMO) $(if $(filter eurosat,$(DATA)),$(LIMIT))) && printf '%s\n' '' \
 	"What to look at now:" \
 	"  $$run/results/accuracy.svg  accuracy per round and against MiB, in a browser" \
 	"  $$run/results/rounds.csv    accuracy, sparsity and both ledgers, round by round" \
 	"  $$run/results/summary.json  the run in one page" \
 	"  $$run/model.safetensors     the final model" \
-	"  $(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db   curves, in a browser" \
+	"  $${MLFLOW_TRACKING_URI:-$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db}   curves, in a browser" \
+	$${PREFECT_API_URL:+"  $${PREFECT_API_URL%/api}   each step, in a browser"} \
 	"The same without pruning, to compare:" \
 	"  $(BIN)/fedx run --method fedavg $(filter-out --warmup-rounds 4,$(DEMO)) $(if $(filter eurosat,$(DATA)),$(LIMIT))"
 
@@ -68,7 +87,7 @@ check: $(INSTALLED)  ## lint, format, types and import rules
 	$(BIN)/lint-imports
 
 pytest: $(INSTALLED)  ## tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 test: check pytest  ## all that CI runs
 
@@ -76,7 +95,8 @@ format: $(INSTALLED)  ## rewrite the code in its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(INSTALLED)  ## run the code of README.md and docs/
+docs: $(INSTALLED)  ## write docs/parameters.md and run the code of README.md and docs/
+	$(BIN)/python docs/make_parameters.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
 
 bench: $(INSTALLED)  ## time the engine against a plain loop

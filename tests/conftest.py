@@ -8,6 +8,13 @@ from flows.partition import partition
 from flows.prepare import prepare
 from flows.reference import reference
 
+# Tests bring their own servers; those that a shell has loaded are for work.
+for _name in (
+    "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3",
+    "FEDX_STORE", "FEDX_RUN_ROOT", "FEDX_DATA_ROOT",
+):  # fmt: skip
+    os.environ.pop(_name, None)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

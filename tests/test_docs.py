@@ -22,6 +22,7 @@ a test of their own are carried out there.
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ from fedx_core.models.catalogue import names as models
 ROOT = Path(__file__).parent.parent
 PAGES = [
     *(ROOT / folder / "README.md" for folder in (".", "infra", "benchmarks")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # This page's images are drawn by its test.
 ELSEWHERE = {"add_a_data_set.md": "tests/integration/test_add_a_data_set.py"}
@@ -202,11 +203,17 @@ def test_the_readme_names_every_choice_and_no_others() -> None:
 
 
 def test_the_example_environment_names_all_our_variables_and_no_others() -> None:
-    ours = re.compile(r"\bFEDX_[A-Z_]+[A-Z]\b")
-    sources = [*(ROOT / "fedx_core").rglob("*.py"), *(ROOT / "flows").rglob("*.py")]
+    ours = re.compile(r"\bFEDX_[A-Z0-9_]+[A-Z0-9]\b")
+    sources = [p for name in ("fedx_core", "flows", "infra") for p in (ROOT / name).rglob("*.py")]
     read = {name for path in sources for name in ours.findall(path.read_text())}
     read |= set(ours.findall((ROOT / "prefect.yaml").read_text()))
     assert set(ours.findall((ROOT / ".env.example").read_text())) == read
+
+
+def test_the_reference_of_all_parameters_is_what_the_code_says() -> None:
+    generator = runpy.run_path(str(ROOT / "docs" / "make_parameters.py"))
+    written = (ROOT / "docs" / "parameters.md").read_text()
+    assert written == generator["page"](), "write it anew with `make docs`"
 
 
 def commands(text: str) -> Iterator[list[str]]:

