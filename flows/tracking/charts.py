@@ -7,9 +7,11 @@ MLflow's own and documented nowhere; it is that of 3.17, and a browser test guar
 import base64
 import json
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedx_core.evaluation import PRIMARY
+from fedx_core.messages import RoundReport
 from flows.tracking import places
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 VIEW = "fedx"
 TAG = f"mlflow.sharedViewState.{VIEW}"
 NOTE = "mlflow.note.content"
-SCORES = tuple(f"test/{name}" for name in PRIMARY.values())
+SCORES = "fedx.scores"
 SENT = "wire/cumulative_mib"
 
 _SECTION = "fedx-charts"
@@ -26,8 +28,9 @@ _OPENING = "Federated runs of FedX."
 
 
 def path(experiment_id: str) -> str:
-    """Return the charts' address within MLflow's pages, from ``#`` on without it."""
-    return f"/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    """Return the charts' address within MLflow's pages: what follows ``#``."""
+    view = f"compareRunsMode=CHART&viewStateShareKey={VIEW}&workflowType=machine_learning"
+    return f"/experiments/{experiment_id}/runs?{view}"
 
 
 def chart_url(uri: str, experiment_id: str) -> str:
@@ -48,15 +51,34 @@ def where(uri: str, experiment_id: str) -> str:
     return f"charts: {url} (while `mlflow server --backend-store-uri {places.public(uri)}` runs)"
 
 
-def prepare(client: "MlflowClient", uri: str, experiment_id: str) -> None:
-    """Leave the view and a description that links to it; changes nothing where they are."""
+def scores_of(report: RoundReport) -> frozenset[str]:
+    """Name the scores of a round that charts show."""
+    return frozenset(f"test/{name}" for name in PRIMARY.values() if name in report.metrics)
+
+
+def prepare(client: "MlflowClient", experiment_id: str, scores: Iterable[str]) -> frozenset[str]:
+    """Leave the view and a description that links to it; changes nothing where they are.
+
+    Args:
+        client: of the tracking server or database.
+        experiment_id: at it.
+        scores: to show besides those that are shown already; MLflow would draw empty tiles for
+            scores that no run has.
+
+    Returns:
+        The scores that are shown then.
+    """
     tags = client.get_experiment(experiment_id).tags
-    if tags.get(TAG) != (state := view()):
-        client.set_experiment_tag(experiment_id, TAG, state)
+    shown = sorted({*scores, *tags.get(SCORES, "").split()})
+    wanted = {SCORES: " ".join(shown), TAG: view(shown)}
+    for name, value in wanted.items():
+        if tags.get(name, "") != value:
+            client.set_experiment_tag(experiment_id, name, value)
     said = tags.get(NOTE, "")
     # What somebody else wrote there stays.
     if (not said or said.startswith(_OPENING)) and said != (text := description(experiment_id)):
         client.set_experiment_tag(experiment_id, NOTE, text)
+    return frozenset(shown)
 
 
 def description(experiment_id: str) -> str:
@@ -67,17 +89,17 @@ def description(experiment_id: str) -> str:
     )
 
 
-def view() -> str:
-    """Return the view as MLflow keeps it: equal code, equal text."""
-    text = json.dumps(_state(), separators=(",", ":")).encode()
+def view(scores: Sequence[str]) -> str:
+    """Return the view as MLflow keeps it: equal scores, equal text."""
+    text = json.dumps(_state(scores), separators=(",", ":")).encode()
     return "deflate;" + base64.b64encode(zlib.compress(text, 9)).decode()
 
 
-def _state() -> dict[str, Any]:
+def _state(scores: Sequence[str]) -> dict[str, Any]:
     tiles = []
-    for score in SCORES:
+    for score in scores:
         tiles += [_line(score, SENT), _line(score), _scatter(score, SENT)]
-    tiles += [_line("sparsity"), _line(SCORES[0], "paper/cumulative_mib")]
+    tiles += [_line("sparsity"), *(_line(score, "paper/cumulative_mib") for score in scores)]
     return {
         "compareRunCharts": [{**tile, "uuid": f"fedx-{n}"} for n, tile in enumerate(tiles)],
         "compareRunSections": [
@@ -90,7 +112,8 @@ def _state() -> dict[str, Any]:
                 "isGenerated": False,
             }
         ],
-        "isAccordionReordered": False,
+        # Our section stays the first: MLflow sorts sections by name unless they were moved.
+        "isAccordionReordered": True,
         "runsHiddenMode": "FIRST_20_RUNS",
         "runsPinned": [],
         "runsHidden": [],
@@ -111,7 +134,8 @@ def _state() -> dict[str, Any]:
         },
         "chartsSearchFilter": "",
         "searchFilter": "",
-        "orderByKey": "attributes.start_time",
+        # Not by start_time, for which MLflow folds the runs of a sweep away below their parent.
+        "orderByKey": "attributes.end_time",
         "orderByAsc": False,
         "startTime": "ALL",
         "lifecycleFilter": "Active",

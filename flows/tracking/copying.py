@@ -58,6 +58,7 @@ class Copy:
         status: it has.
         rounds: it has.
         samples: it has, from the first.
+        scores: that the experiment's charts show.
     """
 
     client: "MlflowClient"
@@ -69,6 +70,7 @@ class Copy:
     status: str
     rounds: set[int] = field(default_factory=set)
     samples: int = 0
+    scores: frozenset[str] = frozenset()
 
     @property
     def page(self) -> str:
@@ -94,8 +96,7 @@ def open_copy(uri: str, record: Record) -> Copy:
         record: its notes say ``id`` and ``began``; it may have no rounds yet.
     """
     client = places.connect(uri)
-    experiment_id = _experiment(client, uri)
-    charts.prepare(client, uri, experiment_id)
+    experiment_id = experiment(client, uri)
     run, is_new = _run(client, experiment_id, record)
     copy = Copy(
         client=client,
@@ -111,6 +112,7 @@ def open_copy(uri: str, record: Record) -> Copy:
         copy.rounds = {m.step for m in history(copy.run_id, content.LAST_OF_ROUND)}
         machine = (m.step for m in history(copy.run_id, content.LAST_OF_SAMPLE))
         copy.samples = max(machine, default=-1) + 1
+    copy.scores = charts.prepare(client, experiment_id, ())
     describe(copy, run, record)
     return copy
 
@@ -125,6 +127,9 @@ def send(copy: Copy, record: Record) -> Sent:
     copy.rounds |= there
     _log(copy, content.sample_points(machine))
     copy.samples = max((sample.index + 1 for sample in machine), default=copy.samples)
+    if record.reports and not copy.scores >= charts.scores_of(record.reports[-1]):
+        scores = charts.scores_of(record.reports[-1])
+        copy.scores = charts.prepare(copy.client, copy.experiment_id, scores)
     return sent
 
 
@@ -141,7 +146,8 @@ def say_status(copy: Copy, record: Record, status: Status) -> None:
     copy.status = status
 
 
-def _experiment(client: "MlflowClient", uri: str) -> str:
+def experiment(client: "MlflowClient", uri: str) -> str:
+    """Find FedX's experiment, or make it, and return its id."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(EXPERIMENT)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from flows import now
 from flows.record import Record
 from flows.tracking import content, registry
 from flows.tracking.copying import Copy
@@ -59,7 +60,8 @@ def _files(record: Record) -> Iterator[tuple[Path, str]]:
         yield folder.config, ""
     for path in sorted(folder.results.rglob("*")):
         inside = path.relative_to(folder.results)
-        if path.is_file() and not any(part.startswith(".") for part in inside.parts):
+        passing = path == now.path(folder) or any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not passing:
             yield path, str(Path("results") / inside.parent)
 
 

@@ -86,7 +86,12 @@ def register(client: "MlflowClient", run_id: str, source: str, version: Version)
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     made = client.create_model_version(
-        version.name, source, run_id, tags=dict(version.tags), description=_says(version)
+        version.name,
+        source,
+        run_id,
+        tags=dict(version.tags),
+        description=_says(version),
+        await_creation_for=0,
     )
     _crown(client, version.name)
     return int(made.version)

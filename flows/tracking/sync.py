@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flows import record
+from flows import now, record
 from flows.record import Record
 from flows.run_folder import RunFolder
 from flows.tracking import charts, places
@@ -60,6 +60,9 @@ def status_of(found: Record) -> Status | None:
             return "FINISHED"
     except (OSError, ValueError, KeyError):
         pass
+    doing = now.read(found.folder)
+    if doing is not None:
+        return None if doing.alive else "KILLED"
     said = found.notes.get("status")
     return said if said in ("FAILED", "KILLED") else None
 
