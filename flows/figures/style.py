@@ -85,6 +85,14 @@ def plain(axes: Axes) -> None:
         spine.set_visible(False)
 
 
+@styled
+def laid_out(figure: Figure) -> Figure:
+    """Fix the places of all parts, in place, so that writing several files takes less time."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    return figure
+
+
 def as_png(figure: Figure) -> bytes:
     """Encode as PNG on white, 160 dots an inch."""
     return _saved(figure, format="png", dpi=160, metadata={"Software": None})

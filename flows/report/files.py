@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedx_core import __version__
+from fedx_core.errors import StoreError
 from flows.report import data, explanations, outcome, page, pruning, settings
 from flows.report.gather import Run
 from flows.report.parts import Section
@@ -45,13 +46,20 @@ def write_report(
     Raises:
         StoreError: the folder can't be written.
     """
-    from flows.figures.style import as_png, as_svg, run_colours
+    from flows.figures.style import as_png, as_svg, laid_out, run_colours
 
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"can't write to {folder}: {error.strerror or error}; choose another folder with --out"
+        ) from error
     aim = outcome.common_accuracy(runs) if accuracy is None else accuracy
     sections = _sections(runs, aim, heat_maps)
     drawings, tables = page.files(sections)
     contents: dict[str, bytes] = {}
     for drawing in drawings:
+        laid_out(drawing.figure)
         contents[f"figures/{drawing.name}.svg"] = as_svg(drawing.figure)
         contents[f"figures/{drawing.name}.png"] = as_png(drawing.figure)
     for table in tables:

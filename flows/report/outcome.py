@@ -27,7 +27,7 @@ def headline(runs: Sequence[Run], accuracy: float) -> Table:
         Column("MiB down", MEGABYTES), Column("MiB up", MEGABYTES), Column("MiB mask", MEGABYTES),
         Column("MiB retry", MEGABYTES), Column("MiB total", MEGABYTES),
         Column("MiB paper", MEGABYTES), Column("sparsity", SHARE),
-        Column(f"MiB to {accuracy:.0%}", MEGABYTES), Column("seconds", ",.0f"),
+        Column(f"MiB to {_per_cent(accuracy)}", MEGABYTES), Column("seconds", ",.0f"),
         Column("clients lost", "d"),
     ]  # fmt: skip
     lines = _lines(runs, accuracy)
@@ -101,7 +101,7 @@ def _sentence(runs: Sequence[Run], accuracy: float) -> str:
     costs = {line["run"]: line[f"mib_to_{accuracy:g}"] for line in _lines(runs, accuracy)}
     least = min((cost for cost in costs.values() if cost is not None), default=None)
     cheapest = (
-        f" {accuracy:.0%} cost the fewest bytes in "
+        f" {_per_cent(accuracy)} cost the fewest bytes in "
         f"{' and '.join(name for name, cost in costs.items() if cost == least)}: {least:,.2f} MiB."
         if least is not None
         else ""
@@ -110,6 +110,10 @@ def _sentence(runs: Sequence[Run], accuracy: float) -> str:
         f"{_ends(ahead)}, the highest of {len(runs)} runs.{cheapest} Runs with one seed each tell "
         "large differences from none, not small ones."
     )
+
+
+def _per_cent(accuracy: float) -> str:
+    return f"{100 * accuracy:.4g}%"
 
 
 def _mixed(runs: Sequence[Run]) -> bool:
