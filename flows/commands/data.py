@@ -24,8 +24,8 @@ def data(
 ) -> None:
     """Prepare one data set: read it, share it among clients, draw the server's reference set.
 
-    `dvc repro` does the same for all that params.yaml names under `prepare`, and skips what is
-    there.
+    `dvc repro prepare partition reference` does the same for all that params.yaml names under
+    `prepare`, and skips what is there.
 
         fedx data synthetic
         fedx data eurosat --set datasets.eurosat.source.limit=5000
