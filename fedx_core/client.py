@@ -8,6 +8,7 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,10 @@ from fedx_core.messages import (
 from fedx_core.methods.base import Local
 from fedx_core.moments import Moments, measure
 from fedx_core.plan import Plan, Workbench, set_up
+from fedx_core.shrink.values import cut, grow
 from fedx_core.state import StateDict
 from fedx_core.store import Store, create_once, open_store
+from fedx_core.structure import Cut
 
 MOMENTS = "optimiser"
 """Section of a client's memory that is the optimiser's; all else in it is the method's."""
@@ -89,7 +92,8 @@ def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientRepo
     if schema.entries:
         uplink = create_once(store, job.uplink_key, bench.codec.encode(update.payload, schema))
     memory = None
-    kept = {**(update.memory or {}), **state.as_section(local.moments or {}, MOMENTS)}
+    moments = grow(local.moments or {}, _cuts_of_moments(local.cuts))
+    kept = {**(update.memory or {}), **state.as_section(moments, MOMENTS)}
     if kept:
         key = f"memory/{job.client}/{job.round_index:04d}.{job.attempt}"
         memory = open_store(place.memory).put(key, checkpoint.pack_state(kept))
@@ -111,7 +115,7 @@ def _evaluate(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientR
     if len(local.examples):
         bench.method.evaluated(local)
         logits = evaluation.predict(
-            bench.model,
+            local.model,
             local.examples,
             pixels=plan.pixels,
             batch_size=plan.training.eval_batch_size,
@@ -205,11 +209,12 @@ def _prepare(
     memory: StateDict = {}
     if job.memory is not None:
         memory, _ = checkpoint.unpack_state(open_store(place.memory).get(job.memory))
-    moments = state.section(memory, MOMENTS)
+    cuts = bench.cuts(_desk.mask)
+    moments = _alive(state.section(memory, MOMENTS), bench, _desk.mask)
     return bench, Local(
         client=job.client,
         round_index=job.round_index,
-        model=bench.model,
+        model=bench.model_for(_desk.mask),
         info=bench.info,
         downlink=_desk.downlink,
         mask=_desk.mask,
@@ -219,9 +224,10 @@ def _prepare(
         pixels=plan.pixels,
         settings=plan.training,
         seed=job.seed,
-        moments=_alive(moments, bench, _desk.mask)
+        moments=cut(moments, _cuts_of_moments(cuts))
         if plan.training.optimiser_state == "kept"
         else None,
+        cuts=cuts,
     )
 
 
@@ -230,6 +236,11 @@ def _alive(moments: StateDict, bench: Workbench, mask: Mask | None) -> StateDict
     support = bench.method.support(bench.info, mask, "slices")
     parts = (state.as_section(support, part) for part in ("exp_avg", "exp_avg_sq"))
     return masks.apply(moments, {name: kept for part in parts for name, kept in part.items()})
+
+
+def _cuts_of_moments(cuts: Mapping[str, Cut]) -> dict[str, Cut]:
+    parts = ("exp_avg", "exp_avg_sq")
+    return {f"{part}/{name}": kept for part in parts for name, kept in cuts.items()}
 
 
 def _report(data: framing.Buffer) -> ClientReport:

@@ -99,6 +99,8 @@ class TrainingConfig(Block):
         memory_format: ``channels_last`` is faster for convolutions on most machines.
         optimiser_state: ``fresh`` starts Adam anew in each round, as the paper does; ``kept``
             leaves its moments and steps with each client, which goes on from them.
+        shrink: once units are pruned, clients train and score a model without them: the same
+            numbers but for rounding, sooner. The server's model keeps its shape.
     """
 
     epochs: int
@@ -113,8 +115,9 @@ class TrainingConfig(Block):
     amp: bool
     threads: int
     memory_format: Literal["contiguous", "channels_last"]
-    # Plans from before it was a setting lack it.
+    # Plans from before these were settings lack them.
     optimiser_state: Literal["fresh", "kept"] = "fresh"
+    shrink: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "threads"):
@@ -189,7 +192,7 @@ class ExperimentConfig(Block):
 
     Args:
         seed: root of all random draws of the experiment.
-        prepare: the data sets that ``dvc repro`` prepares; keys of ``datasets``.
+        prepare: the data sets that DVC's stages prepare; keys of ``datasets``.
         dataset: the data set that the federation trains on; a key of ``datasets``.
         datasets: all data sets by name.
         model: what is trained.

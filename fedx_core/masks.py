@@ -7,7 +7,7 @@ Selection follows FedX eq. 6-7 with the count that the paper's own cost table pr
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -108,6 +108,35 @@ def _keep(value: Tensor, pruning_rate: float) -> Tensor:
     kept = torch.ones(len(value), dtype=torch.bool)
     kept[torch.argsort(value, stable=True)[:pruned]] = False
     return kept
+
+
+def couple(scores: Mapping[str, Tensor], groups: Iterable[Sequence[str]]) -> Scores:
+    """Sum the scores of layers whose units share channels.
+
+    Args:
+        scores: one score per unit by layer name, float (units,).
+        groups: names of layers with as many units each; a layer is in one group at most.
+
+    Returns:
+        Float64 scores; a group's stand under the name of its first layer.
+    """
+    coupled: Scores = {name: score.double() for name, score in scores.items()}
+    for first, *others in groups:
+        for name in others:
+            coupled[first] = coupled[first] + coupled.pop(name)
+    return coupled
+
+
+def uncouple(mask: Mask, groups: Iterable[Sequence[str]], order: Iterable[str]) -> Mask:
+    """Give every layer of a group the mask of its first.
+
+    Args:
+        mask: made of what :func:`couple` returned.
+        groups: the same.
+        order: names of all layers.
+    """
+    first = {name: group[0] for group in groups for name in group}
+    return Mask(mask.kind, {name: mask.entries[first.get(name, name)].clone() for name in order})
 
 
 def apply(state: Mapping[str, Tensor], support: Mapping[str, Tensor]) -> dict[str, Tensor]:

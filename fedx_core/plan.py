@@ -1,20 +1,23 @@
 """How clients train: what a server decides once and every client builds alike."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedx_core.codec.base import Codec
 from fedx_core.config import ExperimentConfig, Plugin, TrainingConfig, as_plain
-from fedx_core.errors import DataError
+from fedx_core.errors import ConfigError, DataError
 from fedx_core.examples import Description, LabelKind
 from fedx_core.masks import Mask
 from fedx_core.methods.base import Method, ModelInfo, Wire, model_info
 from fedx_core.models import catalogue
 from fedx_core.moments import Moments, mean_and_std
 from fedx_core.pixels import Pixels
-from fedx_core.structure import unit_graph
+from fedx_core.shrink.model import shrink
+from fedx_core.shrink.values import cut
+from fedx_core.structure import Cut, unit_graph
 from fedx_core.training import pick_device
 
 
@@ -53,10 +56,33 @@ class Workbench:
     info: ModelInfo
     method: Method
     codec: Codec
+    _small: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     def wire(self, mask: Mask | None) -> Wire:
         """Return the schemas of both directions under a mask."""
         return self.method.schema(self.info, mask, self.codec.mode)
+
+    def cuts(self, mask: Mask | None) -> Mapping[str, Cut]:
+        """Say what the model that clients train lacks under a mask; nothing if it is dense."""
+        if mask is None or mask.kind != "units" or not self.plan.training.shrink:
+            return {}
+        return self.info.graph.cuts(mask, "slices")
+
+    def model_for(self, mask: Mask | None) -> nn.Module:
+        """Return the model that clients train under a mask, built once for each."""
+        if mask is None or not self.cuts(mask):
+            return self.model
+        key = mask.digest()
+        if key not in self._small:
+            self._small.clear()  # masks change rarely and do not come back
+            self._small[key] = shrink(self.model, self.info.graph, mask)
+        return self._small[key]
+
+    def loaded(self, values: Mapping[str, Tensor], mask: Mask | None) -> nn.Module:
+        """Return the same model with the values of a dense state whose dead entries are zero."""
+        model = self.model_for(mask)
+        model.load_state_dict(cut(values, self.cuts(mask)))
+        return model
 
     @property
     def device(self) -> torch.device:
@@ -65,8 +91,17 @@ class Workbench:
 
 
 def set_up(plan: Plan, seed: int = 0) -> Workbench:
-    """Build what a plan names; the model's weights depend on ``seed``."""
+    """Build what a plan names; the model's weights depend on ``seed``.
+
+    Raises:
+        ConfigError: the method does not allow of ``training.shrink``.
+    """
     method: Method = plan.method.build("methods")
+    if plan.training.shrink and not method.keeps_dead_units_at_zero:
+        raise ConfigError(
+            f"training.shrink leaves dead units out of local training, but {plan.method.name} lets "
+            "them move there (paper_mode); set training.shrink to false"
+        )
     entry = catalogue.entry(plan.model)
     model = catalogue.build(plan.model, plan.bands, plan.classes, seed)
     graph = unit_graph(model, entry.family, entry.classifier, heads=method.heads)

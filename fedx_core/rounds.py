@@ -270,9 +270,8 @@ def prune(
 def evaluate(server: Server, server_state: ServerState, part: Examples) -> Tensor:
     """Predict one of the server's sets: logits, float32 (n, classes)."""
     bench = server.bench
-    bench.model.load_state_dict(server_state.model)
     return evaluation.predict(
-        bench.model,
+        bench.loaded(server_state.model, server_state.mask),
         part,
         pixels=bench.plan.pixels,
         batch_size=_batch_size(server),

@@ -99,6 +99,12 @@ class Cut:
             return kept
         return kept & self.columns.reshape(1, -1, *[1] * (dimensions - 2))
 
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an entry of which ``shape`` is kept."""
+        sides = (self.rows, self.columns)
+        return (*(n if k is None else len(k) for n, k in zip(shape, sides, strict=False)),
+                *shape[2:])  # fmt: skip
+
     def take(self, value: Tensor) -> Tensor:
         """Return what is kept of an entry."""
         if self.rows is not None:
@@ -173,6 +179,20 @@ class UnitGraph:
         return {
             name: cut.support(len(self.shapes[name])) for name, cut in self.cuts(mask, mode).items()
         }
+
+    @property
+    def coupled(self) -> tuple[tuple[str, ...], ...]:
+        """Name the layers that write the same residual channels, group by group.
+
+        Only channels that can go are coupled, so models whose residual stream is read by LayerNorm
+        have no groups.
+        """
+        groups: dict[str, tuple[str, ...]] = {}
+        for stream in self.streams:
+            names = tuple(name for name, _ in stream.writers)
+            if len(names) > 1:  # later readers see more writers
+                groups[names[0]] = names
+        return tuple(groups.values())
 
     def cuts(self, mask: Mask, mode: Mode) -> dict[str, Cut]:
         """Spread a unit mask to rows and columns; entries kept whole are left out.

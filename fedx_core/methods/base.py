@@ -13,7 +13,7 @@ so a retried round is the same round. Its dataclass fields are its settings.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
@@ -27,8 +27,9 @@ from fedx_core.masks import Mask, Scores
 from fedx_core.messages import Entry, Schema, ServerState, Update
 from fedx_core.pixels import Pixels
 from fedx_core.relevance.base import Criterion
+from fedx_core.shrink.values import cut, grow
 from fedx_core.state import Payload, StateDict
-from fedx_core.structure import Mode, UnitGraph
+from fedx_core.structure import Cut, Mode, UnitGraph
 from fedx_core.training import LocalRule, fit
 
 
@@ -88,6 +89,7 @@ class Local:
         seed: of all draws in this round.
         moments: of the optimiser, which ``fit`` goes on from and changes in place; None where each
             round starts afresh.
+        cuts: what ``model`` lacks of the dense model; nothing where it is the dense one.
     """
 
     client: str
@@ -103,6 +105,7 @@ class Local:
     settings: TrainingConfig
     seed: int
     moments: StateDict | None = None
+    cuts: Mapping[str, Cut] = field(default_factory=dict)
 
     def fit(self, rule: LocalRule | None = None) -> float:
         """Train ``model`` in place; see :func:`fedx_core.training.fit`."""
@@ -139,6 +142,15 @@ class Method:
     def heads(self) -> bool:
         """Whether attention heads are units instead of the rows of ``qkv``."""
         return False
+
+    @property
+    def keeps_dead_units_at_zero(self) -> bool:
+        """Whether dead units stay zero in every local step, so that training may leave them out.
+
+        Their entries are zero in what is sent then, and local training must neither need nor
+        change them.
+        """
+        return True
 
     def start(self, model: StateDict) -> ServerState:
         """Begin with freshly drawn or given weights."""
@@ -193,7 +205,7 @@ class Method:
 
     def finish(self, local: Local, loss: float) -> Update:
         """Turn a trained model into an update; local entries stay in the client's memory."""
-        trained = state.copy(local.model.state_dict())
+        trained = grow(state.copy(local.model.state_dict()), local.cuts, sent(local))
         memory = {name: trained[name] for name in local.info.local}
         return Update(
             client=local.client,
@@ -237,11 +249,19 @@ class Method:
 
 
 def load(local: Local) -> None:
-    """Load what was sent, and what the client kept for itself or else BatchNorm's start values."""
-    fresh = {
-        name: torch.ones_like(value) if name.endswith("running_var") else torch.zeros_like(value)
-        for name, value in local.model.state_dict().items()
-        if name in local.info.local
-    }
-    own = {name: value for name, value in local.memory.items() if name in local.info.local}
-    local.model.load_state_dict({**fresh, **state.section(local.downlink, "model"), **own})
+    """Load what was sent; see :func:`sent`."""
+    local.model.load_state_dict(cut(sent(local), local.cuts))
+
+
+def sent(local: Local) -> StateDict:
+    """Return the dense model that was sent.
+
+    What does not travel is what the client kept for itself, or else BatchNorm's start values.
+    """
+    own: StateDict = {}
+    for name in local.info.local:
+        dtype, shape = local.info.entries[name]
+        start = torch.ones if name.endswith("running_var") else torch.zeros
+        own[name] = start(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+    own |= {name: value for name, value in local.memory.items() if name in own}
+    return {**own, **state.section(local.downlink, "model")}

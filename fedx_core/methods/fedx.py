@@ -50,6 +50,9 @@ class Method(base.Method):
         regrow: score with the rows kept from before the mask, at the full rate each time, so that
             units can come back.
         paper_mode: mask rows only and only after local training.
+        coupled: sum the scores of all layers that write a residual channel, so that whole channels
+            go and the model shrinks further. ResNets alone have channels that can go; with
+            ``scope: global`` such a channel counts as one unit.
         units: ``rows`` of every weight, or attention ``heads`` instead of the rows of ``qkv``.
     """
 
@@ -62,6 +65,7 @@ class Method(base.Method):
     recompute_times: int = 1
     regrow: bool = False
     paper_mode: bool = False
+    coupled: bool = False
     units: Literal["rows", "heads"] = "rows"
 
     def __post_init__(self) -> None:
@@ -93,13 +97,21 @@ class Method(base.Method):
         criterion: Criterion = plugins.build("relevance", self.relevance["name"], params)
         return criterion
 
+    @property
+    def keeps_dead_units_at_zero(self) -> bool:
+        """Whether local training holds them; ``paper_mode`` does not."""
+        return not self.paper_mode
+
     def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
         """Follow the paper's count where its masking is followed."""
         return info.graph.support(mask, "rows" if self.paper_mode else mode)
 
     def rule(self, local: Local) -> LocalRule | None:
-        """Hold dead units at zero: without gradient, moments and decay leave a zero a zero."""
-        if local.mask is None or self.paper_mode:
+        """Hold dead units at zero: without gradient, moments and decay leave a zero a zero.
+
+        A model that lacks them has nothing to hold.
+        """
+        if local.mask is None or self.paper_mode or local.cuts:
             return None
         support = self.support(local.info, local.mask, "slices")
 
@@ -143,13 +155,15 @@ class Method(base.Method):
         rate = self._rate(server)
         assert rate is not None
         model = self.explained(server, info)
+        groups = info.graph.coupled if self.coupled else ()
         mask = keep_highest(
-            scores,
+            masks.couple(scores, groups),
             rate,
             scope=self.scope,
             min_keep=self.min_keep,
             alive=None if self.regrow else server.mask,
         )
+        mask = masks.uncouple(mask, groups, scores)
         support = self.support(info, mask, "slices")
         return ServerState(
             round_index=server.round_index,

@@ -22,7 +22,9 @@ def cut(state: Mapping[str, Tensor], cuts: Mapping[str, Cut]) -> StateDict:
 
 
 def grow(
-    small: Mapping[str, Tensor], cuts: Mapping[str, Cut], dense: Mapping[str, Tensor]
+    small: Mapping[str, Tensor],
+    cuts: Mapping[str, Cut],
+    dense: Mapping[str, Tensor] | None = None,
 ) -> StateDict:
     """Put alive rows and columns back in their places: undo :func:`cut`.
 
@@ -30,9 +32,14 @@ def grow(
         small: entries of the small model.
         cuts: those that it was cut by.
         dense: where dead values are taken from, entries of the dense shapes; it stays as it is.
+            None makes them zero.
     """
     grown = dict(small)
     for name in small.keys() & cuts.keys():
-        grown[name] = dense[name].clone(memory_format=torch.contiguous_format)
+        grown[name] = (
+            small[name].new_zeros(cuts[name].whole(small[name].shape))
+            if dense is None
+            else dense[name].clone(memory_format=torch.contiguous_format)
+        )
         cuts[name].put_(small[name], grown[name])
     return grown

@@ -129,7 +129,7 @@ def test_loading_keeps_local_statistics_and_starts_them_where_there_are_none() -
 
     for memory, mean in (({}, 0.0), ({"bn1.running_mean": torch.full((64,), 3.0)}, 3.0)):
         local = Stub()
-        vars(local).update(model=model, info=info, downlink=values, memory=memory)
+        vars(local).update(model=model, info=info, downlink=values, memory=memory, cuts={})
         load(local)
         assert model.bn1.running_mean.unique().tolist() == [mean]
         assert model.bn1.running_var.unique().tolist() == [1.0]

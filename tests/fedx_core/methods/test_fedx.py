@@ -70,7 +70,7 @@ def test_dead_entries_are_exactly_zero_after_local_training(bed: Bed, memory_for
 
 
 def test_paper_mode_masks_rows_only_and_only_after_local_training(bed: Bed) -> None:
-    reports, final = run(bed, method__paper_mode=True)
+    reports, final = run(bed, method__paper_mode=True, training__shrink=False)
     _, graph = graph_of()
     for name, kept in graph.support(final.mask, "rows").items():
         assert not final.model[name][~kept.expand(final.model[name].shape)].any()
