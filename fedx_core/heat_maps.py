@@ -4,22 +4,19 @@ The rules are those by which units are scored (``relevance/lrp.py``), with the r
 where its criterion is LRP.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedx_core import masks
 from fedx_core.errors import SchemaError
 from fedx_core.masks import Mask
 from fedx_core.plan import Plan, Workbench, set_up
-from fedx_core.relevance import base, lrp
-from fedx_core.relevance._explicit import rewrite
-from fedx_core.relevance._streamline import streamline
+from fedx_core.relevance import lrp
 from fedx_core.state import StateDict, require_same_layout
 
 BATCH = 16
@@ -96,7 +93,8 @@ def pruned(plan: Plan, model: StateDict, mask: Mask) -> StateDict:
 def _explain(bench: Workbench, model: StateDict, inputs: Tensor, classes: Tensor) -> HeatMaps:
     bench.model.load_state_dict(model)
     maps, logits, probabilities = [], [], []
-    with _propagating(_criterion(bench.plan), bench) as twin:
+    criterion = _criterion(bench.plan)
+    with criterion.down_to_pixels(bench.model, bench.info.graph, bench.entry) as twin:
         for start in range(0, len(inputs), BATCH):
             chosen = classes[start : start + BATCH, None]
             batch = inputs[start : start + BATCH].clone().requires_grad_()
@@ -114,16 +112,6 @@ def _explain(bench: Workbench, model: StateDict, inputs: Tensor, classes: Tensor
         logits=torch.cat(logits).numpy(),
         probabilities=torch.cat(probabilities).numpy(),
     )
-
-
-@contextmanager
-def _propagating(criterion: lrp.Criterion, bench: Workbench) -> Iterator[nn.Module]:
-    """Copy the bench's model so that what autograd calls gradients is relevance."""
-    twin = base.copy_to_explain(bench.model)
-    rewrite(twin, bench.entry.family, criterion.attention)
-    streamline(twin, bench.info.graph)
-    with criterion._composite(bench.info.graph, bench.entry).context(twin):
-        yield twin
 
 
 def _surest(bench: Workbench, model: StateDict, inputs: Tensor, labels: Tensor) -> Tensor:

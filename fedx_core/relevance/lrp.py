@@ -100,10 +100,7 @@ class Criterion(base.Criterion):
         Yields:
             (images, targets) to the relevance of each unit, (n, units) by layer name.
         """
-        twin = base.copy_to_explain(model)
-        rewrite(twin, entry.family, self.attention)
-        streamline(twin, graph)
-        composite = self._composite(graph, entry)
+        twin, composite = self._twin(model, graph, entry)
         # Probes come first: what they read must be in front of a rule's cut through the graph.
         with (
             probing(twin, graph, self._reduce, copied=False) as probes,
@@ -119,6 +116,27 @@ class Criterion(base.Criterion):
                 return dict(zip(names, found, strict=True))
 
             yield explain
+
+    @contextmanager
+    def down_to_pixels(
+        self, model: nn.Module, graph: UnitGraph, entry: Entry
+    ) -> Iterator[nn.Module]:
+        """Prepare a copy of the model whose gradients, as autograd calls them, are relevance.
+
+        Yields:
+            The copy, in eval mode. For its input and, as ``grad_outputs``, relevance of its logits,
+            ``torch.autograd.grad`` returns the relevance of each value of the input.
+        """
+        twin, composite = self._twin(model, graph, entry)
+        with composite.context(twin):
+            _require_rules(twin, composite)
+            yield twin
+
+    def _twin(self, model: nn.Module, graph: UnitGraph, entry: Entry) -> tuple[nn.Module, Any]:
+        twin = base.copy_to_explain(model)
+        rewrite(twin, entry.family, self.attention)
+        streamline(twin, graph)
+        return twin, self._composite(graph, entry)
 
     def _reduce(self, layer: UnitLayer, values: Tensor, relevance: Tensor) -> Tensor:
         return base.by_unit(relevance, layer, self.aggregation)
