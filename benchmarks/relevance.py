@@ -20,11 +20,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-STEPS = 10
+STEPS = 5
 """Of integrated gradients; its ratio is divided by them."""
 
-IMAGES = {"resnet50": 16, "convnextv2_nano": 16, "vit_base_patch16_224": 4}
-PAIRS = {"resnet50": 5, "convnextv2_nano": 5, "vit_base_patch16_224": 3}
+IMAGES = {"resnet50": 16, "convnextv2_nano": 16, "vit_base_patch16_224": 2}
+PAIRS = {"resnet50": 5, "convnextv2_nano": 5, "vit_base_patch16_224": 2}
 """Of the heavy models; 32 images and 10 pairs for the others."""
 
 LRP_TARGETS = {"resnet": 1.5, "convnext": 2.0, "vit": 2.0}
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=catalogue.names(), metavar="NAME",
                         default=catalogue.names(), help="default: all")  # fmt: skip
     parser.add_argument("--pairs", type=int, help="default: 10, fewer for the heavy models")
-    parser.add_argument("--images", type=int, help="of one batch; default: 32, 16 or 4")
+    parser.add_argument("--images", type=int, help="of one batch; default: 32, 16 or 2")
     parser.add_argument("--output", type=Path, default=Path("build/relevance.json"))
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -48,9 +48,11 @@ def main() -> None:
         images = options.images or IMAGES.get(options.one, 32)
         print(json.dumps(measure(options.one, images, options.pairs or PAIRS.get(options.one, 10))))
         return
-    results = [launch(name, options) for name in options.models]
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(results, indent=1))
+    results: list[dict[str, Any]] = []
+    for name in options.models:
+        results.append(launch(name, options))
+        options.output.write_text(json.dumps(results, indent=1))
     print(table(results))
     print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, one thread")
 

@@ -107,7 +107,7 @@ class Epsilon(Rule):
 
     def relevance(self, module: nn.Module, x: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
         """Differentiate the output that the forward pass left."""
-        return _transposed(z, x, relevance / stabilise(z, self.epsilon)).mul_(x)
+        return x * _transposed(z, x, relevance / stabilise(z, self.epsilon))
 
 
 @dataclass(eq=False)
@@ -120,8 +120,8 @@ class Gamma(Rule):
         R_i = sum_j [(1 + g/2) c_ij + g/2 abs(c_ij) sign z_j] / denominator_j R_j
         denominator_j = (1 + g/2) z_j + g/2 sign z_j sum_i abs(c_ij)
 
-    Where no input is negative and no output with relevance is,
-    as between a ReLU and a ReLU, a single pass with w + g max(w, 0) says the same.
+    Where no input is negative and no output with relevance is, as between a ReLU and a ReLU, a
+    single pass with w + g max(w, 0) says the same.
     """
 
     gamma: float

@@ -110,7 +110,9 @@ class _Walk:
             logits = self.model(images * (step / steps))
             answer = (logits * base.positives(logits, targets)).sum()
             here = torch.autograd.grad(answer, [probes[layer.name] for layer in self.graph.layers])
-            total = [a + b for a, b in zip(total, here, strict=True)] if total else list(here)
+            total = total or [torch.zeros_like(part) for part in here]
+            for whole, part in zip(total, here, strict=True):
+                whole += part
         if self.criterion.mode == "pathgrad":
             return [value / steps for value in total]
         return total
