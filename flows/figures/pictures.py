@@ -88,8 +88,8 @@ def true_colours(image: NDArray[np.integer], bands: Sequence[str]) -> NDArray[np
     """Make a picture of an image of any bands.
 
     Red, green and blue are found by the bands' names; where there are none, the first three bands
-    (or the only one) stand for them. Brightness is stretched from the 2nd to the 98th percentile of
-    all three together, which leaves the colours as they are.
+    (or the only one) stand for them. Pixels of one byte are shown as they are; reflectances are
+    stretched from the 2nd to the 98th percentile of all three together.
 
     Args:
         image: (bands, height, width).
@@ -105,7 +105,8 @@ def true_colours(image: NDArray[np.integer], bands: Sequence[str]) -> NDArray[np
         list(range(3 if len(names) >= 3 else 1)),
     )  # fmt: skip
     pixels = image[chosen].astype(np.float64)
-    low, high = np.quantile(pixels, [0.02, 0.98])
+    one_byte = image.dtype == np.uint8
+    low, high = (0.0, 255.0) if one_byte else np.quantile(pixels, [0.02, 0.98])
     stretched = np.clip((pixels - low) / max(high - low, 1e-12), 0, 1)
     return stretched[0] if len(chosen) == 1 else np.moveaxis(stretched, 0, -1)
 

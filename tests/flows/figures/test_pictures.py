@@ -41,4 +41,9 @@ def test_images_of_other_bands_are_shown_by_their_first_ones() -> None:
     image = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2)
     assert true_colours(image, [f"band-{n}" for n in range(5)]).shape == (2, 2, 3)
     assert true_colours(image[:1], ["VV"]).shape == (2, 2)
-    assert true_colours(image[:1], ["VV"]).max() == 1
+    assert true_colours(image[:1].astype(np.uint16), ["VV"]).max() == 1
+
+
+def test_pixels_of_one_byte_are_shown_as_they_are() -> None:
+    image = np.full((3, 2, 2), 51, dtype=np.uint8)
+    assert true_colours(image, ("B04", "B03", "B02")).tolist() == [[[0.2] * 3] * 2] * 2
