@@ -12,6 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from bed import ROOT
 from flows import live, now, record
 from flows.experiment import Request, carry_out, settle
 from flows.run_folder import RunFolder
@@ -196,3 +197,36 @@ def test_runs_that_are_not_there_are_named(fedx: Fedx, capsys: Said, base: RunFo
     assert "no run 'bse' in runs; there are base" in capsys.readouterr().err
     assert fedx("sync", "--run-root", "nowhere", "--json") == 0
     assert answer(capsys) == []
+
+
+CONTACTS = """
+import sys, time
+contacts = []
+def heard(event, arguments):
+    if event == "socket.getaddrinfo" or (event == "socket.connect" and arguments[1][0] != "\\0"):
+        contacts.append((event, arguments[-1]))
+sys.addaudithook(heard)
+from pathlib import Path
+from flows.run_folder import RunFolder
+from flows.tracking.sync import sync
+(outcome,) = sync(RunFolder(Path(sys.argv[1])), sys.argv[2])
+assert outcome.sent.rounds == 3, outcome
+import mlflow.telemetry
+assert mlflow.telemetry.get_telemetry_client() is None
+print(contacts)
+"""
+
+
+def test_sending_to_a_database_contacts_nobody(base: RunFolder, mlflow_uri: str) -> None:
+    switches = ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    done = subprocess.run(
+        [sys.executable, "-c", CONTACTS, str(base.path), mlflow_uri],
+        env={name: value for name, value in os.environ.items() if name not in switches}
+        | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    # Nothing else either is printed: stdout belongs to the command.
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
