@@ -19,6 +19,7 @@ def predict(
     model: Annotated[
         str,
         typer.Argument(
+            metavar="MODEL",
             help="Name of a run, whose final model is taken, or a .safetensors file of FedX.",
             autocompletion=completion.runs,
         ),
@@ -26,7 +27,7 @@ def predict(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="INPUT...", help="GeoTIFF, JPEG or PNG files, or folders or zips of them."
+            metavar="INPUT", help="GeoTIFF, JPEG or PNG files, or folders or zips of them."
         ),
     ],
     out: Annotated[
@@ -41,6 +42,7 @@ def predict(
         typer.Option(
             min=0,
             max=1,
+            metavar="P",
             help="Probability from which a label is said, where images have several; 0.5 if not "
             "given.",
         ),

@@ -22,7 +22,7 @@ def watch(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RUN]",
+            metavar="RUN",
             help="Name of the run, or path of its folder; if not given, the one that did something "
             "last.",
             autocompletion=completion.runs,
@@ -30,7 +30,11 @@ def watch(
     ] = None,
     timeout: Annotated[
         float,
-        typer.Option(min=0, help="Seconds to wait for a run that has not begun or has stopped."),
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Seconds to wait for a run that has not begun or has stopped.",
+        ),
     ] = 60,
     run_root: RunRoot = "runs",
     as_json: Annotated[

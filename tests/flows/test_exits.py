@@ -1,12 +1,14 @@
 """What programs rely on: exit codes, and JSON for answers and errors alike."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
+from bed import ROOT
 from fedx_core import errors
 from flows import exits
 from flows.cli import app
@@ -91,3 +93,9 @@ def test_doctor_data_and_gc_answer_with_one_object(
     capsys.readouterr()
     assert fedx("gc", "a", "--json") == 0
     assert answer() == {"run": "a", "states_kept": 3}
+
+
+def test_the_page_about_the_command_line_has_the_same_exit_codes() -> None:
+    page = (ROOT / "docs" / "command_line.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.M)
+    assert {int(code): meaning for code, meaning in rows} == exits.MEANINGS
