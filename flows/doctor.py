@@ -149,5 +149,5 @@ def _prefect() -> Iterator[Check]:
     except (OSError, ValueError) as error:
         yield Check(
             "prefect server", False, f"{url} does not answer ({error})",
-            "start it with `prefect server start`, or unset PREFECT_API_URL",
+            "start it with `make up`, or unset PREFECT_API_URL",
         )  # fmt: skip

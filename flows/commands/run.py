@@ -237,7 +237,7 @@ def _reach_prefect(*, quietly: bool) -> None:
     if trouble is not None:
         raise RunError(
             f"the Prefect server at {url or 'this machine'} does not answer ({trouble}); start it "
-            "with `prefect server start`, unset PREFECT_API_URL, or run with --no-engine"
+            "with `make up`, unset PREFECT_API_URL, or run with --no-engine"
         )
 
 

@@ -62,16 +62,17 @@ def _carry_out(command: str, stack: Stack) -> int:
 def _introduce(stack: Stack, settings: Settings) -> None:
     shell_file = stack.shell_file()
     assert shell_file is not None
+    env, load = (os.path.relpath(path) for path in (stack.env, shell_file))
     print(
         f"""
-Prefect  {settings.prefect}   asks for FEDX_PREFECT_AUTH of {stack.env}
-MLflow   {stack.charts_url()}
-S3       {settings.s3}   user fedx, bucket fedx; the secret is FEDX_S3_SECRET
+Prefect   {settings.prefect}   asks for FEDX_PREFECT_AUTH of {env}
+MLflow    {stack.charts_url()}
+S3        {settings.s3}   user fedx, bucket fedx; the secret is FEDX_S3_SECRET of {env}
 
 What now:
-  make demo DATA=eurosat     a run that shows up there
-  . {shell_file}     then fedx, prefect and mlflow use these servers in that shell
-  make status, make logs, make down
+  make demo DATA=eurosat    a run that shows up there
+  . {load:<23} with this, fedx, prefect and mlflow of a shell use these servers
+  make status               what runs; make logs, make down
 """.rstrip()
     )
 

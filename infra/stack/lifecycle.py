@@ -49,6 +49,7 @@ class Stack:
             ConfigError: a port is taken, or ``.env`` is wrong.
             RunError: something does not start; what was started stays, `make up` goes on.
         """
+        self.var.mkdir(mode=0o700, parents=True, exist_ok=True)  # updates of clients are in it
         with self._alone():
             if settings.create(self.env):
                 self.say(f"wrote {self.env} with new secrets; nobody else may read it")

@@ -87,7 +87,7 @@ def until(
         for service in list(waiting):
             if ready(service):
                 waiting.remove(service)
-                say(f"{service.name} is ready after {time.monotonic() - began:.0f} s")
+                say(f"{service.name} is ready")
             elif processes.find(service.name, var) is None:
                 raise RunError(f"{service.name} ended as it started{_last_words(service, var)}")
         if not waiting:

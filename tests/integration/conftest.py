@@ -101,12 +101,13 @@ def live(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Iterator[
         "FEDX_PREFECT_AUTH": "fedx:canary-of-prefect",
         "FEDX_S3_SECRET": "canary-of-s3",
         "FEDX_CLIENT_WORKERS": 1,
-        "FEDX_SITES": "client-0",
+        "FEDX_SITES": "client-00,client-01,client-02",
     }
     text = EXAMPLE.read_text()
     for name, value in values.items():
         text, found = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.M)
         assert found == 1
+    text += "FEDX_CLIENT_DEPLOYMENT=fedx-client/{client}\n"
     text += f"FEDX_DATA_ROOT={tiny_data}\nFEDX_RUN_ROOT={folder / 'runs'}\nOMP_NUM_THREADS=1\n"
     (folder / ".env").write_text(text)
     running = Live(Stack(folder / "var", folder / ".env", lambda _: None), folder)

@@ -19,7 +19,7 @@ from infra.stack.settings import Settings
 pytestmark = pytest.mark.integration
 
 
-def test_work_pools_and_s3_give_the_bytes_of_one_process(
+def test_sites_on_work_pools_and_s3_give_the_bytes_of_one_process(
     stack: tuple[Any, Settings], s3: str, bed: Bed
 ) -> None:
     live, addresses = stack
@@ -49,6 +49,8 @@ def test_work_pools_and_s3_give_the_bytes_of_one_process(
     )
     children = [run for run in children if run["id"] != loop["id"]]
     assert {run["state_type"] for run in [loop, *children]} == {"COMPLETED"}
+    for run in children:  # each at its own site
+        assert run["name"].endswith(run["work_queue_name"])
     # The cohort of each round, and every client's score at the end.
     trained = [f"r{report.round_index}-{c}" for report in expected for c in report.cohort]
     scored = [f"r2-{c}" for c in expected[-1].per_client]

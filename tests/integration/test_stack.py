@@ -23,9 +23,9 @@ from infra.stack import bootstrap, processes
 from infra.stack.settings import Settings
 
 pytestmark = pytest.mark.integration
-NAMES = {
-    "s3", "prefect", "mlflow", "worker-server", "worker-client-1", "worker-site-client-0",
-}  # fmt: skip
+NAMES = {"s3", "prefect", "mlflow", "worker-server", "worker-client-1"} | {
+    f"worker-site-client-0{n}" for n in range(3)
+}
 SECRETS = ("canary-of-prefect", "canary-of-s3")
 Up = tuple[Any, Settings]
 
@@ -54,7 +54,7 @@ def test_everything_that_a_run_needs_is_there_after_up(stack: Up, s3: str) -> No
         assert {"command", "working_dir"} & set(
             pool["base_job_template"]["variables"]["properties"]
         ) == set()
-    for name, queue in (("train", "default"), ("client-0", "client-0")):
+    for name, queue in (("train", "default"), ("client-00", "client-00")):
         deployed = server.get(f"/deployments/name/fedx-client/{name}")
         assert (deployed["work_pool_name"], deployed["work_queue_name"]) == ("fedx-clients", queue)
     assert server.get("/deployments/name/fedx/round-loop")["work_pool_name"] == "fedx-server"
@@ -70,6 +70,7 @@ def test_everything_that_a_run_needs_is_there_after_up(stack: Up, s3: str) -> No
 
 def test_up_again_changes_nothing(stack: Up) -> None:
     live, settings = stack
+    live.up()  # takes over what somebody may have changed in the code since
     server = live.prefect(settings)
 
     def state() -> list[Any]:
@@ -209,7 +210,7 @@ def test_the_guard_refuses_and_writes_down_who_tried(live: Any, tmp_path: Path) 
 
 def test_a_worker_ends_at_the_first_signal(stack: Up) -> None:
     live, _ = stack
-    worker = processes.find("worker-site-client-0", live.stack.var).process
+    worker = processes.find("worker-site-client-00", live.stack.var).process
     worker.send_signal(signal.SIGINT)
     deadline = time.monotonic() + 60
     while processes.alive(worker) and time.monotonic() < deadline:
