@@ -23,7 +23,7 @@ from fedx_core.messages import RoundReport
 from fedx_core.runtime import InProcess
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
-from flows.figures import accuracy
+from flows.figures import accuracy, style
 
 MIB = 2**20
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def main() -> None:
     runs = {name: reports for name, reports in runs.items() if reports}
     print(_table(runs))
     if options.figure is not None:
-        accuracy(runs).savefig(options.figure)
+        options.figure.write_bytes(style.as_svg(accuracy(runs)))
 
 
 def _run(

@@ -134,11 +134,9 @@ def _best(settings: ExperimentConfig, reports: Sequence[RoundReport]) -> dict[st
 def write_figure(folder: RunFolder, reports: Sequence[RoundReport]) -> None:
     """Draw ``accuracy.svg``: accuracy per round, and against what crossed the network."""
     # Matplotlib takes half a second to import, so it waits until there is something to draw.
-    from flows.figures import accuracy
+    from flows.figures import accuracy, style
 
-    drawn = io.BytesIO()
-    accuracy({folder.name: reports}).savefig(drawn, format="svg", metadata={"Date": None})
-    write(folder.results / "accuracy.svg", drawn.getvalue())
+    write(folder.results / "accuracy.svg", style.as_svg(accuracy({folder.name: reports})))
 
 
 def write_summary(folder: RunFolder, found: Mapping[str, Any]) -> None:

@@ -63,7 +63,9 @@ def _by_round(axes: Axes, runs: Runs) -> None:
     for index, (name, reports) in enumerate(runs.items()):
         metric, line = metric_of(reports), style.dashes(index)
         rounds, scores = _steps(reports, metric)
-        axes.plot(rounds, scores, color=colours[name], linestyle=line, label=name)
+        axes.plot(
+            rounds, scores, color=colours[name], linestyle=line, marker=_dot(scores), label=name
+        )
         for report in reports:
             if report.pruned:
                 axes.plot(report.round_index, report.metrics[metric], "v", color=colours[name])
@@ -80,7 +82,10 @@ def _by_bytes(axes: Axes, runs: Runs) -> None:
         if sent[-1] > 0:
             costs = dict(zip((report.round_index for report in reports), sent, strict=True))
             reached = [costs[r] for r in rounds]
-            axes.plot(reached, scores, color=colours[name], linestyle=line, label=name)
+            axes.plot(
+                reached, scores, color=colours[name], linestyle=line, marker=_dot(scores),
+                label=name,
+            )  # fmt: skip
         else:
             axes.axhline(scores[-1], color=colours[name], linestyle=":", label=name)
     _name(axes, "MiB on the wire, both directions, all clients", runs)
@@ -96,6 +101,11 @@ def _steps(reports: Sequence[RoundReport], metric: str) -> tuple[list[int], list
         rounds.append(report.round_index)
         scores.append(report.metrics[metric])
     return rounds, scores
+
+
+def _dot(scores: Sequence[float]) -> str:
+    """Mark a run of one round, since no line can show it."""
+    return "o" if len(scores) == 1 else ""
 
 
 def _one_panel() -> tuple[Figure, Axes]:

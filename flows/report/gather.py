@@ -78,7 +78,7 @@ def gather(root: Path, names: Iterable[str]) -> list[Run]:
         if found.name in seen:
             raise ConfigError(
                 f"two runs are named {found.name!r}, {seen[found.name]} and {found.folder.path}; "
-                "name each once, and give a copy of a run a folder of another name"
+                "name each once; a copy gets a name of its own by `run` in its run.yaml"
             )
         seen[found.name] = found.folder.path
     return [_read(found) for found in records]

@@ -97,8 +97,9 @@ def _sentence(runs: Sequence[Run], accuracy: float) -> str:
         return f"{_ends(runs[0])}."
     if _mixed(runs):
         return ""
-    ahead = max(runs, key=lambda run: run.summary["metrics"][run.metric])
-    costs = {line["run"]: line[f"mib_to_{accuracy:g}"] for line in _lines(runs, accuracy)}
+    federated = [run for run in runs if run.summary["wire_bytes"]["total"]] or runs
+    ahead = max(federated, key=lambda run: run.summary["metrics"][run.metric])
+    costs = {line["run"]: line[f"mib_to_{accuracy:g}"] for line in _lines(federated, accuracy)}
     least = min((cost for cost in costs.values() if cost is not None), default=None)
     cheapest = (
         f" {_per_cent(accuracy)} cost the fewest bytes in "
@@ -107,8 +108,8 @@ def _sentence(runs: Sequence[Run], accuracy: float) -> str:
         else ""
     )
     return (
-        f"{_ends(ahead)}, the highest of {len(runs)} runs.{cheapest} Runs with one seed each tell "
-        "large differences from none, not small ones."
+        f"{_ends(ahead)}, the highest of {len(federated)} that send anything.{cheapest} Runs with "
+        "one seed each tell large differences from none, not small ones."
     )
 
 

@@ -136,7 +136,7 @@ class Section:
 
 def slug(*parts: object) -> str:
     """Join words to a name for files and anchors."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(map(str, parts))).strip("-.").lower()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(map(str, parts))).strip("-.")
 
 
 _LATEX = {

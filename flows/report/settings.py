@@ -21,7 +21,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     rows: list[list[Cell]] = [[path, *(one.get(path) for one in settings)] for path in paths]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     tables = [Table("settings", "All settings in effect", columns, rows)]
-    if len(runs) > 1:
+    if differing:
         differences = Table(
             "differences", "Settings that differ", columns, differing, stays_open=True
         )

@@ -77,3 +77,13 @@ def test_a_run_has_one_colour_and_repeated_colours_have_other_dashes() -> None:
     ]
     assert named[0].get_color() == named[7].get_color()
     assert len({(line.get_color(), line.get_linestyle()) for line in named}) == 9
+
+
+def test_a_run_of_one_round_is_a_dot() -> None:
+    for figure in (
+        accuracy_by_round({"run": reports()[:1]}),
+        accuracy_by_bytes({"run": reports()[:1]}),
+    ):
+        [line] = figure.axes[0].lines
+        assert line.get_marker() == "o"
+    assert accuracy_by_round({"run": reports()}).axes[0].lines[0].get_marker() == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fedx_core import overlap
-from flows.report import data, explanations, page, settings
+from flows.report import data, explanations, outcome, page, settings
 from flows.report.files import write_report
 from flows.report.gather import gather
 from flows.report.parts import Column, Section, Table
@@ -254,3 +254,28 @@ def test_addresses_lose_their_passwords(written: Written) -> None:
     *_, provenance = settings.sections([run])
     cells = {row[0]: row[1] for row in provenance.tables[0].rows}
     assert cells["mlflow prod page"] == "https://host/x"
+
+
+def test_who_is_ahead_is_said_of_runs_that_send_anything_and_have_one_kind_of_score(
+    written: Written,
+) -> None:
+    base, chance = written.runs
+    silent = replace(
+        base,
+        record=replace(base.record, notes={"run": "silent"}),
+        summary={**base.summary, "wire_bytes": {**base.summary["wire_bytes"], "total": 0}},
+    )
+    said = outcome.sections([silent, base, chance], 0.01)[0].text
+    scores = {run.name: run.summary["metrics"]["overall_accuracy"] for run in (base, chance)}
+    ahead = max(scores, key=lambda name: scores[name])
+    assert said.startswith(f"{ahead} ends at {scores[ahead]:.1%}")
+    assert (
+        "the highest of 2 that send anything. 1% cost the fewest bytes in base and chance" in said
+    )
+    many = tuple(replace(report, metrics={"micro_map": 0.5}) for report in chance.reports)
+    other = replace(
+        chance,
+        record=replace(chance.record, reports=many),
+        summary={**chance.summary, "metrics": {"micro_map": 0.5}, "per_client": {}},
+    )
+    assert outcome.sections([base, other], 0.01)[0].text == ""
