@@ -9,7 +9,7 @@ from typing import Any
 
 from fedx_core import __version__
 from fedx_core.errors import StoreError
-from flows.report import data, explanations, outcome, page, pruning, settings
+from flows.report import data, explanations, outcome, page, pruning, scores, settings
 from flows.report.gather import Run
 from flows.report.parts import Section
 from flows.run_folder import write
@@ -84,15 +84,12 @@ def write_report(
 
 
 def _sections(runs: Sequence[Run], accuracy: float, heat_maps: int) -> list[Section]:
-    headline, curves, traffic, scores = outcome.sections(runs, accuracy)
     return [
-        headline,
-        curves,
-        traffic,
+        *outcome.sections(runs, accuracy),
         *pruning.sections(runs),
         explanations.section(runs, heat_maps),
         *data.sections(runs),
-        scores,
+        scores.section(runs),
         *settings.sections(runs),
     ]
 

@@ -1,11 +1,11 @@
-"""What came of the runs: headline numbers, accuracy, bytes, scores by class and by client."""
+"""What came of the runs: headline numbers, accuracy and bytes."""
 
 import math
 from collections.abc import Sequence
 
 from flows import compare
 from flows.report.gather import Run
-from flows.report.parts import Cell, Column, Drawing, Section, Table, slug
+from flows.report.parts import Cell, Column, Drawing, Section, Table
 from flows.results import MIB
 
 SHARE = ".1%"
@@ -78,7 +78,7 @@ def common_accuracy(runs: Sequence[Run]) -> float:
 
 
 def sections(runs: Sequence[Run], accuracy: float) -> list[Section]:
-    """Write the sections about accuracy, bytes and scores."""
+    """Write the sections about accuracy and bytes."""
     return [
         Section(
             "headline", "In one table", _sentence(runs, accuracy),
@@ -87,7 +87,6 @@ def sections(runs: Sequence[Run], accuracy: float) -> list[Section]:
         ),
         _accuracy(runs),
         _traffic(runs),
-        _scores(runs),
     ]  # fmt: skip
 
 
@@ -216,47 +215,3 @@ def _traffic(runs: Sequence[Run]) -> Section:
 
 
 _WAYS = ("downlink", "uplink", "mask", "retry", "evaluation")
-
-
-def _scores(runs: Sequence[Run]) -> Section:
-    missing = [
-        f"{run.name} has no scores by class and client yet; they come with its last round."
-        for run in runs
-        if not run.summary["per_class"] and not run.summary["per_client"]
-    ]
-    tables = []
-    for dataset in dict.fromkeys(run.record.settings.dataset for run in runs):
-        alike = [run for run in runs if run.record.settings.dataset == dataset]
-        scores = [Column(run.name, SHARE) for run in alike]
-        if classes := dict.fromkeys(name for run in alike for name in run.summary["per_class"]):
-            tables.append(
-                Table(
-                    name=slug("scores-by-class", dataset),
-                    title=f"Test score by class of {dataset}, after the last round",
-                    columns=[Column("class"), *scores],
-                    rows=[
-                        [name, *(run.summary["per_class"].get(name) for run in alike)]
-                        for name in classes
-                    ],
-                    note="Share of a class's images that were recognised where an image has one "
-                    "label; average precision where it has several.",
-                )
-            )
-        if clients := dict.fromkeys(name for run in alike for name in run.summary["per_client"]):
-            tables.append(
-                Table(
-                    name=slug("scores-by-client", dataset),
-                    title=f"Score of each client's own test images of {dataset}, after the last "
-                    "round",
-                    columns=[Column("client"), Column("images", ",d"), *scores],
-                    rows=[_client(name, alike) for name in clients],
-                )
-            )
-    return Section("scores", "Classes and clients", tables=tables, missing=missing)
-
-
-def _client(name: str, runs: Sequence[Run]) -> list[Cell]:
-    found = [run.summary["per_client"].get(name, {}) for run in runs]
-    images = next((int(own["examples"]) for own in found if "examples" in own), None)
-    scores = [own.get(run.metric) for own, run in zip(found, runs, strict=True)]
-    return [name, images, *scores]
