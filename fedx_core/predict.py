@@ -144,7 +144,7 @@ def check(name: str, found: Found, card: Card, side: int | None = None) -> None:
     if found.bands != len(card.bands):
         raise DataError(
             f"{name} has {found.bands} bands, the model reads {len(card.bands)}: "
-            f"{', '.join(card.bands)}; stack them in this order"
+            f"{', '.join(card.bands)}; stack these, in this order"
         )
     wanted = "uint8" if card.pixels.scale <= 255 else "uint16"
     if found.dtype != wanted:
