@@ -103,7 +103,7 @@ class OnWorkPools:
                             waiting[self._start(ask, unstarted[0], place)] = unstarted[0]
                             del unstarted[0]
                         time.sleep(POLL_SECONDS)
-                        runs = _runs(ask, list(waiting))
+                        runs = children.read(ask, list(waiting))
                     except Away as error:
                         if not away:
                             self.warn(f"Prefect's server does not answer ({error}); waiting for it")
@@ -172,20 +172,6 @@ class OnWorkPools:
 
 def _is_late(job: ClientJob, spent: float) -> bool:
     return bool(job.deadline) and spent > job.deadline
-
-
-def _runs(ask: Prompt, ids: Sequence["UUID"]) -> list["FlowRun"]:
-    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-
-    found: list[FlowRun] = []
-    for at in range(0, len(ids), children.PAGE):
-        some = FlowRunFilterId(any_=list(ids[at : at + children.PAGE]))
-        found += ask(
-            ask.client.read_flow_runs,
-            flow_run_filter=FlowRunFilter(id=some),
-            limit=children.PAGE,
-        )
-    return found
 
 
 def _outcome(read: Read, job: ClientJob, run: "FlowRun") -> Outcome:
