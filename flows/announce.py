@@ -25,12 +25,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fedx_core.errors import QuorumError
 from fedx_core.messages import RoundReport
 from flows import links
-from flows.live import HEADLINES, Display
+from flows.live import HEADLINES, Beside
 from flows.prompt import Prompt
 from flows.results import MIB
 from flows.run_folder import RunFolder
@@ -48,16 +48,14 @@ _LONGEST_REASON = 300
 
 
 @dataclass
-class Announced:
+class Announced(Beside):
     """A display that tells Prefect, too.
 
     Args:
-        shown: the display for people.
         folder: of the run.
         wait: seconds that the end of the run may be held up.
     """
 
-    shown: Display
     folder: RunFolder
     wait: float = WAIT_SECONDS
     _reports: tuple[RoundReport, ...] = ()
@@ -69,15 +67,14 @@ class Announced:
     _warned: bool = False
     _news: threading.Event = field(default_factory=threading.Event)
 
-    def __enter__(self) -> "Announced":
+    def __enter__(self) -> Self:
         """Begin to show, and start the thread."""
-        self.shown.__enter__()
         # Made here, since it copies the context of the flow run.
         self._thread = threading.Thread(
             target=self._work, args=(Prompt(),), name="announcer", daemon=True
         )
         self._thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -94,32 +91,20 @@ class Announced:
         self._news.set()
         self._thread.join(self.wait)
         self._warn_once(at_the_end=True)
-        self.shown.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     def began(self, run: str, rounds: int, done: int) -> None:
         """Show it, and put up the first links."""
-        self.shown.began(run, rounds, done)
+        super().began(run, rounds, done)
         self._news.set()
-
-    def doing(self, what: str) -> None:
-        """Show it; steps are tasks of Prefect's anyway."""
-        self.shown.doing(what)
 
     def finished_round(self, reports: Sequence[RoundReport]) -> None:
         """Show it, and leave it to the thread."""
-        self.shown.finished_round(reports)
+        super().finished_round(reports)
         self._reports = tuple(reports)
         self._events.append(("fedx.round.completed", round_payload(reports)))
         self._news.set()
         self._warn_once()
-
-    def warn(self, line: str) -> None:
-        """Show it."""
-        self.shown.warn(line)
-
-    def mention(self, line: str) -> None:
-        """Show it."""
-        self.shown.mention(line)
 
     def _warn_once(self, *, at_the_end: bool = False) -> None:
         late = "it is slow" if at_the_end and self._thread.is_alive() else ""

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from fedx_core.client import Place
 from fedx_core.messages import ClientJob, RoundReport
@@ -50,6 +50,51 @@ class Display(Protocol):
 
     def mention(self, line: str) -> None:
         """Show what somebody may want to know."""
+
+
+@dataclass
+class Beside:
+    """A display that passes everything on to another; what stands beside it overrides a part.
+
+    Args:
+        shown: the display for people.
+    """
+
+    shown: Display
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+        self.shown.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop."""
+        self.shown.__exit__(kind, error, trace)
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Pass it on."""
+        self.shown.began(run, rounds, done)
+
+    def doing(self, what: str) -> None:
+        """Pass it on."""
+        self.shown.doing(what)
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Pass it on."""
+        self.shown.finished_round(reports)
+
+    def warn(self, line: str) -> None:
+        """Pass it on."""
+        self.shown.warn(line)
+
+    def mention(self, line: str) -> None:
+        """Pass it on."""
+        self.shown.mention(line)
 
 
 @dataclass(frozen=True)

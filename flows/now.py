@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from fedx_core.messages import RoundReport
-from flows.live import Display
+from flows.live import Beside
 from flows.run_folder import RunFolder
 
 
@@ -67,23 +68,20 @@ def read(folder: RunFolder) -> Now | None:
 
 
 @dataclass
-class Noted:
+class Noted(Beside):
     """A display that notes each step in the run's folder, too.
 
     Args:
-        shown: the display for people.
         folder: of the run.
     """
 
-    shown: Display
     folder: RunFolder
     _round: int = field(default=0, init=False)
 
-    def __enter__(self) -> "Noted":
+    def __enter__(self) -> Self:
         """Begin."""
-        self.shown.__enter__()
         self._note("starting")
-        return self
+        return super().__enter__()
 
     def __exit__(
         self,
@@ -94,30 +92,22 @@ class Noted:
         """Take the note away: nothing is being done."""
         with suppress(OSError):
             path(self.folder).unlink(missing_ok=True)
-        self.shown.__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)
 
     def began(self, run: str, rounds: int, done: int) -> None:
         """Remember how far the run is."""
         self._round = min(done + 1, rounds)
-        self.shown.began(run, rounds, done)
+        super().began(run, rounds, done)
 
     def doing(self, what: str) -> None:
         """Note the step."""
         self._note(what)
-        self.shown.doing(what)
+        super().doing(what)
 
     def finished_round(self, reports: Sequence[RoundReport]) -> None:
         """Remember how far the run is."""
         self._round = min(reports[-1].round_index + 1, reports[-1].rounds)
-        self.shown.finished_round(reports)
-
-    def warn(self, line: str) -> None:
-        """Pass it on."""
-        self.shown.warn(line)
-
-    def mention(self, line: str) -> None:
-        """Pass it on."""
-        self.shown.mention(line)
+        super().finished_round(reports)
 
     def _note(self, what: str) -> None:
         note = {

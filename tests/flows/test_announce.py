@@ -71,7 +71,7 @@ def test_a_run_leaves_its_progress_a_table_a_round_and_links(
 ) -> None:
     @flow
     def run() -> str:
-        with Announced(Lines(lambda line: None), folder) as display:
+        with Announced(Lines(lambda line: None), folder, wait=60) as display:
             display.began("Base_1.0", 3, 0)
             for done in (1, 2, 3):
                 display.finished_round(reports[:done])
@@ -129,7 +129,7 @@ def test_a_lost_quorum_is_told_with_clients_reasons_and_what_to_do(
     folder: RunFolder, prefect_server: None, told: list[tuple[str, str, dict[str, Any]]]
 ) -> None:
     error = QuorumError("too few", {"client-01": "late: " + "x" * 1000})
-    with pytest.raises(QuorumError), Announced(Lines(lambda line: None), folder):
+    with pytest.raises(QuorumError), Announced(Lines(lambda line: None), folder, wait=60):
         raise error
     ((name, resource, payload),) = told
     assert (name, resource) == ("fedx.quorum.lost", "fedx.run.Base_1.0")

@@ -6,7 +6,7 @@ from rich.console import Console
 from bed import Bed, tiny
 from fedx_core.federation import federate
 from fedx_core.runtime import InProcess
-from flows.live import Lines, Terminal, Watched, line
+from flows.live import Beside, Lines, Terminal, Watched, line
 
 
 def test_a_line_says_the_numbers_of_its_round_and_the_bytes_of_all(bed: Bed) -> None:
@@ -53,3 +53,12 @@ def test_a_terminal_keeps_its_lines_and_takes_the_moving_one_away() -> None:
     assert "run a: 3 rounds" in shown
     assert "round 1/3  [not markup]" in shown
     assert shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or "\x1b[?25h" in shown
+
+
+def test_a_display_beside_another_passes_on_all_that_it_does_not_do_itself() -> None:
+    said: list[str] = []
+    with Beside(Lines(said.append)) as display:
+        display.began("base", 3, 0)
+        display.warn("disk nearly full")
+        display.mention("charts at ...")
+    assert said == ["run base: 3 rounds", "warning: disk nearly full", "charts at ..."]
