@@ -28,7 +28,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ import pytest
 import typer
 import yaml
 
-from fedx_core import plugins
+from fedx_core import config, plugins
+from fedx_core.evaluation import METRICS
+from fedx_core.messages import RoundReport, Traffic
 from fedx_core.models.catalogue import names as models
+from flows import results
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -214,6 +218,32 @@ def test_the_reference_of_all_parameters_is_what_the_code_says() -> None:
     generator = runpy.run_path(str(ROOT / "docs" / "make_parameters.py"))
     written = (ROOT / "docs" / "parameters.md").read_text()
     assert written == generator["page"](), "write it anew with `make docs`"
+
+
+def test_the_glossary_explains_whatever_results_are_called() -> None:
+    scores = dict.fromkeys((*METRICS["single"], *METRICS["multi"]), 0.5)
+    report = RoundReport(
+        round_index=1,
+        rounds=1,
+        cohort=("client-0",),
+        failures=(),
+        metrics=scores,
+        metrics_before_pruning=scores,
+        pruned=True,
+        traffic={"client-0": Traffic()},
+        paper_bytes=0,
+        sparsity=0.5,
+        units_kept={},
+        train_loss=0.0,
+        seconds={},
+        validation=scores,
+    )
+    summary = results.summary(config.load(ROOT / "params.yaml"), [report], {"run": "base"})
+    called = {*scores, *results.rows([report])[0], *summary, *summary["wire_bytes"]}
+    called |= {field.name for kind in (RoundReport, Traffic) for field in fields(kind)}
+    explained = SPAN.findall((ROOT / "docs" / "glossary.md").read_text())
+    missing = [name for name in called if not any(fnmatch(name, word) for word in explained)]
+    assert not missing, f"docs/glossary.md lacks {', '.join(sorted(missing))}"
 
 
 def commands(text: str) -> Iterator[list[str]]:
