@@ -17,6 +17,7 @@ def finish(
     server: Server,
     runtime: Runtime,
     place: Place,
+    before: ServerState,
     aggregated: ServerState,
     draft: RoundReport,
     holdings: Mapping[str, Holding],
@@ -29,6 +30,7 @@ def finish(
         server: see :class:`fedx_core.rounds.Server`.
         runtime: who carries the work.
         place: where clients find things.
+        before: state that the round's clients were sent.
         aggregated: state that the updates led to.
         draft: what is known of the round by now.
         holdings: what each client holds after it.
@@ -94,6 +96,10 @@ def finish(
         seconds=clock.seconds,
         per_class=per_class,
         per_client=per_client,
+        method_metrics={
+            **draft.method_metrics,
+            **method.measured(before, state, server.bench.info),
+        },
     )
     commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings, evidence)
     return state, commit

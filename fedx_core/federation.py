@@ -12,7 +12,7 @@ from fedx_core.cohort import gather, number
 from fedx_core.conclude import Clock, finish
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ObjectMissingError, RunError
-from fedx_core.journal import Commit, Holding, Journal, Run
+from fedx_core.journal import Closed, Commit, Holding, Journal, Run
 from fedx_core.messages import PROTOCOL, RoundReport, ServerState, Traffic
 from fedx_core.retention import forget
 from fedx_core.rounds import Server
@@ -168,6 +168,7 @@ def _round(
             uplink = traffic.get(client, Traffic()).uplink + before_round.uplink
             traffic[client] = replace(traffic.get(client, Traffic()), uplink=uplink)
     counted = sum(r.examples for r in closed.reports)
+    kept = ledger.kept_parameters(server.bench.info.graph, before.mask)
     draft = RoundReport(
         round_index=round_index,
         rounds=server.config.federation.rounds,
@@ -177,7 +178,7 @@ def _round(
         metrics_before_pruning={},
         pruned=False,
         traffic=traffic,
-        paper_bytes=ledger.paper_bytes(server.bench.info.graph, before.mask, 2 * len(by_client))
+        paper_bytes=len(by_client) * server.bench.method.paper_bytes(server.bench.info, kept)
         if server.bench.method.communicates
         else 0,
         sparsity=0.0,
@@ -190,12 +191,25 @@ def _round(
                 "examples": float(r.examples),
                 "seconds": r.seconds,
                 "train_loss": number(r, "train_loss"),
+                **{name: number(r, name) for name in r.metrics},
             }
             for r in closed.reports
         },
+        method_metrics=_own(closed),
     )
     past = [commit.report for commit in commits[1:]]
-    return finish(server, runtime, place, aggregated, draft, new_holdings, past, clock)
+    return finish(server, runtime, place, before, aggregated, draft, new_holdings, past, clock)
+
+
+def _own(closed: Closed) -> dict[str, float]:
+    """Average what clients say besides their loss, by examples."""
+    names = dict.fromkeys(name for r in closed.reports for name in r.metrics)
+    found: dict[str, float] = {}
+    for name in names:
+        said = [(r.examples, number(r, name)) for r in closed.reports if name in r.metrics]
+        found[name] = sum(n * value for n, value in said) / sum(n for n, _ in said)
+    found.pop("train_loss", None)
+    return found
 
 
 def _branch(
@@ -224,5 +238,5 @@ def _branch(
         ) from error
     draft = replace(last.report, rounds=server.config.federation.rounds)
     past = [commit.report for commit in commits[1:]]
-    _, commit = finish(server, runtime, place, state, draft, last.holdings, past, Clock())
+    _, commit = finish(server, runtime, place, state, state, draft, last.holdings, past, Clock())
     return [*commits, commit], commit.report

@@ -49,8 +49,13 @@ def paper_bytes(graph: UnitGraph, mask: Mask | None, transfers: int) -> int:
         mask: in force in these transfers.
         transfers: uplinks and downlinks together.
     """
+    return 4 * transfers * kept_parameters(graph, mask)
+
+
+def kept_parameters(graph: UnitGraph, mask: Mask | None) -> int:
+    """Count the parameters that a transfer holds by the paper's count."""
     total = sum(math.prod(graph.shapes[name]) for name in graph.parameters)
-    return 4 * transfers * (total - dead_parameters(graph, mask))
+    return total - dead_parameters(graph, mask)
 
 
 def dead_parameters(graph: UnitGraph, mask: Mask | None) -> int:
@@ -66,5 +71,9 @@ def dead_parameters(graph: UnitGraph, mask: Mask | None) -> int:
 
 
 def sparsity(graph: UnitGraph, mask: Mask | None) -> float:
-    """Share of the prunable parameters that are dead, 0 to 1."""
-    return dead_parameters(graph, mask) / max(graph.prunable, 1)
+    """Share of the prunable parameters that are dead, 0 to 1.
+
+    A mask over parameters names those that are prunable.
+    """
+    prunable = mask.size if mask and mask.kind == "parameters" else graph.prunable
+    return dead_parameters(graph, mask) / max(prunable, 1)

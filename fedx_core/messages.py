@@ -41,11 +41,20 @@ class Ref:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a payload: ``section/name``, dtype as torch prints it, shape."""
+    """One tensor of a payload.
+
+    Args:
+        name: ``section/name``.
+        dtype: as torch prints it.
+        shape: of the whole tensor.
+        levels: largest absolute value of int16 that travel in as few bits as that needs; 0 for
+            values that travel as they are.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    levels: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Schema:
         hasher = hashlib.sha256()
         for entry in self.entries:
             hasher.update(f"{entry.name}:{entry.dtype}:{entry.shape};".encode())
+            if entry.levels:
+                hasher.update(f"{entry.levels} levels;".encode())
             if entry.name in self.support:
                 kept = self.support[entry.name]
                 hasher.update(f"{tuple(kept.shape)}".encode() + pack(kept))
@@ -213,6 +224,8 @@ class RoundReport:
         validation: metrics of the tuning set at the end of the round, where one is asked for.
         best_round: best so far by validation; 0 where none is asked for.
         stopped: why the run ended with this round before all were done; empty where it did not.
+        method_metrics: the method's own numbers, see ``Method.measured``; and what its clients say
+            besides their loss, averaged by examples.
     """
 
     round_index: int
@@ -234,6 +247,7 @@ class RoundReport:
     validation: Mapping[str, float] = field(default_factory=dict)
     best_round: int = 0
     stopped: str = ""
+    method_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def downlink_bytes(self) -> int:

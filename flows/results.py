@@ -39,6 +39,7 @@ def rows(reports: Sequence[RoundReport]) -> list[Row]:
                     f"before_pruning_{name}": value
                     for name, value in report.metrics_before_pruning.items()
                 },
+                **{f"method_{name}": value for name, value in report.method_metrics.items()},
                 "pruned": int(report.pruned),
                 "sparsity": report.sparsity,
                 "train_loss": report.train_loss,

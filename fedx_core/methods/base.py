@@ -8,7 +8,7 @@ so a retried round is the same round. Its dataclass fields are its settings.
     cohort     who takes part in a round           prune      scores to a mask
     downlink   what a client is sent               schema     what payloads hold, for both sides
     train      at a client                         evaluated  the model that a client scores
-    aggregate  at the server
+    aggregate  at the server                       measured   its own numbers, for the curves
 """
 
 import math
@@ -242,6 +242,30 @@ class Method:
     def prune(self, server: ServerState, scores: Scores, info: ModelInfo) -> ServerState:
         """Make a mask of scores and apply it; called where ``criterion`` names one."""
         return server
+
+    def measured(
+        self, before: ServerState, after: ServerState, info: ModelInfo
+    ) -> dict[str, float]:
+        """Say in numbers of its own what a round did, such as how much of a mask changed.
+
+        They become columns ``method_<name>`` of ``rounds.csv`` and ``method/<name>`` in MLflow;
+        so do all numbers but ``train_loss`` that clients put into ``Update.metrics``.
+
+        Args:
+            before: state that the round's clients were sent.
+            after: state at its end, pruned and all.
+            info: of the model.
+        """
+        return {}
+
+    def paper_bytes(self, info: ModelInfo, kept: int) -> int:
+        """Charge one client's downlink and uplink as papers do: no masks, buffers or headers.
+
+        Args:
+            info: of the model.
+            kept: parameters that the round's mask keeps.
+        """
+        return 4 * (kept + kept)
 
     def evaluated(self, local: Local) -> None:
         """Load into ``local.model`` the weights that this client scores on its test part."""

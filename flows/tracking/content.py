@@ -1,9 +1,10 @@
 """What MLflow holds of a run, as pure functions of the record.
 
 Metric names: ``test/``, ``validation/`` and ``before_pruning/`` scores, ``train/loss``,
-``sparsity`` of the model and ``layer_sparsity/`` (share of units) by layer, the two ledgers
-``wire/`` and ``paper/`` with running totals in MiB at the same steps, ``seconds/`` by part of the
-round, ``system/`` for the machine. Step = round, or the sample's number for ``system/``.
+``method/`` for the method's own, ``sparsity`` of the model and ``layer_sparsity/`` (share of units)
+by layer, the two ledgers ``wire/`` and ``paper/`` with running totals in MiB at the same steps,
+``seconds/`` by part of the round, ``system/`` for the machine. Step = round, or the sample's number
+for ``system/``.
 """
 
 import json
@@ -63,6 +64,7 @@ def round_metrics(report: RoundReport) -> dict[str, float]:
         **{f"validation/{name}": value for name, value in report.validation.items()},
         **{f"before_pruning/{n}": value for n, value in report.metrics_before_pruning.items()},
         "train/loss": report.train_loss,
+        **{f"method/{name}": value for name, value in report.method_metrics.items()},
         **{
             f"layer_sparsity/{layer}": 1 - kept / units
             for layer, (kept, units) in report.units_kept.items()

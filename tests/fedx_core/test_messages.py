@@ -48,10 +48,13 @@ def test_a_round_report_survives_json() -> None:
         seconds={"train": 0.1},
         per_class={"Forest": 1.0},
         per_client={"a": {"examples": 3.0}},
+        method_metrics={"churn": 0.5},
     )
     back = parse(RoundReport, json.loads(json.dumps(plain(report))))
     assert back == report
     assert (back.wire_bytes, back.evaluation_bytes) == (12, 9)
+    older = {name: value for name, value in plain(report).items() if name != "method_metrics"}
+    assert parse(RoundReport, older).method_metrics == {}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from bed import tiny
 from fedx_core.messages import ClientFailure
-from flows import record
+from flows import record, results
 from flows.run_folder import RunFolder
 from flows.tracking import content
 
@@ -64,6 +64,12 @@ def test_values_that_are_no_numbers_are_left_out(base: RunFolder) -> None:
     numbers = content.round_metrics(report)
     assert "train/loss" not in numbers
     assert "sparsity" in numbers
+
+
+def test_a_methods_own_numbers_have_names_of_their_own(base: RunFolder) -> None:
+    report = replace(record.read(base).reports[0], method_metrics={"churn": 0.25})
+    assert content.round_metrics(report)["method/churn"] == 0.25
+    assert results.rows([report])[0]["method_churn"] == 0.25
 
 
 def test_the_table_of_clients_adds_up_to_the_ledger_and_names_the_lost(base: RunFolder) -> None:
