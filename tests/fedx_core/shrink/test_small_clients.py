@@ -21,7 +21,6 @@ from fedx_core.runtime import InProcess
 from fedx_core.store import open_store
 from fedx_core.structure import unit_graph
 
-
 GRAPH = unit_graph(catalogue.build("resnet6", 3, 10, seed=0), "resnet", "fc")
 BUFFERS = set(GRAPH.shapes) - GRAPH.parameters
 
