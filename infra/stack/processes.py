@@ -69,6 +69,16 @@ def start(service: Service, var: Path) -> None:
         setsigdef=[signal.SIGINT, signal.SIGTERM],
     )
     _note(service.name, var).write_text(json.dumps({"pid": pid, "settings": digest(service)}))
+    _settle(pid)
+
+
+def _settle(pid: int) -> None:
+    """Wait, for some milliseconds, until a new process shows the environment it was given."""
+    deadline = time.monotonic() + 5
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        while alive(process) and not any(_marks(process)) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
 
 def find(name: str, var: Path) -> Running | None:

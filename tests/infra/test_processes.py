@@ -61,6 +61,15 @@ def test_what_was_started_is_found_by_name_and_ends_at_the_first_signal(var: Pat
     assert processes.find("one", var) is None
 
 
+def test_what_was_just_started_is_found_at_once(var: Path) -> None:
+    """For a moment after it was started, a process shows no environment to tell it by."""
+    for number in range(40):
+        name = f"sleeper-{number}"
+        sleeper = Service(name=name, command=("/bin/sleep", "600"), environment={"FEDX_X": "1"})
+        processes.start(sleeper, var)
+        assert processes.find(name, var) is not None
+
+
 def test_a_shell_that_ignores_interrupts_does_not_make_services_ignore_them(var: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
