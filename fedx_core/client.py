@@ -26,6 +26,7 @@ from fedx_core.messages import (
     ClientJob,
     ClientReport,
     Entry,
+    Ref,
     Schema,
     canonical,
     parse,
@@ -74,7 +75,7 @@ def train(job: ClientJob, place: Place) -> ClientReport:
             f"job of protocol {job.protocol}, this client runs {PROTOCOL}; "
             "install the server's version of FedX"
         )
-    plan = parse(Plan, json.loads(bytes(store.get(job.plan))))
+    plan = _plan(store, job.plan)
     torch.set_num_threads(plan.training.threads)
     work = {"train": _train, "evaluate": _evaluate, "statistics": _statistics}[job.purpose]
     report = dataclasses.replace(
@@ -174,7 +175,7 @@ def open_shard(place: Place, client: str, part: str) -> Examples:
     """
     root = Path(place.shards)
     if client != POOLED:
-        return examples.read(root / client).parts[part]
+        return examples.read_part(root / client, part)
     clients = examples.read_manifest(root)["clients"]
     parts = [open_shard(place, client["name"], part) for client in clients]
     return Examples(
@@ -185,19 +186,27 @@ def open_shard(place: Place, client: str, part: str) -> Examples:
 
 
 _desk = threading.local()
-"""One workbench and one decoded downlink a thread: a cache, never a memory."""
+"""One plan, one workbench and one decoded downlink a thread: a cache, never a memory."""
+
+
+def _plan(store: Store, ref: Ref) -> Plan:
+    """Fetch and read a plan; the last one is kept, since it is the same job after job."""
+    if getattr(_desk, "plan_ref", None) != ref:
+        _desk.plan, _desk.plan_ref = parse(Plan, json.loads(bytes(store.get(ref)))), ref
+    plan: Plan = _desk.plan
+    return plan
 
 
 def _prepare(
     job: ClientJob, plan: Plan, store: Store, place: Place, part: str
 ) -> tuple[Workbench, Local]:
-    if getattr(_desk, "plan", None) != job.plan.sha256:
-        _desk.bench, _desk.plan, _desk.base = set_up(plan), job.plan.sha256, None
+    if getattr(_desk, "built", None) != job.plan.sha256:
+        _desk.bench, _desk.built, _desk.base = set_up(plan), job.plan.sha256, None
     bench: Workbench = _desk.bench
     if job.base is None:
         raise PayloadError(f"a job to {job.purpose} names no downlink")
     if _desk.base != (job.base.sha256, job.mask):
-        mask = checkpoint.fetch_mask(store, job.mask, bench.info)
+        mask = checkpoint.fetch_mask(store, job.mask, bench.info, bench.method.masked(bench.info))
         schema = bench.wire(mask).down
         if schema.digest.hex() != job.schema:
             raise SchemaError(

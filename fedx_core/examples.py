@@ -17,7 +17,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -342,13 +342,27 @@ def read(folder: Path) -> Prepared:
         DataError: there is no set, or its arrays don't fit its manifest.
         VersionError: another version of FedX wrote it.
     """
-    folder = Path(folder)
+    return _opened(Path(folder), None)
+
+
+def read_part(folder: Path, part: str) -> Examples:
+    """Open one part of a set, the others left alone; else as :func:`read`.
+
+    Raises:
+        DataError: there is no set or part, or its arrays don't fit its manifest.
+        VersionError: another version of FedX wrote it.
+    """
+    return _opened(Path(folder), (part,)).parts[part]
+
+
+def _opened(folder: Path, wanted: Sequence[str] | None) -> Prepared:
     manifest = read_manifest(folder)
     try:
         description = _description(manifest["description"])
+        sizes = manifest["parts"]
         parts = {
-            part: _open_part(folder, part, size, description)
-            for part, size in manifest["parts"].items()
+            part: _open_part(folder, part, sizes[part], description)
+            for part in (sizes if wanted is None else wanted)
         }
     except (KeyError, TypeError, OSError, ValueError) as error:
         if isinstance(error, DataError):

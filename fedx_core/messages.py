@@ -11,10 +11,11 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import MISSING, dataclass, field
+from functools import cache, cached_property
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+import torch
 from torch import Tensor
 
 from fedx_core.errors import PayloadError
@@ -65,10 +66,14 @@ class Schema:
         entries: tensors in the order of their bytes.
         support: bool tensors that broadcast to their entries' shapes, True = kept; entries without
             one are whole.
+        flips: for an entry, the bool entry before it that says where the sender departs from the
+            support: what is True there travels though the support leaves it out, or stays away
+            though it keeps it. So senders may choose what they send, at a bit a choice.
     """
 
     entries: tuple[Entry, ...]
     support: Mapping[str, Tensor] = field(default_factory=dict)
+    flips: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> bytes:
@@ -81,7 +86,19 @@ class Schema:
             if entry.name in self.support:
                 kept = self.support[entry.name]
                 hasher.update(f"{tuple(kept.shape)}".encode() + pack(kept))
+            if entry.name in self.flips:
+                hasher.update(f"flipped by {self.flips[entry.name]};".encode())
         return hasher.digest()
+
+    def settled(self, entry: Entry, payload: Mapping[str, Tensor]) -> "Schema":
+        """Return the same with an entry's support as a payload's sender departs from it."""
+        if entry.name not in self.flips:
+            return self
+        flipped = payload[self.flips[entry.name]]
+        if flipped.numel() == 1:
+            flipped = flipped.reshape([1] * len(entry.shape))
+        kept = self.support.get(entry.name, torch.ones_like(flipped)) ^ flipped
+        return dataclasses.replace(self, support={**self.support, entry.name: kept})
 
     def kept(self, entry: Entry) -> int:
         """Count the values of one entry that travel."""
@@ -215,7 +232,7 @@ class RoundReport:
         paper_bytes: paper ledger: parameter bytes of this round after the convention of the
             paper's Table I, both directions and all clients; no masks, buffers or headers.
         sparsity: share of prunable parameters that are dead at the end of the round.
-        units_kept: (kept, all) by layer.
+        units_kept: (kept, all) by layer; parameters where the mask is over parameters.
         train_loss: mean over clients, weighted by examples.
         seconds: wall time by step.
         per_class: test metric by class name, in the last round.
@@ -351,11 +368,9 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
-        hints = typing.get_type_hints(kind)
-        fields = {f.name: f for f in dataclasses.fields(kind)}
-        if unknown := sorted(set(value) - set(fields)):
+        hints, required = _fields(kind)
+        if unknown := sorted(set(value) - set(hints)):
             raise PayloadError(f"{path}: unknown field {unknown[0]!r}")
-        required = {n for n, f in fields.items() if _is_required(f)}
         if missing := sorted(required - set(value)):
             raise PayloadError(f"{path}: field {missing[0]!r} is missing")
         return typing.cast(Any, kind)(
@@ -400,5 +415,11 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
     raise PayloadError(f"{path}: wanted {getattr(kind, '__name__', kind)}, got {value!r}")
 
 
-def _is_required(f: "dataclasses.Field[Any]") -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+@cache  # annotations are strings to be evaluated, which takes longer than to parse a report
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the type of each field of a message, and which have no default."""
+    hints = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)
+    return {f.name: hints[f.name] for f in fields}, frozenset(
+        f.name for f in fields if f.default is MISSING and f.default_factory is MISSING
+    )
