@@ -19,10 +19,20 @@ if TYPE_CHECKING:
     from fedx_core.client import Place
 
 
+def name_of(round_index: int, client: str, purpose: str, attempt: int) -> str:
+    """Name a client's work: ``r7-client-03``, ``r7-client-03-evaluate``, ``r7-client-03-try2``."""
+    words = [f"r{round_index}", client]
+    if purpose != "train":
+        words.append(purpose)
+    if attempt:
+        words.append(f"try{attempt + 1}")
+    return "-".join(words)
+
+
 def run_name() -> str:
-    """Name a client's flow run, such as ``r7-client-03``."""
+    """Name a client's flow run."""
     job = flow_run.parameters["job"]
-    return f"r{job['round_index']}-{job['client']}"
+    return name_of(job["round_index"], job["client"], job["purpose"], job["attempt"])
 
 
 @flow(

@@ -93,7 +93,7 @@ class OnTaskRunner:
         from prefect.cache_policies import NO_CACHE
         from prefect.futures import as_completed
 
-        from flows.client import train_plainly
+        from flows.client import name_of, train_plainly
 
         where = plain(place)
         futures = {}
@@ -101,7 +101,7 @@ class OnTaskRunner:
             client_task = Task(
                 train_plainly,
                 name=job.purpose,
-                task_run_name=f"r{job.round_index}-{job.client}",
+                task_run_name=name_of(job.round_index, job.client, job.purpose, job.attempt),
                 cache_policy=NO_CACHE,
                 persist_result=False,
             )

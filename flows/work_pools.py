@@ -135,13 +135,15 @@ class OnWorkPools:
         from prefect.deployments import run_deployment
         from prefect.exceptions import ObjectNotFound
 
+        from flows.client import name_of
+
         deployment = self.deployment.format(client=job.client)
         try:
             run: Any = ask(
                 run_deployment,
                 deployment,
                 parameters={"job": plain(job), "place": plain(place)},
-                flow_run_name=f"r{job.round_index}-{job.client}",
+                flow_run_name=name_of(job.round_index, job.client, job.purpose, job.attempt),
                 tags=[f"run:{job.run}", f"client:{job.client}"],
                 idempotency_key=f"{job.run}/{job.purpose}/{job.round_index}/{job.client}/"
                 f"{job.attempt}/{self.nonce}",

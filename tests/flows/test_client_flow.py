@@ -1,5 +1,5 @@
 from fedx_core.client import Place
-from flows.client import at_site
+from flows.client import at_site, name_of
 
 PLACE = Place(store="s3://fedx/runs/a", shards="/server/shards", memory="/server/clients")
 
@@ -17,3 +17,9 @@ def test_a_sites_own_places_go_first_with_the_runs_name_in_them() -> None:
     assert at_site(PLACE, "a", own) == Place(
         store="s3://fedx/runs/a", shards="/site/shards", memory="/site/a/memory"
     )
+
+
+def test_a_clients_work_is_named_after_its_round_and_what_is_special_about_it() -> None:
+    assert name_of(7, "client-03", "train", 0) == "r7-client-03"
+    assert name_of(7, "client-03", "evaluate", 0) == "r7-client-03-evaluate"
+    assert name_of(7, "client-03", "train", 1) == "r7-client-03-try2"

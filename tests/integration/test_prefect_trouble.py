@@ -240,7 +240,9 @@ def test_clients_at_a_site_of_their_own_go_on_while_prefects_server_is_away(
 
 @contextmanager
 def site_worker(view: Pages, queues: list[str], own: dict[str, str]) -> Iterator[None]:
-    log = (view.live.folder / "site.log").open("wb")
+    for queue in queues:  # a worker that is given several takes nothing while one is missing
+        view.live.prefect(view.addresses).post("/work_pools/fedx-clients/queues", {"name": queue})
+    log = (view.live.stack.var / "log" / "worker-site.log").open("wb")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "fedx-clients"]
     worker = subprocess.Popen(
         [*command, *(word for queue in queues for word in ("--work-queue", queue))],
