@@ -1,7 +1,7 @@
 """States, memories and masks as bytes: safetensors and framed bits, never pickle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,8 +129,16 @@ def put_mask(store: Store, mask: Mask | None) -> Ref | None:
     return put_by_hash(store, f"masks-{mask.kind}", framing.encode(payload, schema, "mask"))
 
 
-def fetch_mask(store: Store, ref: Ref | None, info: ModelInfo) -> Mask | None:
+def fetch_mask(
+    store: Store, ref: Ref | None, info: ModelInfo, masked: Sequence[str] = ()
+) -> Mask | None:
     """Undo :func:`put_mask` for a known model.
+
+    Args:
+        store: shared with the server.
+        ref: of the mask.
+        info: of the model.
+        masked: entries that the method's masks over parameters name.
 
     Raises:
         PayloadError: the bytes are corrupt or of another model's mask.
@@ -141,7 +149,7 @@ def fetch_mask(store: Store, ref: Ref | None, info: ModelInfo) -> Mask | None:
     shapes: dict[str, tuple[int, ...]] = (
         {layer.name: (layer.units,) for layer in info.graph.layers}
         if kind == "units"
-        else {name: shape for name, (_, shape) in info.entries.items()}
+        else {name: info.entries[name][1] for name in masked}
     )
     payload = framing.decode(store.get(ref), mask_schema(kind, shapes), "mask")
     entries = state.section(payload, kind)

@@ -79,20 +79,13 @@ def finish(
                 traffic = _charge_evaluation(server, state, traffic, per_client)
         if method.personal:
             metrics = _mean_by_examples(per_client)
-    kept = state.mask.entries if state.mask and state.mask.kind == "units" else {}
     report = replace(
         draft,
         metrics=metrics,
         metrics_before_pruning=before_pruning,
         traffic=traffic,
         sparsity=ledger.sparsity(server.bench.info.graph, state.mask),
-        units_kept={
-            layer.name: (
-                int(kept[layer.name].sum()) if layer.name in kept else layer.units,
-                layer.units,
-            )
-            for layer in server.bench.info.graph.layers
-        },
+        units_kept=ledger.kept_by_layer(server.bench.info.graph, state.mask),
         seconds=clock.seconds,
         per_class=per_class,
         per_client=per_client,

@@ -70,6 +70,20 @@ def dead_parameters(graph: UnitGraph, mask: Mask | None) -> int:
     )
 
 
+def kept_by_layer(graph: UnitGraph, mask: Mask | None) -> dict[str, tuple[int, int]]:
+    """Count what is kept and what there is by layer: units, or parameters of a mask over such."""
+    if mask is not None and mask.kind == "parameters":
+        return {
+            name.removesuffix(".weight"): (int(kept.sum()), kept.numel())
+            for name, kept in mask.entries.items()
+        }
+    kept = mask.entries if mask else {}
+    return {
+        layer.name: (int(kept[layer.name].sum()) if mask else layer.units, layer.units)
+        for layer in graph.layers
+    }
+
+
 def sparsity(graph: UnitGraph, mask: Mask | None) -> float:
     """Share of the prunable parameters that are dead, 0 to 1.
 

@@ -11,7 +11,8 @@ A payload is a header of 64 bytes and raw little-endian values in the schema's o
            56  CRC-32 of the body        uint32
            60  reserved, zero            uint32
 
-No pickle, no JSON, no compression: the receiver knows every length before it reads.
+No pickle, no JSON, no compression: the receiver knows every length before it reads. Booleans travel
+as bits, and whole numbers whose range an entry names (``Entry.levels``) in as few as it needs.
 """
 
 import struct
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedx_core.codec import _levels
 from fedx_core.errors import PayloadError, SchemaError, VersionError
 from fedx_core.masks import pack, unpack
 from fedx_core.messages import PROTOCOL, Entry, Schema
@@ -68,11 +70,12 @@ def encode(payload: Payload, schema: Schema, codec: str) -> Buffer:
     if list(payload) != [entry.name for entry in schema.entries]:
         odd = sorted(set(payload) ^ {entry.name for entry in schema.entries})
         raise SchemaError(f"payload and schema differ in {odd[:3] or 'the order of entries'}")
-    data = bytearray(HEADER.size + sum(_length(entry, schema) for entry in schema.entries))
+    settled = [schema.settled(entry, payload) for entry in schema.entries]
+    data = bytearray(HEADER.size + sum(map(_length, schema.entries, settled)))
     view = memoryview(data)
     offset = HEADER.size
-    for entry in schema.entries:
-        offset += _write(payload[entry.name], entry, schema, view, offset)
+    for entry, known in zip(schema.entries, settled, strict=True):
+        offset += _write(payload[entry.name], entry, known, view, offset)
     HEADER.pack_into(
         data, 0, MAGIC, PROTOCOL, 0, codec.encode().ljust(8, b"\0"), schema.digest,
         len(data) - HEADER.size, zlib.crc32(view[HEADER.size :]), 0,
@@ -105,7 +108,8 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
         raise SchemaError(
             "payload of another schema: model, mask or method differ between sender and receiver"
         )
-    wanted = sum(_length(entry, schema) for entry in schema.entries)
+    # What a sender chooses to send is known only as its choices are read.
+    wanted = length if schema.flips else sum(_length(entry, schema) for entry in schema.entries)
     if length != wanted or len(data) != HEADER.size + wanted:
         raise PayloadError(
             f"payload of {len(data)} bytes, wanted {HEADER.size + wanted}; truncated or padded"
@@ -116,8 +120,13 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
     payload: Payload = {}
     offset = HEADER.size
     for entry in schema.entries:
-        payload[entry.name], size = _read(entry, schema, view, offset)
+        known = schema.settled(entry, payload)
+        if offset + _length(entry, known) > len(data):
+            raise PayloadError(f"payload is corrupt: it ends before {entry.name!r} does")
+        payload[entry.name], size = _read(entry, known, view, offset)
         offset += size
+    if offset != len(data):
+        raise PayloadError(f"payload is corrupt: {len(data) - offset} bytes follow its last entry")
     return payload
 
 
@@ -125,6 +134,8 @@ def _length(entry: Entry, schema: Schema) -> int:
     values = schema.kept(entry)
     if entry.dtype == "torch.bool":
         return (values + 7) // 8
+    if entry.levels:
+        return _levels.length(values, entry.levels)
     if entry.dtype not in _DTYPES:
         raise SchemaError(f"entry {entry.name!r} has dtype {entry.dtype}, which has no wire format")
     return values * _DTYPES[entry.dtype].itemsize
@@ -142,6 +153,8 @@ def _write(value: Tensor, entry: Entry, schema: Schema, view: memoryview, offset
         value = _select(value, schema.support[entry.name])
     if entry.dtype == "torch.bool":
         view[offset : offset + length] = pack(value)
+    elif entry.levels:
+        view[offset : offset + length] = _levels.pack(value, entry.levels)
     elif length:
         target = np.frombuffer(view, dtype=_DTYPES[entry.dtype], count=value.numel(), offset=offset)
         torch.from_numpy(target).view(value.shape).copy_(value)
@@ -150,11 +163,15 @@ def _write(value: Tensor, entry: Entry, schema: Schema, view: memoryview, offset
 
 def _read(entry: Entry, schema: Schema, view: memoryview, offset: int) -> tuple[Tensor, int]:
     length = _length(entry, schema)
+    count = schema.kept(entry)
     if entry.dtype == "torch.bool":
-        return unpack(bytes(view[offset : offset + length]), entry.shape), length
-    dtype = _DTYPES[entry.dtype]
-    count = length // dtype.itemsize
-    values = torch.from_numpy(np.frombuffer(view, dtype=dtype, count=count, offset=offset).copy())
+        values = unpack(bytes(view[offset : offset + length]), (count,))
+    elif entry.levels:
+        values = _levels.unpack(bytes(view[offset : offset + length]), count, entry.levels)
+    else:
+        dtype = _DTYPES[entry.dtype]
+        found = np.frombuffer(view, dtype=dtype, count=count, offset=offset)
+        values = torch.from_numpy(found.copy())
     if entry.name not in schema.support:
         return values.reshape(entry.shape), length
     return _scatter(values, schema.support[entry.name], entry.shape), length
@@ -178,6 +195,8 @@ def _scatter(values: Tensor, kept: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _cut(kept: Tensor, shape: tuple[int, ...]) -> Cut | None:
     """Return the kept rows and columns where a support is made of such, else None."""
+    if not shape:
+        return None
     if not bool(kept.any()):
         return Cut(rows=torch.zeros(shape[0], dtype=torch.bool))
     if kept.numel() != kept.shape[:2].numel():

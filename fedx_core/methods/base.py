@@ -189,6 +189,10 @@ class Method:
         )
         return Wire(down=schema, up=schema)
 
+    def masked(self, info: ModelInfo) -> tuple[str, ...]:
+        """Name what masks over parameters speak of: weights of convolutions and linear layers."""
+        return weights({name: shape for name, (_, shape) in info.entries.items()})
+
     def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
         """Say which entries lose values under a mask."""
         return info.graph.support(mask, mode)
@@ -270,6 +274,16 @@ class Method:
     def evaluated(self, local: Local) -> None:
         """Load into ``local.model`` the weights that this client scores on its test part."""
         load(local)
+
+
+def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
+    """Name the weights of convolutions and linear layers, the classifier's too.
+
+    Args:
+        shapes: by entry of a state dict. Norms' weights have one dimension, and what a model adds
+            to its input (tokens, positions) is no ``weight``.
+    """
+    return tuple(n for n, shape in shapes.items() if n.endswith(".weight") and len(shape) > 1)
 
 
 def load(local: Local) -> None:

@@ -1,0 +1,196 @@
+"""Dynamic sparse training: clients prune and grow their own masks, the server settles on one.
+
+The model is sparse from the first weights on, by weight and not by unit. Now and then each client
+drops its smallest weights and grows as many where the loss has the steepest gradient. The server
+averages each weight over the clients that hold it, and keeps the largest.
+
+Source: S. Bibikar, H. Vikalo, Z. Wang, X. Chen, Federated Dynamic Sparse Training: Computing Less,
+Communicating Less, Yet Learning Better, AAAI 2022, https://arxiv.org/abs/2112.09824; symbols are
+those of its algorithm 1, read together with the authors' code, https://github.com/bibikar/feddst.
+Differs from the paper: Adam instead of SGD, and only the last local epoch adjusts, whatever their
+number. Norms are neither masked nor counted. Differs from the code, unless ``code_compat``: layers
+have true ERK densities, where the code scales sparsities; the adjusted share decays, where the
+code's is constant until ``adjust_until``; what grows was not kept, where the code also chooses kept
+weights, sets them to zero and so grows fewer. The mask of an adjusting client costs a bit a weight,
+where the code charges less.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core import masks, state
+from fedx_core.aggregate import weighted_mean
+from fedx_core.errors import ConfigError
+from fedx_core.masks import Mask
+from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.methods import base
+from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
+from fedx_core.sparsity import (
+    churn,
+    erdos_renyi_kernel,
+    largest,
+    largest_by_layer,
+    scaled_sparsities,
+)
+from fedx_core.state import StateDict
+from fedx_core.structure import Mode
+from fedx_core.training import LocalRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    """FedAvg of sparse models whose masks move.
+
+    Args:
+        sparsity: share of the weights of all convolutions and linear layers that are zero (S), in
+            (0, 1).
+        adjust_every: rounds from one adjustment to the next, the first round being one; 10 to 15
+            in the paper, whose runs have 400 rounds.
+        adjust_until: the round from which masks stay; half of all rounds in the paper.
+        adjust_share: share of a layer's kept weights that move in the first round (alpha), in
+            (0, 1]; it falls to zero as a cosine does until ``adjust_until``.
+        code_compat: do as the authors' code does where it departs from the paper; see above.
+    """
+
+    sparsity: float = 0.8
+    adjust_every: int = 5
+    adjust_until: int = 10
+    adjust_share: float = 0.01
+    code_compat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("sparsity", "adjust_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        if self.sparsity == 1:
+            raise ConfigError("sparsity must be less than 1, or nothing is left to train")
+        if self.adjust_every < 1 or self.adjust_until < 0:
+            raise ConfigError("adjust_every must be 1 or more and adjust_until 0 or more, got "
+                              f"{self.adjust_every} and {self.adjust_until}")  # fmt: skip
+
+    def share(self, round_index: int) -> float:
+        """Return the share of a layer's kept weights that move in a round; 0 in most."""
+        if round_index >= self.adjust_until or (round_index - 1) % self.adjust_every:
+            return 0.0
+        if self.code_compat:
+            return self.adjust_share
+        return self.adjust_share / 2 * (1 + math.cos(math.pi * round_index / self.adjust_until))
+
+    def start(self, model: StateDict) -> ServerState:
+        """Keep the largest of the first weights of each layer."""
+        every = {name: tuple(value.shape) for name, value in model.items()}
+        shapes = {name: every[name] for name in base.weights(every)}
+        if self.code_compat:
+            beside = {name: f"{name.removesuffix('weight')}bias" for name in shapes}
+            biases = {n: model[b].numel() if b in model else 0 for n, b in beside.items()}
+            counts = scaled_sparsities(shapes, biases, self.sparsity)
+        else:
+            counts = erdos_renyi_kernel(shapes, self.sparsity)
+        mask = largest_by_layer(model, counts)
+        return ServerState(round_index=0, model=masks.apply(model, mask.entries), mask=mask)
+
+    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+        """Let clients say where their masks depart from the server's, in a bit if nowhere."""
+        down = super().schema(info, mask, mode).down
+        names = self.masked(info)
+        moved = [Entry(f"moved/{n}", "torch.bool", info.entries[n][1]) for n in names]
+        flips = {entry.name: "still/all" for entry in moved}
+        if mode is not None:
+            flips |= {f"model/{name}": f"moved/{name}" for name in names}
+        still = Entry("still/all", "torch.bool", (1,))
+        return Wire(down=down, up=Schema((still, *moved, *down.entries), down.support, flips))
+
+    def train(self, local: Local) -> Update:
+        """Train what is kept; in some rounds, move the mask by the last batch's gradients."""
+        assert local.mask is not None
+        kept = local.mask.entries
+        gradients: dict[str, Tensor] = {}
+
+        def look(model: nn.Module) -> None:
+            gradients.update({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+
+        @torch.no_grad()
+        def hold(model: nn.Module) -> None:
+            for name, parameter in model.named_parameters():
+                if name in kept:
+                    parameter.mul_(kept[name].to(parameter.device, non_blocking=True))
+
+        base.load(local)
+        update = self.finish(local, local.fit(LocalRule(before_step=look, after_step=hold)))
+        model, share = dict(update.payload), self.share(local.round_index)
+        moved = {name: torch.zeros_like(value) for name, value in kept.items()}
+        for name in kept if share else ():
+            model[f"model/{name}"], now = adjust(
+                model[f"model/{name}"], gradients[name].cpu(), kept[name], share,
+                anywhere=self.code_compat,
+            )  # fmt: skip
+            moved[name] = now ^ kept[name]
+        changed = sum(int(value.sum()) for value in moved.values())
+        still = torch.tensor([changed == 0])
+        return replace(
+            update,
+            payload={"still/all": still, **state.as_section(moved, "moved"), **model},
+            metrics={**update.metrics, "client_moved": changed / local.mask.kept},
+        )
+
+    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
+        """Average each weight over those that keep it; keep as many as before, the largest."""
+        assert server.mask is not None
+        old = server.mask.entries
+
+        def held() -> Iterator[tuple[float, StateDict]]:
+            for update in updates:
+                model = state.section(update.payload, "model")
+                moved = state.section(update.payload, "moved")
+                exact = {name: model[name].double() for name in old}
+                kept = {name: (old[name] ^ moved[name]).double() for name in old}
+                yield update.examples, model | exact | state.as_section(kept, "kept")
+
+        mean = weighted_mean(held())
+        model = {name: mean.get(name, value) for name, value in server.model.items()}
+        entries = {}
+        for name, before in old.items():
+            share = mean[f"kept/{name}"]
+            model[name] = torch.where(share > 0, mean[name] / share, 0.0).to(server.model[name])
+            entries[name] = largest(model[name].abs(), int(before.sum()), among=share > 0)
+        return replace(
+            server,
+            round_index=server.round_index + 1,
+            model=masks.apply(model, entries),
+            mask=Mask("parameters", entries),
+        )
+
+    def measured(
+        self, before: ServerState, after: ServerState, info: ModelInfo
+    ) -> dict[str, float]:
+        """Say how much of the server's mask is new, and how much clients were to move."""
+        return {
+            "churn": churn(before.mask, after.mask),
+            "adjust_share": self.share(after.round_index),
+        }
+
+
+def adjust(
+    value: Tensor, gradient: Tensor, kept: Tensor, share: float, *, anywhere: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Drop the smallest kept weights and grow as many where the gradient is steepest.
+
+    Args:
+        value: of the weights, zero where not kept.
+        gradient: of the loss at ``value``, dense.
+        kept: bool of the same shape.
+        share: of the kept weights that go.
+        anywhere: grow where the gradient is steepest of all, kept or not, as the code does.
+
+    Returns:
+        Weights, those grown being zero, and what is kept now. What was dropped may grow again.
+    """
+    active = int(kept.sum())
+    goes = round(share * active)
+    stays = largest(value.abs(), active - goes, among=kept)
+    grown = largest(gradient.abs(), goes, among=None if anywhere else ~stays)
+    return torch.where(stays & ~grown, value, 0.0), stays | grown
