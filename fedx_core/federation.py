@@ -11,7 +11,7 @@ from fedx_core.client import Place
 from fedx_core.cohort import gather, number
 from fedx_core.conclude import Clock, finish
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ObjectMissingError, RunError
+from fedx_core.errors import RunError
 from fedx_core.journal import Closed, Commit, Holding, Journal, Run
 from fedx_core.messages import PROTOCOL, RoundReport, ServerState, Traffic
 from fedx_core.retention import forget
@@ -147,6 +147,9 @@ def _round(
         )
     with clock("train"):
         closed = server.journal.closed(round_index)
+        if closed is not None and not rounds.all_there(server, closed):
+            server.journal.reopen(round_index)
+            closed = None
         if closed is None:
             closed = gather(server, runtime, place, jobs, before.mask)
             server.journal.close(closed)
@@ -229,13 +232,7 @@ def _branch(
         server.journal.commit(commits[-1])
     last = there.committed(branch.round_index)
     assert last is not None
-    try:
-        state = checkpoint.unpack_server_state(there.store.get(last.state))
-    except ObjectMissingError as error:
-        raise RunError(
-            f"{branch.store} no longer holds the state of round {branch.round_index}; it keeps "
-            "the last federation.keep_states only"
-        ) from error
+    state = checkpoint.unpack_server_state(there.store.get(last.state))
     draft = replace(last.report, rounds=server.config.federation.rounds)
     past = [commit.report for commit in commits[1:]]
     _, commit = finish(server, runtime, place, state, state, draft, last.holdings, past, Clock())

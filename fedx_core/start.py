@@ -309,7 +309,7 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
 
     Raises:
         ConfigError: a setting that its first rounds depend on differs.
-        RunError: that run lacks the round, or has pruned by then.
+        RunError: that run lacks the round or its state, or has pruned by then.
     """
     journal = Journal(open_store(branch.store))
     run = journal.run()
@@ -343,6 +343,11 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
         raise RunError(
             f"{branch.store} is pruned or not FedAvg by round {branch.round_index}; branch from "
             "an unpruned round of fedavg or fedx"
+        )
+    if journal.store.read(last.state.key) is None:
+        raise RunError(
+            f"{branch.store} no longer holds the state of round {branch.round_index}; it keeps the "
+            "last federation.keep_states only; branch from a later round, or run it again with more"
         )
     plan = parse(Plan, json.loads(bytes(journal.store.get(first.plan))))
     return plan.pixels

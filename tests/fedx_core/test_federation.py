@@ -131,6 +131,45 @@ def test_a_killed_run_does_not_train_again_the_clients_that_had_reported(
     assert trained == ["client-02"]
 
 
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("lost", ["uplink", "report", "half an uplink", "half of both"])
+def test_what_a_machine_that_went_down_took_along_is_trained_again_to_the_same_bytes(
+    lost: str, closed: bool, bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny(federation__rounds=1, federation__attempts=1)
+    undisturbed = Bed(bed.data, tmp_path / "undisturbed")
+    list(federate(settings, undisturbed.setting(), InProcess(1)))
+    original = FileStore._write_beside
+    fatal = "commit" if closed else "closed"
+
+    def deadly(self: FileStore, path: Path, data: Any) -> Path:
+        if path.parent.name == "0001" and path.name == fatal:
+            raise Killed
+        return original(self, path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "_write_beside", deadly)
+        with pytest.raises(Killed):
+            list(federate(settings, bed.setting(), InProcess(1)))
+    folder = Path(bed.setting().place.store)
+    uplink, report = folder / "uplink/0001/client-01.0", folder / "uplink/0001/client-01.0.report"
+    assert (folder / "journal/0001/closed").exists() is closed
+    for path in {"uplink": [uplink], "report": [report]}.get(lost, []):
+        path.unlink()
+    for path in {"half an uplink": [uplink], "half of both": [uplink, report]}.get(lost, []):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    trained: list[str] = []
+    train_once = client._train
+    monkeypatch.setattr(
+        client, "_train", lambda job, *rest: trained.append(job.client) or train_once(job, *rest)
+    )
+    (again,) = federate(settings, bed.setting(), InProcess(1), resume=True)
+    assert again.failures == ()
+    # What `closed` holds of a report is all that is needed of it.
+    assert trained == ([] if closed and lost == "report" else ["client-01"])
+    assert model_digest(bed.setting()) == model_digest(undisturbed.setting())
+
+
 def test_a_branch_equals_the_run_that_computed_its_first_rounds_itself(bed: Bed) -> None:
     base, whole, branch = bed.setting("base"), bed.setting("whole"), bed.setting("branch")
     list(
@@ -456,6 +495,15 @@ def test_kept_moments_do_not_move_what_is_dead(bed: Bed) -> None:
                 assert not kept[f"optimiser/exp_avg/{name}"][dead].any()
                 assert not kept[f"optimiser/exp_avg_sq/{name}"][dead].any()
         assert kept["optimiser/exp_avg/fc.weight"].any()
+
+
+def test_a_branch_from_a_state_that_is_gone_is_refused_before_anything_is_written(bed: Bed) -> None:
+    list(federate(tiny(federation__keep_states=1), bed.setting("base"), InProcess(1)))
+    gone = Branch(store=bed.setting("base").place.store, round_index=1)
+    branch = bed.setting("branch")
+    with pytest.raises(RunError, match="no longer holds the state of round 1"):
+        list(federate(tiny(), branch, InProcess(1), branch=gone))
+    assert Journal(open_store(branch.place.store)).run() is None
 
 
 def test_a_branch_from_clients_that_keep_things_to_themselves_is_refused(bed: Bed) -> None:
