@@ -98,7 +98,7 @@ def set_up(plan: Plan, seed: int = 0) -> Workbench:
     """Build what a plan names; the model's weights depend on ``seed``.
 
     Raises:
-        ConfigError: the method does not allow of ``training.shrink``.
+        ConfigError: the method does not allow of ``training.shrink``, or not of the model.
     """
     method: Method = plan.method.build("methods")
     if plan.training.shrink and not method.keeps_dead_units_at_zero:
@@ -109,11 +109,13 @@ def set_up(plan: Plan, seed: int = 0) -> Workbench:
     entry = catalogue.entry(plan.model)
     model = catalogue.build(plan.model, plan.bands, plan.classes, seed)
     graph = unit_graph(model, entry.family, entry.classifier, heads=method.heads)
+    info = model_info(model, graph, local_batch_norm=plan.training.batch_norm == "local")
+    method.check(info)
     return Workbench(
         plan=plan,
         entry=entry,
         model=model,
-        info=model_info(model, graph, local_batch_norm=plan.training.batch_norm == "local"),
+        info=info,
         method=method,
         codec=plan.codec.build("codec"),
     )

@@ -152,6 +152,13 @@ class Method:
         """
         return True
 
+    def check(self, info: ModelInfo) -> None:
+        """Refuse a model that the method does not fit, before a run begins; none by default.
+
+        Raises:
+            ConfigError: it does not; the message says why.
+        """
+
     def start(self, model: StateDict) -> ServerState:
         """Begin with freshly drawn or given weights."""
         return ServerState(round_index=0, model=model)

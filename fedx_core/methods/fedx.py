@@ -97,6 +97,10 @@ class Method(base.Method):
         criterion: Criterion = plugins.build("relevance", self.relevance["name"], params)
         return criterion
 
+    def check(self, info: ModelInfo) -> None:
+        """Ask the criterion whether it can score the model's units."""
+        self._criterion.check(info.graph)
+
     @property
     def keeps_dead_units_at_zero(self) -> bool:
         """Whether local training holds them; ``paper_mode`` does not."""

@@ -92,6 +92,13 @@ class Criterion(abc.ABC):
     needs_reference: ClassVar[bool] = True
     """Whether ``score`` looks at the reference set; where not, it may be None."""
 
+    def check(self, graph: UnitGraph) -> None:  # noqa: B027
+        """Refuse a model whose units can't be scored, before a run begins; none by default.
+
+        Raises:
+            ConfigError: the criterion wants something that the model lacks.
+        """
+
     @abc.abstractmethod
     def score(
         self,

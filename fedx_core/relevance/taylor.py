@@ -78,6 +78,27 @@ def _score_activations(
 def _score_weights(
     model: nn.Module, graph: UnitGraph, reference: base.Reference, batch_size: int
 ) -> Scores:
+    products = weight_times_gradient(model, graph, reference, batch_size)
+    return {
+        layer.name: base.sum_rows(products[layer.name].flatten(1).sum(1), layer).square().float()
+        for layer in graph.layers
+    }
+
+
+def weight_times_gradient(
+    model: nn.Module, graph: UnitGraph, reference: base.Reference, batch_size: int
+) -> dict[str, Tensor]:
+    """Multiply each layer's weight by the gradient of the mean loss over the reference set.
+
+    Args:
+        model: a copy to explain; its weights take gradients afterwards.
+        graph: names the layers.
+        reference: images and labels.
+        batch_size: images at once; gradients are summed in float64.
+
+    Returns:
+        Float64 of the weight's shape by layer name, on the CPU.
+    """
     weights = [model.get_parameter(layer.weight).requires_grad_() for layer in graph.layers]
     sums = [torch.zeros_like(weight, dtype=torch.float64, device="cpu") for weight in weights]
     with torch.enable_grad():
@@ -85,11 +106,10 @@ def _score_weights(
             loss = summed_loss(model(images), targets)
             for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
                 total += gradient.cpu().double()
-    scores: Scores = {}
-    for layer, weight, total in zip(graph.layers, weights, sums, strict=True):
-        products = weight.detach().cpu().double() * total / len(reference)
-        scores[layer.name] = base.sum_rows(products.flatten(1).sum(1), layer).square().float()
-    return scores
+    return {
+        layer.name: weight.detach().cpu().double() * total / len(reference)
+        for layer, weight, total in zip(graph.layers, weights, sums, strict=True)
+    }
 
 
 def summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
