@@ -2,14 +2,18 @@
 
 A function of its job, with no memory in the process. The report is written last and write-once, so
 a job that is done again finds it and every kind of retry is safe.
+
+What a client sends is not forced onto the disk: it is of use until its round is committed, and a
+machine that went down before that trains again whom it has lost. What a client keeps is forced.
 """
 
 import dataclasses
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +21,12 @@ import torch
 
 from fedx_core import checkpoint, evaluation, examples, masks, state
 from fedx_core.codec import base as framing
-from fedx_core.errors import PayloadError, SchemaError
+from fedx_core.errors import (
+    AlreadyExistsError,
+    ObjectMissingError,
+    PayloadError,
+    SchemaError,
+)
 from fedx_core.examples import Examples
 from fedx_core.masks import Mask
 from fedx_core.messages import (
@@ -35,7 +44,7 @@ from fedx_core.methods.base import Local
 from fedx_core.moments import Moments, measure
 from fedx_core.plan import Plan, Workbench, set_up
 from fedx_core.shrink.values import cut, grow
-from fedx_core.state import StateDict
+from fedx_core.state import Payload, StateDict
 from fedx_core.store import Store, create_once, open_store
 from fedx_core.structure import Cut
 
@@ -66,9 +75,9 @@ def train(job: ClientJob, place: Place) -> ClientReport:
     Raises:
         FedXError: the job, the payload or the shard can't be used; nothing was sent.
     """
-    store = open_store(place.store)
-    if (earlier := store.read(job.report_key)) is not None:
-        return _report(earlier)
+    store = open_store(place.store, durable=False)
+    if (earlier := _earlier(store, job)) is not None:
+        return earlier
     started = time.perf_counter()
     if job.protocol != PROTOCOL:
         raise PayloadError(
@@ -91,7 +100,8 @@ def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientRepo
     uplink = None
     schema = bench.wire(local.mask).up
     if schema.entries:
-        uplink = create_once(store, job.uplink_key, bench.codec.encode(update.payload, schema))
+        data = bench.codec.encode(update.payload, schema)
+        uplink = _send(store, job, data, partial(bench.codec.decode, schema=schema))
     memory = None
     moments = grow(local.moments or {}, _cuts_of_moments(local.cuts))
     kept = {**(update.memory or {}), **state.as_section(moments, MOMENTS)}
@@ -143,12 +153,13 @@ def _statistics(job: ClientJob, plan: Plan, store: Store, place: Place) -> Clien
         "pixels/total": torch.from_numpy(moments.total),
         "pixels/total_of_squares": torch.from_numpy(moments.total_of_squares),
     }
-    data = framing.encode(payload, statistics_schema(plan.bands), "dense")
+    schema = statistics_schema(plan.bands)
+    data = framing.encode(payload, schema, "dense")
     return ClientReport(
         client=job.client,
         attempt=job.attempt,
         purpose=job.purpose,
-        uplink=create_once(store, job.uplink_key, data),
+        uplink=_send(store, job, data, partial(framing.decode, schema=schema, codec="dense")),
         examples=len(shard),
         metrics={},
         memory=None,
@@ -252,11 +263,37 @@ def _cuts_of_moments(cuts: Mapping[str, Cut]) -> dict[str, Cut]:
     return {f"{part}/{name}": kept for part in parts for name, kept in cuts.items()}
 
 
-def _report(data: framing.Buffer) -> ClientReport:
+def _earlier(store: Store, job: ClientJob) -> ClientReport | None:
+    """Return the report of an earlier go at this job; forget one whose bytes did not last."""
+    if (data := store.read(job.report_key)) is None:
+        return None
     try:
-        return parse(ClientReport, json.loads(bytes(data)))
-    except ValueError as error:
-        raise PayloadError(f"a client's report is corrupt: {error}") from error
+        report = parse(ClientReport, json.loads(bytes(data)))
+        if report.uplink is not None:
+            store.get(report.uplink)
+        return report
+    except (ObjectMissingError, PayloadError, ValueError):
+        store.delete(job.report_key)
+        store.delete(job.uplink_key)
+        return None
+
+
+def _send(
+    store: Store,
+    job: ClientJob,
+    data: framing.Buffer,
+    decode: Callable[[framing.Buffer], Payload],
+) -> Ref:
+    """Store a payload, write-once."""
+    try:
+        return create_once(store, job.uplink_key, data)
+    except AlreadyExistsError:
+        # A whole one stays; half of one, from before the machine went down, does not.
+        try:
+            decode(store.read(job.uplink_key) or b"")
+        except PayloadError:
+            return store.put(job.uplink_key, data)
+        raise
 
 
 def moments_of(store: Store, report: ClientReport, bands: int) -> Moments:

@@ -8,6 +8,10 @@
 
 A killed server finds the last commit and repeats the step that is missing, to the same bytes. Two
 servers can race for these names alone, and each is created only if absent: one wins.
+
+Records are on the disk before the next step begins. The updates that ``closed`` names may not be:
+where the machine went down before ``commit`` and took some along, the round is opened again, and
+whoever's update is lost trains again, to the same bytes on the same machine.
 """
 
 import json
@@ -176,6 +180,10 @@ class Journal:
         """Return who counts in a round, or None if that isn't fixed yet."""
         plain = self._read(f"{_folder(round_index)}/closed")
         return None if plain is None else parse(Closed, plain)
+
+    def reopen(self, round_index: int) -> None:
+        """Take back who counts in a round of which nothing was committed."""
+        self.store.delete(f"{_folder(round_index)}/closed")
 
     def commit(self, record: Commit) -> None:
         """Finish a round."""

@@ -368,7 +368,7 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
-        hints, required = _fields(kind)
+        hints, required = _fields(typing.cast(Any, kind))
         if unknown := sorted(set(value) - set(hints)):
             raise PayloadError(f"{path}: unknown field {unknown[0]!r}")
         if missing := sorted(required - set(value)):

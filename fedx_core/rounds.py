@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fedx_core import checkpoint, evaluation, masks, seeding, state
 from fedx_core.client import train
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import FedXError, PayloadError
+from fedx_core.errors import FedXError, ObjectMissingError, PayloadError
 from fedx_core.examples import Description, Examples
 from fedx_core.journal import Closed, Commit, Evidence, Holding, Journal, Opened
 from fedx_core.masks import Mask, Scores
@@ -169,7 +169,7 @@ def accept(
         ):  # fmt: skip
             raise PayloadError("the report answers another job")
         if report.purpose == "train":
-            _decode_update(server, report, mask)
+            state.require_finite(_decode_update(server, report, mask).payload, report.client)
         return report
     except FedXError as error:
         return ClientFailure(
@@ -182,7 +182,10 @@ def accept(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredUpdates:
-    """A round's updates in cohort order; each is fetched and decoded when its turn comes."""
+    """A round's updates in cohort order; each is fetched and decoded when its turn comes.
+
+    They are those that were accepted, by their hashes, so what was looked at then holds.
+    """
 
     server: Server
     reports: tuple[ClientReport, ...]
@@ -194,6 +197,17 @@ class StoredUpdates:
     def __iter__(self) -> Iterator[Update]:
         for report in self.reports:
             yield _decode_update(self.server, report, self.mask)
+
+
+def all_there(server: Server, closed: Closed) -> bool:
+    """Tell whether the store still holds every update that counts, to the byte."""
+    try:
+        for report in closed.reports:
+            if report.uplink is not None:
+                server.store.get(report.uplink)
+    except (ObjectMissingError, PayloadError):
+        return False
+    return True
 
 
 def aggregate(server: Server, server_state: ServerState, closed: Closed) -> ServerState:
@@ -320,7 +334,6 @@ def _decode_update(server: Server, report: ClientReport, mask: Mask | None) -> U
         if report.uplink is None:
             raise PayloadError(f"{report.client} reports no payload, wanted one")
         payload = server.bench.codec.decode(server.store.get(report.uplink), schema)
-        state.require_finite(payload, report.client)
     if report.examples < 1:
         raise PayloadError(f"{report.client} reports {report.examples} examples, wanted 1 or more")
     return Update(client=report.client, payload=payload, examples=report.examples)

@@ -7,6 +7,11 @@
     delete  an object, if it is there
 
 Nothing is ever listed: every key can be derived from the journal.
+
+An object is there whole or not at all. A store of files also forces it onto the disk before it goes
+on, unless it is opened as not ``durable``: then the machine going down (not the process) may take
+the last seconds' objects along, or leave them cut short, and whoever wrote them has to be able to
+write them again.
 """
 
 import contextlib
@@ -88,13 +93,14 @@ def create_once(store: Store, key: str, data: Buffer) -> Ref:
         return ref
 
 
-def open_store(uri: str) -> Store:
+def open_store(uri: str, *, durable: bool = True) -> Store:
     """Open a store by its URI.
 
     Args:
         uri: ``memory://NAME`` (this process only), ``s3://BUCKET/PREFIX`` (credentials and
             endpoint from boto3's environment, ``AWS_ENDPOINT_URL_S3`` among it), ``file:///PATH``
             or a plain path.
+        durable: whether files are forced onto the disk; see the module's docstring.
 
     Raises:
         ConfigError: another scheme.
@@ -106,7 +112,7 @@ def open_store(uri: str) -> Store:
     if parts.scheme == "s3":
         return S3Store(parts.netloc, parts.path.strip("/"))
     if parts.scheme in ("file", ""):
-        return FileStore(Path(parts.path if parts.scheme else uri))
+        return FileStore(Path(parts.path if parts.scheme else uri), durable=durable)
     raise ConfigError(f"no store for {uri!r}; use memory://, file://, s3:// or a path")
 
 
@@ -133,13 +139,14 @@ class MemoryStore:
     """A dictionary, for threads of one process."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, Buffer] = {}
+        self._objects: dict[str, tuple[Ref, Buffer]] = {}
         self._lock = threading.Lock()
 
     def put(self, key: str, data: Buffer) -> Ref:
         """Keep an object."""
-        self._objects[_check_key(key)] = data
-        return reference(key, data)
+        ref = reference(_check_key(key), data)
+        self._objects[key] = (ref, data)
+        return ref
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key."""
@@ -149,12 +156,14 @@ class MemoryStore:
             return self.put(key, data)
 
     def get(self, ref: Ref) -> Buffer:
-        """Return an object, its hash checked."""
-        return _checked(ref, self.read(ref.key))
+        """Return an object, its hash compared with that of what was put."""
+        kept, data = self._objects.get(_check_key(ref.key), (None, None))
+        # The object itself is handed out, so there is nothing that hashing it again could find.
+        return data if data is not None and kept == ref else _checked(ref, data)
 
     def read(self, key: str) -> Buffer | None:
         """Return the bytes under a key, or None."""
-        return self._objects.get(_check_key(key))
+        return self._objects.get(_check_key(key), (None, None))[1]
 
     def delete(self, key: str) -> None:
         """Forget an object."""
@@ -168,16 +177,17 @@ _memory_lock = threading.Lock()
 class FileStore:
     """Files under a folder, each written beside its place and then moved there at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, durable: bool = True) -> None:
         self.root = root
+        self.durable = durable
 
     def put(self, key: str, data: Buffer) -> Ref:
-        """Keep an object: never half-written, on disk when this returns."""
+        """Keep an object: never half-written, and if durable on disk when this returns."""
         path = self._path(key)
         beside = self._write_beside(path, data)
         try:
             beside.replace(path)
-            _sync_folder(path.parent)
+            self._sync_folder(path.parent)
         except OSError as error:
             beside.unlink(missing_ok=True)
             raise _explained(error, path) from error
@@ -191,7 +201,7 @@ class FileStore:
         beside = self._write_beside(path, data)
         try:
             os.link(beside, path)
-            _sync_folder(path.parent)
+            self._sync_folder(path.parent)
         except FileExistsError as error:
             raise AlreadyExistsError(f"key {key!r} is taken in {self.root}") from error
         except OSError as error:
@@ -231,13 +241,23 @@ class FileStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             with beside.open("wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if self.durable:
+                    file.flush()
+                    os.fsync(file.fileno())
         except OSError as error:
             with contextlib.suppress(OSError):
                 beside.unlink()
             raise _explained(error, path) from error
         return beside
+
+    def _sync_folder(self, folder: Path) -> None:
+        if not self.durable:
+            return
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 class S3Store:
@@ -320,14 +340,6 @@ class S3Store:
                 f"{verb} {place}: {error}; check AWS_ENDPOINT_URL_S3 and the network, "
                 "then `fedx resume`"
             ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(error: OSError, path: Path) -> StoreError:

@@ -69,7 +69,7 @@ def fit(
     rule = rule or LocalRule()
     device = pick_device(settings.device)
     loss_function = loss_of(label_kind)
-    model.to(device).train()
+    _moved(model, device).train()
     if settings.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(
@@ -99,7 +99,7 @@ def fit(
                 rule.after_step(model)
             total += loss.detach().double().cpu() * len(labels)
             count += len(labels)
-    model.to("cpu")
+    _moved(model, torch.device("cpu"))
     if moments is not None:
         moments.clear()
         moments.update(
@@ -143,6 +143,11 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def _moved(model: nn.Module, device: torch.device) -> nn.Module:
+    # `to` visits every tensor of every module even where none has to move.
+    return model if next(model.parameters()).device == device else model.to(device)
 
 
 def _adam_state(

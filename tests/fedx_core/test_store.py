@@ -119,6 +119,21 @@ def test_a_full_disk_leaves_no_half_written_file(
     assert files.read("states/a") == b"old"
 
 
+def test_what_need_not_last_is_not_forced_onto_the_disk_but_never_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[int] = []
+    monkeypatch.setattr(store.os, "fsync", forced.append)
+    passing = open_store(str(tmp_path), durable=False)
+    ref = passing.put("uplink/a", b"update")
+    passing.create("uplink/b", b"update")
+    assert forced == []
+    assert sorted(path.name for path in (tmp_path / "uplink").iterdir()) == ["a", "b"]
+    open_store(str(tmp_path)).create("journal/0001/open", b"record")
+    assert len(forced) == 2  # the file and its folder
+    assert bytes(open_store(str(tmp_path)).get(ref)) == b"update"
+
+
 def test_a_really_full_disk_is_named(tmp_path: Path) -> None:
     # /dev/full refuses every byte as a full disk does.
     device = Path("/dev/full")
