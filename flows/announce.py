@@ -4,8 +4,11 @@ Artifacts, on the flow run's page and under *Artifacts*, where <run> is the run'
 letters, digits and dashes:
 
     fedx-<run>-progress   share of the rounds that are done
-    fedx-<run>-rounds     a table, one version a round
+    fedx-<run>-rounds     a table with one line a round
     fedx-<run>-links      MLflow, the report, and how to go on
+
+Each is there once and changes in place, since Prefect shows versions side by side. Only a retry,
+which is another process, makes new ones.
 
 Events, of the resource ``fedx.run.<name>`` and with numbers in the payload, for automations:
 
@@ -138,8 +141,8 @@ class _Sender:
     folder: RunFolder
     ask: Prompt
     _rounds: int = 0
-    _progress: "UUID | None" = None
     _links: str = ""
+    _made: "dict[str, UUID]" = field(default_factory=dict)
 
     def event(self, name: str, payload: Mapping[str, Any]) -> None:
         """Hand an event to Prefect's own queue."""
@@ -154,42 +157,37 @@ class _Sender:
 
     def artifacts(self, reports: Sequence[RoundReport]) -> None:
         """Send what has changed."""
-        if reports and reports[-1].round_index != self._rounds:
-            self._send_progress(reports[-1])
+        if reports and (last := reports[-1]).round_index != self._rounds:
+            share = 100.0 if last.stopped else 100 * last.round_index / last.rounds
+            self._put("progress", "progress", share, PROGRESS_SAYS)
             table = json.dumps(rows(reports[-_LONGEST_TABLE:]))
-            self._create("rounds", "table", table, TABLE_SAYS)
-            self._rounds = reports[-1].round_index
+            self._put("rounds", "table", table, TABLE_SAYS)
+            self._rounds = last.round_index
         text = links.text(self.folder)
         if text != self._links:
-            self._create("links", "markdown", text)
+            self._put("links", "markdown", text, LINKS_SAY)
             self._links = text
 
-    def _send_progress(self, last: RoundReport) -> None:
-        from prefect.client.schemas.actions import ArtifactUpdate
-
-        share = 100.0 if last.stopped else 100 * last.round_index / last.rounds
-        if self._progress is None:
-            says = f"Rounds done of {self.folder.name}, in percent."
-            self._progress = self._create("progress", "progress", share, says)
-        else:
-            self.ask(self.ask.client.update_artifact, self._progress, ArtifactUpdate(data=share))
-
-    def _create(self, key: str, kind: str, data: Any, says: str = "") -> "UUID":
-        from prefect.client.schemas.actions import ArtifactCreate
+    def _put(self, name: str, kind: str, data: float | str, says: str) -> None:
+        from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
         from prefect.runtime import flow_run
 
+        if name in self._made:
+            self.ask(self.ask.client.update_artifact, self._made[name], ArtifactUpdate(data=data))
+            return
         artifact = ArtifactCreate(
-            key=f"{key_of(self.folder.name)}-{key}",
+            key=f"{key_of(self.folder.name)}-{name}",
             type=kind,
-            description=says or None,
+            description=says,
             data=data,
             flow_run_id=self.ask(lambda: flow_run.id),
         )
-        created: UUID = self.ask(self.ask.client.create_artifact, artifact).id
-        return created
+        self._made[name] = self.ask(self.ask.client.create_artifact, artifact).id
 
 
+PROGRESS_SAYS = "Rounds done, in percent."
 TABLE_SAYS = "One line a round; all of them, and more columns, are in results/rounds.csv."
+LINKS_SAY = "Where else to look, and how to go on."
 
 
 def key_of(run: str) -> str:

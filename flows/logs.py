@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 CORE = "fedx_core"
+_TASKS = "prefect.task_runs"
 
 
 class _Forward(logging.Handler):
@@ -18,9 +19,16 @@ class _Forward(logging.Handler):
         self._to.log(record.levelno, "%s", record.getMessage(), exc_info=record.exc_info)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Leave out that a task has completed: dozens of equal lines a round would bury the rounds."""
+    return not record.getMessage().startswith("Finished in state Completed")
+
+
 @contextmanager
 def shown() -> Iterator[None]:
     """Show what the core logs, from INFO on, in the flow run or task run that this is called in.
+
+    What Prefect would say of each task that has completed is left out; the task's page says it.
 
     Inside another one of the same process, the outer one keeps showing everything.
     """
@@ -32,9 +40,11 @@ def shown() -> Iterator[None]:
         return
     handler, level = _Forward(get_run_logger()), core.level
     core.addHandler(handler)
+    logging.getLogger(_TASKS).addFilter(_is_news)
     core.setLevel(min(core.getEffectiveLevel(), logging.INFO))
     try:
         yield
     finally:
+        logging.getLogger(_TASKS).removeFilter(_is_news)
         core.removeHandler(handler)
         core.setLevel(level)

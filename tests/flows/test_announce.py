@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
@@ -63,7 +63,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]
     return found
 
 
-def test_a_run_leaves_its_progress_a_table_a_round_and_links(
+def test_a_run_leaves_its_progress_a_table_and_links_once_each(
     reports: tuple[RoundReport, ...],
     folder: RunFolder,
     prefect_server: None,
@@ -75,18 +75,17 @@ def test_a_run_leaves_its_progress_a_table_a_round_and_links(
             display.began("Base_1.0", 3, 0)
             for done in (1, 2, 3):
                 display.finished_round(reports[:done])
-                wait_for(lambda done=done: len(tables(flow_run.id)) == done)
+                wait_for(lambda done=done: lengths(flow_run.id) == [done])
         return str(flow_run.id)
 
-    def tables(run: str) -> list[Artifact]:
-        return [a for a in artifacts_of(run) if a.type == "table"]
+    def lengths(run: str) -> list[int]:
+        return [len(json.loads(str(a.data))) for a in artifacts_of(run) if a.type == "table"]
 
     found = artifacts_of(run())
+    assert len(found) == 3
     by_key = {artifact.key: artifact for artifact in found}
     assert set(by_key) == {f"fedx-base-1-0-{part}" for part in ("progress", "rounds", "links")}
     assert float(by_key["fedx-base-1-0-progress"].data) == 100
-    lengths = sorted(len(json.loads(str(a.data))) for a in found if a.type == "table")
-    assert lengths == [1, 2, 3]
     assert "fedx resume Base_1.0" in str(by_key["fedx-base-1-0-links"].data)
     assert [(name, resource) for name, resource, _ in told] == [
         *[("fedx.round.completed", "fedx.run.Base_1.0")] * 3,
@@ -180,6 +179,9 @@ def test_what_the_core_logs_is_on_the_flow_runs_page(prefect_server: None) -> No
             core.info("one of %d", 2)
             core.warning("mend this")
             core.debug("too much")
+            task(lambda: None, name="step")()
+            with pytest.raises(ZeroDivisionError):
+                task(lambda: 1 / 0, name="failing")()
         core.warning("said to nobody")
         return str(flow_run.id)
 
@@ -187,10 +189,11 @@ def test_what_the_core_logs_is_on_the_flow_runs_page(prefect_server: None) -> No
 
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run()]))
     with get_client(sync_client=True) as client:
-        wait_for(lambda: len(client.read_logs(wanted)) >= 2)
+        wait_for(lambda: "mend this" in {entry.message for entry in client.read_logs(wanted)})
         said = [entry.message for entry in client.read_logs(wanted)]
     assert [line for line in said if line in ("one of 2", "mend this")] == ["one of 2", "mend this"]
-    assert not {"too much", "said to nobody"} & set(said)
+    assert not {"too much", "said to nobody", "Finished in state Completed()"} & set(said)
+    assert any(line.startswith("Finished in state Failed") for line in said)
 
 
 def wait_for(true: Any, seconds: float = 20.0) -> None:
