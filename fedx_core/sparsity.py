@@ -33,8 +33,8 @@ def erdos_renyi_kernel(shapes: Mapping[str, Shape], sparsity: float) -> dict[str
     budget = (1 - sparsity) * sum(sizes.values())
     dense: set[str] = set()
     while sparse := [name for name in shapes if name not in dense]:
-        left = budget - sum(sizes[name] for name in dense)
-        epsilon = left / sum(raw[name] * sizes[name] for name in sparse)
+        rest = budget - sum(sizes[name] for name in dense)
+        epsilon = rest / sum(raw[name] * sizes[name] for name in sparse)
         full = {name for name in sparse if epsilon * raw[name] >= 1}
         if not full:
             return {
@@ -81,14 +81,19 @@ def largest(value: Tensor, count: int, among: Tensor | None = None) -> Tensor:
     return (chosen & allowed).reshape(value.shape)
 
 
-def largest_by_layer(weights: Mapping[str, Tensor], counts: Mapping[str, int]) -> Mask:
+def largest_by_layer(
+    weights: Mapping[str, Tensor], counts: Mapping[str, int], alive: Mask | None = None
+) -> Mask:
     """Keep each layer's largest weights by absolute value.
 
     Args:
         weights: by name.
         counts: how many of each.
+        alive: what may be kept; None for everything.
     """
-    return Mask("parameters", {n: largest(weights[n].abs(), kept) for n, kept in counts.items()})
+    among = alive.entries if alive else {}
+    entries = {n: largest(weights[n].abs(), k, among.get(n)) for n, k in counts.items()}
+    return Mask("parameters", entries)
 
 
 def largest_of_all(
@@ -105,12 +110,17 @@ def largest_of_all(
     among = None
     if alive is not None:
         among = torch.cat([alive.entries[name].reshape(-1) for name in weights])
-    kept = largest(flat, flat.numel() - math.floor(sparsity * flat.numel() + 1e-9), among)
+    kept = largest(flat, left(flat.numel(), sparsity), among)
     parts = torch.split(kept, [value.numel() for value in weights.values()])
     return Mask(
         "parameters",
         {n: part.reshape(weights[n].shape).clone() for n, part in zip(weights, parts, strict=True)},
     )
+
+
+def left(size: int, sparsity: float) -> int:
+    """Return how many of so many are left when the share of ``sparsity``, rounded down, goes."""
+    return size - math.floor(sparsity * size + 1e-9)
 
 
 def churn(before: Mask | None, after: Mask | None) -> float:

@@ -82,6 +82,10 @@ class Method(base.Method):
         first = min(self.first_penalty, self.penalty)
         return first + (self.penalty - first) / (STEPS - 1) * (step - 1)
 
+    def pruning_to_come(self, server: ServerState) -> bool:
+        """Tell whether the target is yet to be reached."""
+        return server.round_index < self.target_round
+
     def masked(self, info: ModelInfo) -> tuple[str, ...]:
         """Leave the classifier and downsampling alone."""
         layers = (layer for layer in info.graph.layers if "downsample" not in layer.name)

@@ -1,6 +1,7 @@
 """Every codec: what is kept comes back, and nothing damaged is believed."""
 
 import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -141,3 +142,77 @@ def test_an_unknown_parameter_is_refused() -> None:
     for name in NAMES:
         with pytest.raises(ValueError, match="no parameter 'level'"):
             plugins.build("codec", name, {"level": 3})
+
+
+def departing(codec: Codec) -> tuple[Payload, Schema]:
+    """A payload whose sender says which values travel: other weights, and no second layer."""
+    payload, schema = sample(codec)
+    flipped = torch.zeros(6, 3, 2, 2, dtype=torch.bool)
+    flipped[0, 0, 0, 0] = flipped[1, 2, 1, 1] = True
+    chosen = {
+        "still/all": torch.tensor([False]),
+        "moved/conv.weight": flipped,
+        "dropped/fc": torch.tensor([True]),
+        "dropped/bn": torch.tensor([True]),
+    }
+    entries = tuple(Entry(n, str(v.dtype), tuple(v.shape)) for n, v in chosen.items())
+    flips = {
+        "moved/conv.weight": "still/all",
+        "model/conv.weight": "moved/conv.weight",
+        "model/fc.weight": "dropped/fc",
+        "model/bn.num_batches_tracked": "dropped/bn",
+    }
+    return chosen | payload, Schema((*entries, *schema.entries), schema.support, flips)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sender_may_depart_from_what_both_sides_expect_by_saying_so(name: str) -> None:
+    codec = codec_of(name)
+    payload, schema = departing(codec)
+    data = codec.encode(payload, schema)
+    decoded = codec.decode(data, schema)
+    kept = schema.support.get("model/conv.weight", torch.ones(1, dtype=torch.bool))
+    wanted = payload["model/conv.weight"] * (kept ^ payload["moved/conv.weight"])
+    assert torch.equal(decoded["model/conv.weight"], wanted)
+    # All that the support keeps is flipped away, so what it leaves out travels.
+    expected = schema.support.get("model/fc.weight")
+    if expected is None:
+        assert not decoded["model/fc.weight"].any()
+    else:
+        assert torch.equal(decoded["model/fc.weight"], payload["model/fc.weight"] * ~expected)
+    assert int(decoded["model/bn.num_batches_tracked"]) == 0
+    still = payload | {
+        "still/all": torch.tensor([True]),
+        "moved/conv.weight": torch.zeros(6, 3, 2, 2, dtype=torch.bool),
+    }
+    unmoved = codec.encode(still, schema)
+    mask_bytes = (6 * 3 * 2 * 2 + 7) // 8
+    values = int(kept.expand(6, 3, 2, 2).sum()) - int((wanted != 0).sum())
+    assert len(data) - len(unmoved) == mask_bytes - 4 * values
+    assert torch.equal(
+        codec.decode(unmoved, schema)["model/conv.weight"], payload["model/conv.weight"] * kept
+    )
+    with pytest.raises(SchemaError, match="another schema"):
+        codec.decode(data, Schema(schema.entries, schema.support))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_choices_that_do_not_add_up_to_the_payload_are_refused(name: str) -> None:
+    codec = codec_of(name)
+    payload, schema = departing(codec)
+    good = bytearray(codec.encode(payload, schema))
+    forged = bytearray(good)
+    forged[HEADER.size] = 0x80  # says that no mask moved, and yet sends one
+    struct.pack_into("<I", forged, 56, zlib.crc32(memoryview(forged)[HEADER.size :]))
+    with pytest.raises(FedXError):
+        codec.decode(forged, schema)
+    short = good[:-4]
+    struct.pack_into("<Q", short, 48, len(short) - HEADER.size)
+    struct.pack_into("<I", short, 56, zlib.crc32(memoryview(short)[HEADER.size :]))
+    with pytest.raises(PayloadError, match="ends before"):
+        codec.decode(short, schema)
+    long = good + b"1234"
+    struct.pack_into("<Q", long, 48, len(long) - HEADER.size)
+    struct.pack_into("<I", long, 56, zlib.crc32(memoryview(long)[HEADER.size :]))
+    with pytest.raises(PayloadError, match="follow its last"):
+        codec.decode(long, schema)
