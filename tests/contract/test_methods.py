@@ -1,5 +1,7 @@
 """Every method: same seed same bytes, arguments unchanged, resumable, polite with bad input."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,12 @@ import torch
 
 from bed import Bed, tiny
 from fedx_core import checkpoint, plugins, state
+from fedx_core.client import Place
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate, final_model, history
 from fedx_core.journal import Journal
-from fedx_core.messages import ServerState
-from fedx_core.runtime import InProcess
+from fedx_core.messages import ClientFailure, ClientJob, ServerState
+from fedx_core.runtime import InProcess, Outcome
 from fedx_core.store import open_store
 
 NAMES = plugins.names("methods")
@@ -73,6 +76,28 @@ def test_resuming_after_a_round_equals_not_stopping(name: str, bed: Bed) -> None
     assert [report.round_index for report in resumed] == [2]
     models = [final_model(open_store(s.place.store)) for s in (whole, parts)]
     assert state.equal(*models)
+
+
+@dataclass(frozen=True)
+class Losing(InProcess):
+    """Loses one client in the first round, after it has trained."""
+
+    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        for outcome in super().run_cohort(jobs, place):
+            if (outcome.client, jobs[0].round_index) == ("client-01", 1):
+                yield ClientFailure(client=outcome.client, attempt=outcome.attempt, reason="away")
+            else:
+                yield outcome
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "centralised"])
+def test_a_lost_client_is_left_out_and_comes_back(name: str, bed: Bed) -> None:
+    settings = settings_for(name, federation__min_reports=2, federation__attempts=1)
+    setting = bed.setting()
+    reports = list(federate(settings, setting, Losing(1)))
+    assert [[f.client for f in report.failures] for report in reports] == [["client-01"], []]
+    assert "client-01" in reports[1].client_metrics
+    state.require_finite(final_model(open_store(setting.place.store)), "the server")
 
 
 @pytest.mark.parametrize("name", NAMES)
