@@ -73,12 +73,19 @@ def largest(value: Tensor, count: int, among: Tensor | None = None) -> Tensor:
         count: how many; fewer where fewer may be chosen.
         among: bool of the same shape, True where a value may be chosen; None for everywhere.
     """
-    flat = value.detach().double().reshape(-1)
+    flat = value.detach().reshape(-1)
     allowed = torch.ones_like(flat, dtype=torch.bool) if among is None else among.reshape(-1)
-    order = torch.argsort(flat.masked_fill(~allowed, -math.inf), descending=True, stable=True)
-    chosen = torch.zeros_like(allowed)
-    chosen[order[:count]] = True
-    return (chosen & allowed).reshape(value.shape)
+    if count >= int(allowed.sum()):
+        return allowed.clone().reshape(value.shape)
+    if count <= 0:
+        return torch.zeros_like(allowed).reshape(value.shape)
+    # The value that is just chosen, found without sorting: models have millions of weights.
+    flat = flat.masked_fill(~allowed, -math.inf)
+    last = torch.kthvalue(flat, flat.numel() - count + 1).values
+    chosen = flat > last
+    ties = (flat == last).nonzero().reshape(-1)
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen.reshape(value.shape)
 
 
 def largest_by_layer(

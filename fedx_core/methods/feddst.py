@@ -122,19 +122,18 @@ class Method(base.Method):
         base.load(local)
         update = self.finish(local, local.fit(LocalRule(before_step=look, after_step=hold)))
         model, share = dict(update.payload), self.share(local.round_index)
-        moved = {name: torch.zeros_like(value) for name, value in kept.items()}
+        now = dict(kept)
         for name in kept if share else ():
-            model[f"model/{name}"], now = adjust(
+            model[f"model/{name}"], now[name] = adjust(
                 model[f"model/{name}"], gradients[name].cpu(), kept[name], share,
                 anywhere=self.code_compat,
             )  # fmt: skip
-            moved[name] = now ^ kept[name]
-        changed = sum(int(value.sum()) for value in moved.values())
-        still = torch.tensor([changed == 0])
+        moved = {name: now[name] ^ value for name, value in kept.items()}
+        still = torch.tensor([not any(bool(value.any()) for value in moved.values())])
         return replace(
             update,
             payload={"still/all": still, **state.as_section(moved, "moved"), **model},
-            metrics={**update.metrics, "client_moved": changed / local.mask.kept},
+            metrics={**update.metrics, "client_churn": churn(local.mask, Mask("parameters", now))},
         )
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
@@ -167,7 +166,7 @@ class Method(base.Method):
     def measured(
         self, before: ServerState, after: ServerState, info: ModelInfo
     ) -> dict[str, float]:
-        """Say how much of the server's mask is new, and how much clients were to move."""
+        """Say how much of the server's mask is new, and what share clients were to move."""
         return {
             "churn": churn(before.mask, after.mask),
             "adjust_share": self.share(after.round_index),

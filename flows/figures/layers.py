@@ -16,7 +16,7 @@ from flows.figures import style
 BINS = 48
 
 Layers = Mapping[str, tuple[int, int]]
-"""(kept, all) units by layer, in the model's order."""
+"""(kept, all) units by layer, or weights where those are pruned, in the model's order."""
 
 
 @style.styled
@@ -60,7 +60,7 @@ def _stack(axes: Axes, layers: Layers) -> None:
             )
     axes.set_xticks(places, layers, rotation=0 if len(layers) < 8 else 90, fontsize=8)
     axes.set_xlim(-0.6, len(layers) - 0.4)
-    axes.set_ylabel("units")
+    axes.set_ylabel("units, or weights")
     axes.margins(y=0.15)
     style.grid(axes, "y")
 

@@ -29,7 +29,7 @@ def _units(runs: Sequence[Run]) -> Section:
         return Section("units", title, missing=["No run was pruned."])
     counts = [
         f"{name} keeps {sum(kept for kept, _ in found.values()):,} of "
-        f"{sum(units for _, units in found.values()):,} units"
+        f"{sum(units for _, units in found.values()):,} units or weights"
         for name, found in layers.items()
     ]
     return Section(
@@ -41,7 +41,8 @@ def _units(runs: Sequence[Run]) -> Section:
                 units_by_layer(layers),
                 f"Stacked bars of kept and pruned units by layer. {'; '.join(counts)}.",
                 "Each bar is a layer, from the image to the classifier, which is never pruned. "
-                "Above it stands the share that was kept.",
+                "Above it stands the share that was kept. Methods that prune single weights show "
+                "weights.",
             )
         ],
         tables=[

@@ -56,6 +56,10 @@ def test_the_largest_are_chosen_among_the_allowed_with_ties_by_index() -> None:
     among = torch.tensor([[True, False], [True, False]])
     assert largest(value, 3, among).tolist() == among.tolist()
     assert not largest(value, 0).any()
+    random = torch.randint(0, 9, (500,), generator=torch.Generator().manual_seed(3)).float()
+    for count in (1, 7, 250, 499, 500, 900):
+        slowly = sorted(range(500), key=lambda place: (-float(random[place]), place))[:count]
+        assert largest(random, count).nonzero().reshape(-1).tolist() == sorted(slowly)
 
 
 def test_one_threshold_over_all_layers_keeps_what_is_alive() -> None:

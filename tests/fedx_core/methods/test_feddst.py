@@ -5,12 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bed import Bed, tiny
-from fedx_core import checkpoint
+from fedx_core import checkpoint, state
 from fedx_core.client import Place
 from fedx_core.codec.base import HEADER
+from fedx_core.codec.masked import Codec
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
 from fedx_core.journal import Journal
@@ -23,11 +24,12 @@ from fedx_core.messages import (
     ServerState,
     Update,
 )
-from fedx_core.methods.base import ModelInfo
+from fedx_core.methods.base import ModelInfo, model_info
 from fedx_core.methods.feddst import Method, adjust
+from fedx_core.models import catalogue
 from fedx_core.runtime import InProcess
 from fedx_core.store import open_store
-from fedx_core.structure import UnitGraph
+from fedx_core.structure import UnitGraph, unit_graph
 
 NOWHERE = ModelInfo(entries={}, graph=UnitGraph((), (), {}, frozenset()), local=frozenset())
 
@@ -109,7 +111,7 @@ def test_the_server_averages_over_holders_and_keeps_as_many_as_before() -> None:
 def test_equal_masks_give_federated_averaging_to_the_bit(bed: Bed) -> None:
     store, reports = run(bed, "masked", adjust_until=0)
     assert all(report.method_metrics["churn"] == 0 for report in reports)
-    masks = [state.mask for state in store]
+    masks = [found.mask for found in store]
     assert masks[0] is not None
     assert len({mask.digest() for mask in masks if mask}) == 1
     for name, kept in masks[0].entries.items():
@@ -146,7 +148,9 @@ def test_what_travels_is_kept_weights_and_a_bit_a_weight_where_masks_move(
     sparse = values - (4 * (mask.size - mask.kept) if codec == "masked" else 0)
     bits = sum((kept.numel() + 7) // 8 for kept in mask.entries.values())
     for report, moves in zip(reports, (True, False, False), strict=True):
-        assert (report.method_metrics["client_moved"] > 0) == moves
+        share = 0.3 / 2 * (1 + math.cos(math.pi / 3)) if moves else 0.0
+        assert report.method_metrics["client_churn"] <= share + 1e-3
+        assert (report.method_metrics["client_churn"] > share / 2) == moves
         for traffic in report.traffic.values():
             assert traffic.downlink == sparse + HEADER.size
             assert traffic.uplink == sparse + HEADER.size + 1 + (bits if moves else 0)
@@ -178,6 +182,30 @@ def test_a_client_that_joins_late_is_charged_the_mask_that_it_lacks(bed: Bed) ->
     assert [len(report.failures) for report in reports] == [1, 0, 0]
     assert reports[1].traffic["client-01"].mask == reports[1].traffic["client-00"].mask > 0
     assert reports[2].traffic["client-01"].mask == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnextv2_atto"])
+@pytest.mark.parametrize("code_compat", [False, True])
+def test_every_convolution_and_linear_layer_of_a_model_is_masked_and_nothing_else(
+    name: str, code_compat: bool
+) -> None:
+    model = catalogue.build(name, 3, 10, seed=0)
+    entry = catalogue.entry(name)
+    info = model_info(
+        model, unit_graph(model, entry.family, entry.classifier), local_batch_norm=False
+    )
+    method = Method(sparsity=0.8, code_compat=code_compat)
+    server = method.start(model.state_dict())
+    assert server.mask is not None
+    wanted = [
+        f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
+    ]
+    assert list(method.masked(info)) == list(server.mask.entries) == wanted
+    assert server.mask.kept / server.mask.size == pytest.approx(0.2, abs=0.01)
+    codec = Codec()
+    wire = method.schema(info, server.mask, codec.mode)
+    payload = method.downlink(server, info)
+    assert state.equal(codec.decode(codec.encode(payload, wire.down), wire.down), payload)
 
 
 def test_settings_that_can_not_be_are_refused() -> None:
