@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedx_core import checkpoint, evaluation, examples, masks, state
+from fedx_core import allocator, checkpoint, evaluation, examples, masks, state
 from fedx_core.codec import base as framing
 from fedx_core.errors import (
     AlreadyExistsError,
@@ -86,6 +86,7 @@ def train(job: ClientJob, place: Place) -> ClientReport:
         )
     plan = _plan(store, job.plan)
     torch.set_num_threads(plan.training.threads)
+    allocator.keep_freed_memory()
     work = {"train": _train, "evaluate": _evaluate, "statistics": _statistics}[job.purpose]
     report = dataclasses.replace(
         work(job, plan, store, place), seconds=time.perf_counter() - started

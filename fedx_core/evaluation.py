@@ -79,17 +79,17 @@ def metrics(logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind) 
         ``micro_map``, ``macro_map``, ``macro_f1`` (at probability one half) and ``loss``. Classes
         that do not occur are left out of macro averages.
     """
-    from torchmetrics.functional import classification as tm
-
     classes = logits.shape[1]
     targets = torch.from_numpy(np.array(labels)).long()
     if label_kind == "single":
         predicted = logits.argmax(1)
         return {
             "overall_accuracy": float((predicted == targets).double().mean()),
-            "macro_f1": float(tm.multiclass_f1_score(predicted, targets, classes, average="macro")),
+            "macro_f1": _macro_f1(predicted, targets, classes),
             "loss": float(nn.functional.cross_entropy(logits, targets)),
         }
+    from torchmetrics.functional import classification as tm
+
     present = targets.any(0)
     probabilities = logits.double().sigmoid()
     f1 = tm.multilabel_f1_score(probabilities, targets, classes, average="none")
@@ -132,6 +132,21 @@ def label_frequency_scores(
         "label_frequency_micro_map": _micro_average_precision(constant, targets),
         "label_frequency_macro_map": _mean(_average_precision(constant, targets)),
     }
+
+
+def _macro_f1(predicted: Tensor, targets: Tensor, classes: int) -> float:
+    """Average F1 over the classes that occur or are predicted.
+
+    The bits of torchmetrics, whose import alone takes a second and 85 MB: it brings SciPy's signal
+    processing and Matplotlib along. Average precision, which has more to it, is left to it.
+    """
+    hits = torch.bincount(targets[predicted == targets], minlength=classes)
+    either = torch.bincount(predicted, minlength=classes) + torch.bincount(
+        targets, minlength=classes
+    )
+    seen = either > 0
+    f1 = torch.where(seen, 2.0 * hits / either.float(), 0.0)
+    return float((f1 / seen.sum()).sum())
 
 
 def _micro_average_precision(probabilities: Tensor, targets: Tensor) -> float:

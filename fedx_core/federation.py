@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 import fedx_core
-from fedx_core import checkpoint, config, ledger, rounds
+from fedx_core import allocator, checkpoint, config, ledger, rounds
 from fedx_core.client import Place
 from fedx_core.cohort import gather, number
 from fedx_core.conclude import Clock, finish
@@ -67,6 +67,7 @@ def federate(
         settings = settings_of(journal, setting.run, settings)
     # Sums depend on how they are split: one number of threads for the server too, on any machine.
     torch.set_num_threads(settings.training.threads)
+    allocator.keep_freed_memory()
     data = load(setting, settings)
     if resume:
         branch = branch_of(journal)
@@ -92,7 +93,7 @@ def federate(
     while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
         state, commit = _round(server, runtime, setting.place, state, commits)
         commits.append(commit)
-        forget(journal, setting.place, commit.round_index, settings.federation.keep_states)
+        forget(journal, setting.place, commits, settings.federation.keep_states)
         yield commit.report
 
 

@@ -74,6 +74,7 @@ class Schema:
     entries: tuple[Entry, ...]
     support: Mapping[str, Tensor] = field(default_factory=dict)
     flips: Mapping[str, str] = field(default_factory=dict)
+    _counts: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def digest(self) -> bytes:
@@ -101,10 +102,14 @@ class Schema:
         return dataclasses.replace(self, support={**self.support, entry.name: kept})
 
     def kept(self, entry: Entry) -> int:
-        """Count the values of one entry that travel."""
-        if entry.name not in self.support:
-            return math.prod(entry.shape)
-        return kept_count(self.support[entry.name], entry.shape)
+        """Count the values of one entry that travel; asked for several times a payload."""
+        if entry.name not in self._counts:
+            self._counts[entry.name] = (
+                kept_count(self.support[entry.name], entry.shape)
+                if entry.name in self.support
+                else math.prod(entry.shape)
+            )
+        return self._counts[entry.name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,21 +6,31 @@ for as long as the run does.
 Every key follows from the journal; nothing is listed.
 """
 
+from collections.abc import Sequence
+
 from fedx_core.client import Place
-from fedx_core.journal import Journal
+from fedx_core.journal import Commit, Journal
 from fedx_core.store import open_store
 
 
 def collect_garbage(place: Place, keep_states: int) -> None:
     """Delete what committed rounds no longer need: payloads, and all but a few states."""
     journal = Journal(open_store(place.store))
-    for commit in journal.commits():
-        forget(journal, place, commit.round_index, keep_states)
+    commits = journal.commits()
+    for count in range(1, len(commits) + 1):
+        forget(journal, place, commits[:count], keep_states)
 
 
-def forget(journal: Journal, place: Place, round_index: int, keep_states: int) -> None:
-    """Delete what a committed round no longer needs."""
-    store = journal.store
+def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_states: int) -> None:
+    """Delete what the last of these rounds no longer needs.
+
+    Args:
+        journal: of the run.
+        place: where clients keep what is theirs.
+        commits: of all rounds up to that one, round 0 too.
+        keep_states: states to keep, the last one's too.
+    """
+    store, round_index = journal.store, commits[-1].round_index
     closed, opened = journal.closed(round_index), journal.opened(round_index)
     if closed is not None and opened is not None:
         attempts = {f.client: f.attempt for f in closed.failures}
@@ -31,14 +41,14 @@ def forget(journal: Journal, place: Place, round_index: int, keep_states: int) -
                 store.delete(stem)
                 store.delete(f"{stem}.report")
         store.delete(opened.base.key)
-    before, after = journal.committed(round_index - 1), journal.committed(round_index)
-    if before is not None and after is not None:
+    if round_index:
+        before, after = commits[-2:]
         kept = set(range(round_index - keep_states + 1, round_index + 1))
         if after.report.best_round:
             kept.add(after.report.best_round)
         for other in {before.report.best_round, round_index - keep_states} - kept:
-            if (old := journal.committed(other)) is not None:
-                store.delete(old.state.key)
+            if other >= 0:
+                store.delete(commits[other].state.key)
         memories = open_store(place.memory)
         for client, holding in before.holdings.items():
             if holding.memory is not None and after.holdings[client].memory != holding.memory:

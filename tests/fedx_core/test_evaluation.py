@@ -82,3 +82,19 @@ def test_predictions_do_not_depend_on_workers_and_leave_the_model_as_it_was() ->
     assert torch.equal(logits[0], logits[2])
     assert logits[0].shape == (37, 4)
     assert not logits[0].requires_grad
+
+
+def test_macro_f1_has_the_bits_of_torchmetrics() -> None:
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    random = torch.Generator().manual_seed(5)
+    for classes in (2, 10, 43):
+        for size in (1, 7, 500):
+            # The upper half of the classes never occurs and is seldom predicted.
+            targets = torch.randint(0, classes // 2, (size,), generator=random)
+            logits = torch.randn(size, classes, generator=random)
+            logits[torch.arange(size), targets] += 2
+            expected = float(
+                multiclass_f1_score(logits.argmax(1), targets, classes, average="macro")
+            )
+            assert evaluation.metrics(logits, targets.numpy(), "single")["macro_f1"] == expected
