@@ -164,6 +164,22 @@ def test_what_travels_is_kept_weights_and_a_bit_a_weight_where_masks_move(
     assert reports[0].method_metrics["churn"] > 0
 
 
+def test_clients_that_follow_the_code_send_fewer_weights_than_they_were_sent(bed: Bed) -> None:
+    states, reports = run(
+        bed, "masked", adjust_every=1, adjust_until=9, adjust_share=0.3, code_compat=True
+    )
+    mask = states[0].mask
+    assert mask is not None
+    bits = sum((kept.numel() + 7) // 8 for kept in mask.entries.values())
+    for traffic in reports[0].traffic.values():
+        # Of what grows, some was kept; so as many fewer weights travel, four bytes each.
+        missing = traffic.downlink + 1 + bits - traffic.uplink
+        assert 0 < missing <= 4 * 0.3 * mask.kept + 4 * len(mask.entries)
+        assert missing % 4 == 0
+    assert all(report.sparsity >= 1 - mask.kept / mask.size for report in reports)
+    assert all(report.method_metrics["adjust_share"] == 0.3 for report in reports)
+
+
 class Absent(InProcess):
     """A runtime on which one client is lost in the first round and joins in the second."""
 
