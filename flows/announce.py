@@ -55,6 +55,7 @@ class Announced(Beside):
     """A display that tells Prefect, too.
 
     Args:
+        shown: the display for people.
         folder: of the run.
         wait: seconds that the end of the run may be held up.
     """
@@ -72,12 +73,13 @@ class Announced(Beside):
 
     def __enter__(self) -> Self:
         """Begin to show, and start the thread."""
+        super().__enter__()
         # Made here, since it copies the context of the flow run.
         self._thread = threading.Thread(
             target=self._work, args=(Prompt(),), name="announcer", daemon=True
         )
         self._thread.start()
-        return super().__enter__()
+        return self
 
     def __exit__(
         self,
@@ -97,12 +99,12 @@ class Announced(Beside):
         super().__exit__(kind, error, trace)
 
     def began(self, run: str, rounds: int, done: int) -> None:
-        """Show it, and put up the first links."""
+        """Put up the first links."""
         super().began(run, rounds, done)
         self._news.set()
 
     def finished_round(self, reports: Sequence[RoundReport]) -> None:
-        """Show it, and leave it to the thread."""
+        """Leave the round to the thread."""
         super().finished_round(reports)
         self._reports = tuple(reports)
         self._events.append(("fedx.round.completed", round_payload(reports)))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fedx_core import __version__
-from flows import exits
+from flows import away, exits
 from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
@@ -18,6 +18,7 @@ from flows.commands.predict import predict
 from flows.commands.report import report
 from flows.commands.reproduce import reproduce
 from flows.commands.run import resume, run
+from flows.commands.sweep import sweep
 from flows.commands.sync import sync
 from flows.commands.watch import watch
 
@@ -63,13 +64,13 @@ def main() -> None:
         _fail(error.code, str(error), as_json)
     except UsageError as error:
         _fail("E_USAGE", error.format_message(), as_json)
-    sys.exit(code)
+    away.leave(code)
 
 
 def _fail(code: str, message: str, as_json: bool) -> NoReturn:
     sys.stdout.flush()
     print(exits.said(code, message, as_json=as_json), file=sys.stderr, flush=True)
-    sys.exit(exits.exit_code(code))
+    away.leave(exits.exit_code(code))
 
 
 def _version(asked: bool) -> None:
@@ -89,7 +90,9 @@ def _root(
     pass
 
 
-for command in (run, resume, watch, compare, report, predict, sync, data, doctor, gc, reproduce):
+for command in (
+    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, reproduce,
+):  # fmt: skip
     app.command()(command)
 
 

@@ -19,7 +19,7 @@ from fedx_core.errors import FedXError
 from fedx_core.journal import Journal
 from fedx_core.messages import canonical
 from fedx_core.store import open_store
-from flows import run_folder
+from flows import away, run_folder
 from flows.experiment import Request, git_commit
 from flows.run_folder import RunFolder
 
@@ -92,4 +92,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    away.leave(main())

@@ -27,9 +27,9 @@ def fedx(
     warmup_rounds: form.Count = None,
     rounds: form.Count = None,
     seed: int | None = None,
+    run: form.Name = "",
     overrides: dict[str, Any] = {},  # noqa: B006  the form shows it, and nobody changes it
     params: form.Text = "",
-    run: form.Name = "",
     resume: bool = False,
     branch_from: form.Origin = "",
     sweep: form.Name = "",
@@ -48,7 +48,7 @@ def fedx(
 
     Args:
         dataset: The data set to train on, of those in params.yaml. For one of another file leave
-            this empty, or name it in overrides.
+            this as it is, or name it in overrides.
         model: What is trained.
         method: How it is trained together.
         relevance: Criterion by which units are pruned; only methods that prune have one.
@@ -59,9 +59,9 @@ def fedx(
         rounds: Rounds in all, 1 or more; when a run is resumed it may be raised. None is as in
             params.yaml.
         seed: Root of all random draws, a whole number; None is as in params.yaml.
+        run: Name of the run; empty makes one up, such as fedx-lrp-q0.5-synthetic-s1.
         overrides: Other settings by dotted path, such as {"training.epochs": 1}; they come last.
         params: File with the settings; empty takes params.yaml.
-        run: Name of the run; empty makes one up, such as fedx-lrp-q0.5-synthetic-s1.
         resume: Go on with this run after its last committed round.
         branch_from: RUN@ROUND, such as base@10: that run's rounds up to that one are shared
             instead of run again.

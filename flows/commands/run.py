@@ -201,15 +201,17 @@ def _on_prefect(
     show: Show,
 ) -> dict[str, Any]:
     import dataclasses
+    from functools import partial
 
+    from flows import away
     from flows.round_loop import fedx
 
     asked = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
     asked |= {"run": order.run, "overrides": dict(request.overrides)}
-    found: dict[str, Any] = fedx(
-        **asked, run_at=run_at or "threads", workers=workers, track=track, show=show
+    run = partial(
+        fedx, **asked, run_at=run_at or "threads", workers=workers, track=track, show=show
     )
-    return found
+    return away.end(run, order.folder, order.settings.federation.rounds)
 
 
 def _reach_prefect(*, quietly: bool) -> None:

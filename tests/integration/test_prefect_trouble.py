@@ -145,7 +145,7 @@ def test_a_run_that_was_killed_goes_on_when_it_is_retried(
     mine = {"artifacts": {"flow_run_id": {"any_": [run]}}, "limit": 100}
     kinds = [found["type"] for found in prefect.post("/artifacts/filter", mine)]
     assert kinds.count("progress") >= 1
-    assert kinds.count("table") >= 2
+    assert kinds.count("table") >= 1
     assert kinds.count("markdown") >= 1
     told = {
         "filter": {
