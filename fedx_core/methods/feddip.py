@@ -4,8 +4,8 @@ The server prunes its model by size, more and more weights up to a target. Clien
 pruned model does wrong into all weights, pruned ones too, so that these can come back.
 
 Source: Q. Long, C. Anagnostopoulos, S. P. Parambath, D. Bi, FedDIP: Federated Learning with Extreme
-Dynamic Pruning and Incremental Regularization, ICDM 2023, https://arxiv.org/abs/2309.06805; read
-together with the authors' code, https://github.com/EricLoong/feddip.
+Dynamic Pruning and Incremental Regularization, ICDM 2023, https://arxiv.org/abs/2309.06805;
+details follow the authors' code, https://github.com/EricLoong/feddip.
 Differs from the paper: Adam instead of SGD with a falling rate; each client's first mask is drawn
 from the run's seed. As the code does for ResNets, the classifier and downsampling are not pruned;
 neither are norms and biases. Clients send all their weights, as the code does, unless

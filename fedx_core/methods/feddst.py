@@ -5,8 +5,8 @@ drops its smallest weights and grows as many where the loss has the steepest gra
 averages each weight over the clients that hold it, and keeps the largest.
 
 Source: S. Bibikar, H. Vikalo, Z. Wang, X. Chen, Federated Dynamic Sparse Training: Computing Less,
-Communicating Less, Yet Learning Better, AAAI 2022, https://arxiv.org/abs/2112.09824; symbols are
-those of its algorithm 1, read together with the authors' code, https://github.com/bibikar/feddst.
+Communicating Less, Yet Learning Better, AAAI 2022, https://arxiv.org/abs/2112.09824; details
+follow the authors' code, https://github.com/bibikar/feddst, but for what is named here.
 Differs from the paper: Adam instead of SGD, and only the last local epoch adjusts, whatever their
 number. Norms are neither masked nor counted. Differs from the code, unless ``code_compat``: layers
 have true ERK densities, where the code scales sparsities; the adjusted share decays, where the

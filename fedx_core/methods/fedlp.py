@@ -6,7 +6,7 @@ did.
 
 Source: Z. Zhu, Y. Shi, J. Luo, F. Wang, C. Peng, P. Fan, K. B. Letaief, FedLP: Layer-wise Pruning
 Mechanism for Communication-Computation Efficient Federated Learning, ICC 2023,
-https://arxiv.org/abs/2303.06360; read together with the authors' code,
+https://arxiv.org/abs/2303.06360; details follow the authors' code,
 https://github.com/Zhuzzq/FedLP.
 Differs from the paper: the homogeneous scheme only, since the heterogeneous one trains parts of
 models that our models can't be cut into; one probability for all clients. A layer is all that a

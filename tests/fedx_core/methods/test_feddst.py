@@ -65,7 +65,7 @@ def test_the_share_that_moves_falls_as_a_cosine_in_the_rounds_that_adjust() -> N
 def averaged(
     weights: Sequence[int], models: Sequence[list[float]], masks: Sequence[list[int]]
 ) -> list[float]:
-    """Algorithm 1's sum over clients that hold a weight, one weight at a time."""
+    """Average over the clients that hold a weight, one weight at a time."""
     found = []
     for place in range(len(models[0])):
         holders = [i for i in range(len(models)) if masks[i][place]]
