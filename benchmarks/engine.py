@@ -83,7 +83,8 @@ def main() -> None:
     print(table(options.job, repeats))
     print(
         f"\nDense payload of {codec['megabytes']:.1f} MB: encode {codec['encode']:.2f} GB/s, "
-        f"decode {codec['decode']:.2f} GB/s (checksum included)."
+        f"decode {codec['decode']:.2f} GB/s (checksum included); the store's SHA-256 "
+        f"{codec['sha256']:.2f} GB/s."
     )
     print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; numbers in {output}")
 
@@ -126,6 +127,7 @@ def measure(name: str, variant: Variant, folder: Path, rounds: int) -> Result:
     return {
         **asdict(variant),
         "round_seconds": statistics.median(one.wall for one in steady),
+        "cpu_seconds": statistics.median(one.cpu for one in steady),
         OUTSIDE: 1000 * statistics.median(outside),
         "start_seconds": first_client - float(os.environ["FEDX_BENCH_LAUNCHED"]),
         "rss_megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
@@ -149,7 +151,7 @@ def plain_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tuple
 def engine_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tuple[list[Any], float]:
     """Run the same job through :func:`fedx_core.federation.federate`."""
     from jobs import settings
-    from plain import Round
+    from plain import Round, cpu_seconds
 
     from fedx_core.client import Place
     from fedx_core.federation import federate
@@ -165,12 +167,13 @@ def engine_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tupl
         setting = Setting(run="bench", data=folder, place=place)
         measured = []
         with timed_training() as spans:
-            started, seen = time.perf_counter(), 0
+            started, seen, spent = time.perf_counter(), 0, cpu_seconds()
             for report in federate(settings(job, rounds), setting, InProcess(variant.workers)):
                 ended = time.perf_counter()
                 train = sum(stop - start for start, stop in spans[seen:])
-                measured.append(Round(ended - started, report.seconds["evaluate"], train))
-                started, seen = time.perf_counter(), len(spans)
+                cpu = cpu_seconds() - spent
+                measured.append(Round(ended - started, report.seconds["evaluate"], train, cpu))
+                started, seen, spent = time.perf_counter(), len(spans), cpu_seconds()
         return measured, time.time() - (time.perf_counter() - min(spans)[0])
 
 
@@ -202,6 +205,7 @@ def codec_speed(name: str) -> dict[str, float]:
     from fedx_core import plugins, state
     from fedx_core.messages import Entry, Schema
     from fedx_core.models import catalogue
+    from fedx_core.store import reference
 
     torch.set_num_threads(1)  # as at a client
     model = catalogue.build(JOBS[name].model, 3, CLASSES, seed=1)
@@ -216,6 +220,7 @@ def codec_speed(name: str) -> dict[str, float]:
         "megabytes": size / 1e6,
         "encode": size / encode / 1e9,
         "decode": size / decode / 1e9,
+        "sha256": size / _fastest(lambda: reference("key", data)) / 1e9,
     }
 
 
@@ -245,9 +250,10 @@ def table(job: str, repeats: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     lines = [
         f"{job}: medians of {len(repeats)} repeats",
         "",
-        "| variant | clients at once | s per round | of plain | ms per client outside training and "
-        "evaluation | above plain, ms | start to first client, s | peak RSS, MB | peak PSS, MB |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| variant | clients at once | s per round | of plain | CPU s per round | of plain | "
+        "ms per client outside training and evaluation | above plain, ms | "
+        "start to first client, s | peak RSS, MB | peak PSS, MB |",
+        f"| --- |{' --: |' * 10}",
     ]
     for index, variant in enumerate(VARIANTS):
         floor = VARIANTS.index(Variant(variant.workers, ""))
@@ -261,6 +267,8 @@ def table(job: str, repeats: Sequence[Sequence[Mapping[str, Any]]]) -> str:
             str(variant.workers),
             f"{middle(lambda mine, _: mine['round_seconds']):.2f}",
             f"{middle(lambda mine, plain: mine['round_seconds'] / plain['round_seconds']):.2f}",
+            f"{middle(lambda mine, _: mine['cpu_seconds']):.2f}",
+            f"{middle(lambda mine, plain: mine['cpu_seconds'] / plain['cpu_seconds']):.2f}",
             f"{middle(lambda mine, _: mine[OUTSIDE]):.1f}",
             f"{middle(lambda mine, plain: mine[OUTSIDE] - plain[OUTSIDE]):.1f}",
             f"{middle(lambda mine, _: mine['start_seconds']):.1f}",

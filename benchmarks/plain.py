@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 import torch.multiprocessing as mp
 from jobs import BATCH_SIZE, CLASSES, Job
@@ -29,11 +30,20 @@ class Round:
         wall: from its start to its end.
         evaluate: of ``wall``, in evaluation.
         train: in local training, summed over clients.
+        cpu: of all cores, in this process and its children.
     """
 
     wall: float
     evaluate: float
     train: float
+    cpu: float
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time that this process and its children have spent by now."""
+    here = psutil.Process()
+    times = [one.cpu_times() for one in (here, *here.children())]
+    return sum(one.user + one.system for one in times)
 
 
 @dataclass(frozen=True)
@@ -75,7 +85,7 @@ def run(job: Job, folder: Path, rounds: int, workers: int) -> Iterator[Round]:
                 value.share_memory_()
     pipes = [_start(share, weights) for share in shares] if workers > 1 else []
     for _ in range(rounds):
-        started = time.perf_counter()
+        started, spent = time.perf_counter(), cpu_seconds()
         for pipe in pipes:
             pipe.send(True)
         seconds = [pipe.recv() for pipe in pipes] or [shares[0].run(weights)]
@@ -84,7 +94,7 @@ def run(job: Job, folder: Path, rounds: int, workers: int) -> Iterator[Round]:
         trained = time.perf_counter()
         _evaluate(model, weights, test)
         ended = time.perf_counter()
-        yield Round(ended - started, ended - trained, sum(seconds))
+        yield Round(ended - started, ended - trained, sum(seconds), cpu_seconds() - spent)
     for pipe in pipes:
         pipe.send(False)
 

@@ -33,6 +33,7 @@ def test_a_round_is_training_evaluation_and_what_is_left(
     assert len(found["rounds"]) == ROUNDS
     for one in found["rounds"]:
         assert 0 < one["train"] < one["wall"]
+        assert one["cpu"] > 0
         assert 0 < one["evaluate"] < one["wall"] - one["train"]
     last = found["rounds"][-1]
     outside = (last["wall"] - last["evaluate"] - last["train"]) / CLIENTS
@@ -52,7 +53,9 @@ def test_timing_the_training_loop_leaves_the_core_as_it_was(engine: Any) -> None
 def test_ratios_are_taken_within_a_repeat(engine: Any) -> None:
     # The machine is busy in the second repeat: medians of seconds are 2 and 6, but the ratios that
     # were met are 2, 1 and 3.
-    numbers = ("outside_milliseconds", "start_seconds", "rss_megabytes", "pss_megabytes")
+    numbers = (
+        "cpu_seconds", "outside_milliseconds", "start_seconds", "rss_megabytes", "pss_megabytes",
+    )  # fmt: skip
     repeats = [
         [
             {**dict.fromkeys(numbers, 1.0), "round_seconds": mine if v.store else plain}
