@@ -1,0 +1,136 @@
+"""``fedx sweep``: many runs from one grid; what came of them is shown over seeds."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store, TrackWith
+from flows.exits import FAILED, INTERRUPTED
+
+if TYPE_CHECKING:
+    from flows.grid import Grid
+    from flows.sweep import Job, Outcome
+
+
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="File with the grid, in YAML.")],
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Runs at once, each a process.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all, say what would run, and run nothing.")
+    ] = False,
+    params: Params = None,
+    workers: Annotated[int, typer.Option(min=1, help="Clients at once in each run.")] = 1,
+    run_root: RunRoot = "runs",
+    data_root: DataRoot = None,
+    store: Store = None,
+    track: TrackWith = "mlflow",
+    as_json: JsonObject = False,
+) -> None:
+    """Run every cell of a grid of settings, and share the first rounds of those that are alike.
+
+    What is finished is left, what has begun goes on: stopped or killed, start it again. A run that
+    fails is named, and the others go on; the command then ends with 1.
+
+        fedx sweep grid.yaml --dry-run
+        fedx sweep grid.yaml --jobs 4
+        fedx compare --grid grid.yaml
+    """
+    from flows import grid as grids
+    from flows import sweep as sweeping
+
+    settings = Path(params or "params.yaml")
+    asked = grids.load(grid, settings)
+    places = sweeping.Places(
+        run_root=Path(run_root), data_root=Path(data_root or "data"), store=store
+    )
+    found = sweeping.jobs(asked, places)
+    if dry_run:
+        _say_plan(asked, found, as_json=as_json)
+        return
+    launch = sweeping.Processes(sweep=asked.name, places=places, workers=workers, track=track)
+    with _stopping(launch):
+        ends = sweeping.carry_out(found, launch, jobs, _teller(len(found)))
+    failed = [outcome for outcome in ends if outcome.ending == "failed"]
+    if as_json:
+        print(json.dumps({"sweep": asked.name, "runs": [vars(outcome) for outcome in ends]}))
+    elif not failed:
+        print(f"fedx compare --grid {grid}")
+    if failed:
+        print(
+            f"{len(failed)} of {len(ends)} runs failed; mend what they say and start the sweep "
+            "again, which leaves the others as they are",
+            file=sys.stderr,
+        )
+        raise typer.Exit(FAILED)
+
+
+def _say_plan(grid: "Grid", found: Sequence["Job"], *, as_json: bool) -> None:
+    rows = [
+        {
+            "run": job.step.run,
+            "rounds": _to_do(job),
+            "branches_from": job.step.origin,
+            "standing": job.standing,
+        }
+        for job in found
+    ]
+    to_do = sum(_to_do(job) for job in found if job.standing != "finished")
+    alone = sum(cell.settings.federation.rounds for cell in grid.cells)
+    about = {"cells": len(grid.cells), "rounds_to_do": to_do, "rounds_without_sharing": alone}
+    if as_json:
+        print(json.dumps({"sweep": grid.name, **about, "runs": rows}))
+        return
+    width = max(len(job.step.run) for job in found)
+    for row in rows:
+        origin = f" after {row['branches_from']}" if row["branches_from"] else ""
+        print(f"{row['run']:{width}}  {row['standing']:8}  {row['rounds']} rounds{origin}")
+    print(f"{len(grid.cells)} cells; at most {to_do} rounds to do, {alone} if none were shared")
+
+
+def _to_do(job: "Job") -> int:
+    """Rounds of its own."""
+    shared = int(job.step.origin.rpartition("@")[2] or 0)
+    return job.step.settings.federation.rounds - shared
+
+
+def _teller(total: int) -> Any:
+    ended = 0
+
+    def tell(outcome: "Outcome") -> None:
+        nonlocal ended
+        ended += 1
+        said = f": {outcome.said}" if outcome.said else ""
+        print(f"{ended}/{total} {outcome.run} {outcome.ending}{said}", file=sys.stderr, flush=True)
+
+    return tell
+
+
+@contextmanager
+def _stopping(launch: Any) -> Iterator[None]:
+    """At Ctrl-C, or a request to end, stop the runs after their clients and leave."""
+
+    def asked(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, asked)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "\nstopping after the clients under way; start the sweep again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        launch.stop()
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
