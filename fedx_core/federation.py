@@ -234,7 +234,9 @@ def _branch(
     last = there.committed(branch.round_index)
     assert last is not None
     state = checkpoint.unpack_server_state(there.store.get(last.state))
-    draft = replace(last.report, rounds=server.config.federation.rounds)
+    # It may have been that run's last round, after which models went out to be scored.
+    traffic = {name: replace(sent, evaluation=0) for name, sent in last.report.traffic.items()}
+    draft = replace(last.report, rounds=server.config.federation.rounds, traffic=traffic)
     past = [commit.report for commit in commits[1:]]
     _, commit = finish(server, runtime, place, state, state, draft, last.holdings, past, Clock())
     return [*commits, commit], commit.report

@@ -209,12 +209,13 @@ def _combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _cell(sweep: str, plain: Mapping[str, Any], axes: Mapping[str, Any]) -> Cell:
-    label = "-".join(_word(path, value) for path, value in axes.items() if path != SEED) or "all"
+    words = [_word(path, value) for path, value in axes.items() if path != SEED]
+    label = "-".join(words) or "all"
     try:
         settings = config.parse(config.override(plain, axes))
     except ConfigError as error:
         raise type(error)(f"cell {label} of the grid: {error}") from error
-    run = f"{sweep}-{label}" + (f"-s{axes[SEED]}" if SEED in axes else "")
+    run = "-".join([sweep, *words, *([f"s{axes[SEED]}"] if SEED in axes else [])])
     return Cell(run=checked(run), label=label, axes=axes, settings=settings)
 
 

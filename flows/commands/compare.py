@@ -1,6 +1,7 @@
 """``fedx compare``: runs side by side."""
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flows import completion
-from flows.commands import answers
-from flows.commands.options import JsonObject, RunRoot
+from flows.commands import answers, over_seeds
+from flows.commands.options import JsonObject, Params, RunRoot
 
 if TYPE_CHECKING:
+    from flows.grid import Grid
     from flows.record import Record
     from flows.tables import Column
 
@@ -44,6 +46,14 @@ def compare(
             "mAP where images have several labels."
         ),
     ] = None,
+    grid: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Compare the runs of a sweep, over seeds: means, and differences in pairs.",
+        ),
+    ] = None,
+    params: Params = None,
     table: Annotated[
         Path | None, typer.Option("--csv", help="Write the table to this file as well.")
     ] = None,
@@ -59,10 +69,14 @@ def compare(
         fedx compare
         fedx compare base pruned --at-accuracy 0.7 --at-accuracy 0.75
         fedx compare --metric macro_f1 --csv runs.csv
+        fedx compare --grid grid.yaml
     """  # fmt: skip
     from flows import compare as comparing
     from flows.record import find
 
+    sweep = _sweep(grid, params, runs)
+    if sweep is not None:
+        runs = over_seeds.there(sweep, Path(run_root))
     records = find(Path(run_root), runs) if runs else _all(Path(run_root))
     targets = tuple(dict.fromkeys(at_accuracy or ()))
     rows = comparing.rows(records, metric, targets)
@@ -70,15 +84,28 @@ def compare(
     warnings = comparing.warnings(records, chosen)
     differing = comparing.differing(records)
     equal = comparing.equal_mib(records)
+    averaged = over_seeds.rows(sweep, rows) if sweep is not None else {}
     if table is not None:
         answers.save(table, answers.as_csv(rows))
     if as_json:
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
-        print(json.dumps({**found, "warnings": warnings}))
+        print(json.dumps({**found, "warnings": warnings, **averaged}))
         return
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     _show(rows, _columns(rows, chosen, targets, equal), differing)
+    if averaged:
+        over_seeds.show(averaged, chosen, _width())
+
+
+def _sweep(path: Path | None, params: str | None, runs: list[str] | None) -> "Grid | None":
+    if path is None:
+        return None
+    if runs:
+        raise typer.BadParameter("--grid says which runs; leave their names out")
+    from flows import grid
+
+    return grid.load(path, Path(params or "params.yaml"))
 
 
 def _all(root: Path) -> list["Record"]:
@@ -159,8 +186,7 @@ def _show(
 
     from flows import tables
 
-    # What goes into a file or a program is one table, however wide.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = Console(highlight=False, width=_width())
     shown = [{**row, "rounds_done": _rounds(row)} for row in rows]
     for number, part in enumerate(tables.fitting(columns, shown, console.width)):
         if number:
@@ -176,6 +202,11 @@ def _show(
         for value, runs in runs_of.items():
             said = Text(f"{value}: {', '.join(runs)}")
             console.print(Padding(said, (0, 0, 0, 4), expand=False))
+
+
+def _width() -> int:
+    # What goes into a file or a program is one table, however wide.
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
 
 
 def _rounds(row: dict[str, Any]) -> str:
