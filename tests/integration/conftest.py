@@ -19,15 +19,13 @@ from infra.stack.prefect_api import PrefectServer
 from infra.stack.settings import EXAMPLE, Settings
 
 GUARD = Path(__file__).parent / "guard"
-SHARED = {"s3", "stack", "live"}
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests that share the servers in one process of pytest-xdist, one after another."""
+    """Mark all tests of this folder: `make pytest` runs them in one process, on one stack."""
     for item in items:
-        if SHARED & set(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.xdist_group("stack"))
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
 
 
 @dataclass(frozen=True)
