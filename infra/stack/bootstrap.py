@@ -156,7 +156,10 @@ def deploy(
     plan = deployments(sites)
     if all(_is_current(server, each) for each in plan["deployments"]):
         return
-    say("deploying fedx/round-loop and fedx-client/train" + "".join(f", {s}" for s in sites))
+    say(
+        "deploying fedx/round-loop, fedx-sweep/sweep, fedx-client/train"
+        + "".join(f", {s}" for s in sites)
+    )
     file = folder / "prefect.yaml"
     file.write_text(yaml.safe_dump(plan, sort_keys=False))
     _run(
@@ -191,7 +194,8 @@ def prepare_charts(environment: Mapping[str, str]) -> str:
 
 
 def _is_current(server: PrefectServer, deployment: Mapping[str, Any]) -> bool:
-    flow = "fedx" if deployment["name"] == "round-loop" else "fedx-client"
+    # A flow is called after its function.
+    flow = deployment["entrypoint"].rpartition(":")[2].replace("_", "-")
     found = server.get(f"/deployments/name/{flow}/{deployment['name']}")
     return found is not None and found["version"] == deployment["version"]
 

@@ -4,9 +4,9 @@ from infra.stack.settings import HEARTBEAT_SECONDS
 
 def test_each_site_gets_the_clients_deployment_with_a_queue_of_its_own() -> None:
     plain = bootstrap.deployments(())["deployments"]
-    assert [each["name"] for each in plain] == ["round-loop", "train"]
+    assert [each["name"] for each in plain] == ["round-loop", "sweep", "train"]
     sites = bootstrap.deployments(("north", "south"))["deployments"]
-    train, north, south = sites[1:]
+    train, north, south = sites[2:]
     assert [each["name"] for each in (north, south)] == ["north", "south"]
     assert north["work_pool"] == {**train["work_pool"], "work_queue_name": "north"}
     assert {**north, "name": "train", "work_pool": train["work_pool"]} == train
