@@ -1,4 +1,4 @@
-"""A sweep before it runs: a grid of settings, its cells, and the rounds that cells share.
+"""A sweep before it runs: a grid of settings, its cells, and which is compared with which.
 
     name: rates                              # of the sweep; the file's if not given
     base: {federation.rounds: 20}            # settings of every cell, over params.yaml
@@ -10,18 +10,16 @@
 A block's cells are all combinations of its values. Everything here is a pure function of two files.
 """
 
-import hashlib
 import itertools
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedx_core import config
-from fedx_core.config import ExperimentConfig, Plugin
+from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
 from flows.run_folder import checked
 
@@ -64,28 +62,6 @@ class Grid:
     seed: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A run that a sweep needs: a cell, or first rounds that several cells share.
-
-    Args:
-        run: its name.
-        settings: of the run.
-        is_cell: whether somebody asked for it.
-        origin: ``RUN@ROUND`` that it branches from; empty starts anew.
-    """
-
-    run: str
-    settings: ExperimentConfig
-    is_cell: bool
-    origin: str = ""
-
-    @property
-    def origin_run(self) -> str:
-        """Name of the run that it branches from; empty where there is none."""
-        return self.origin.rpartition("@")[0]
-
-
 def load(path: Path, params: Path) -> Grid:
     """Read a grid and check every cell of it.
 
@@ -118,42 +94,6 @@ def load(path: Path, params: Path) -> Grid:
     return Grid(name=name, cells=cells, baseline=baseline, seed=int(plain.get(SEED, 0)))
 
 
-def steps(grid: Grid) -> tuple[Step, ...]:
-    """Say which runs a sweep needs, each after the one that it branches from.
-
-    Cells of FedX and FedAvg that are alike up to their pruning event get these rounds from a run
-    of FedAvg, if there are two or more. Later events branch from where earlier ones left.
-    """
-    alike: dict[str, list[Cell]] = defaultdict(list)
-    for cell in grid.cells:
-        if _shares(cell.settings):
-            alike[_first_rounds(cell.settings)].append(cell)
-    bases: list[Step] = []
-    origins: dict[str, str] = {}
-    for key, cells in alike.items():
-        ends = sorted({end for cell in cells if (end := _warmup(cell.settings))})
-        if len(cells) < 2 or not ends:
-            continue
-        before = ""
-        for end in ends:
-            shared = _fedavg_until(cells[0].settings, end)
-            digest = hashlib.sha256(key.encode()).hexdigest()[:6]
-            run = f"{grid.name}-base-{digest}-r{end}-s{shared.seed}"
-            bases.append(Step(run=run, settings=shared, is_cell=False, origin=before))
-            before = f"{run}@{end}"
-            for cell in cells:
-                own = _warmup(cell.settings) or cell.settings.federation.rounds
-                if own == end or (cell.settings.method.name == "fedavg" and end < own):
-                    origins[cell.run] = before
-    return (
-        *bases,
-        *(
-            Step(run=c.run, settings=c.settings, is_cell=True, origin=origins.get(c.run, ""))
-            for c in grid.cells
-        ),
-    )
-
-
 def partner(grid: Grid, cell: Cell) -> Cell | None:
     """Return the baseline's cell that differs from this one in method and baseline alone.
 
@@ -177,15 +117,6 @@ def partner(grid: Grid, cell: Cell) -> Cell | None:
             "name more of its settings"
         )
     return found[0] if found else None
-
-
-def without_rounds(settings: ExperimentConfig) -> dict[str, Any]:
-    """Return what a run computes a round by; data sets other than its own are left out."""
-    plain: dict[str, Any] = config.as_plain(settings)
-    plain["datasets"] = {settings.dataset: plain["datasets"][settings.dataset]}
-    plain["federation"].pop("rounds")
-    plain.pop("prepare")
-    return plain
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -240,38 +171,6 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
                     f"two cells of the grid are the same, {seen[key]} and {cell.run}; leave one out"
                 )
             seen[key] = cell.run
-
-
-def _shares(settings: ExperimentConfig) -> bool:
-    """Whether a run's rounds before its pruning event may come from another run."""
-    return (
-        settings.method.name in ("fedx", "fedavg")
-        and settings.training.batch_norm != "local"
-        and settings.training.optimiser_state == "fresh"
-        and settings.federation.selection is None
-        and _warmup(settings) < settings.federation.rounds
-    )
-
-
-def _warmup(settings: ExperimentConfig) -> int:
-    """Return the rounds before the pruning event; 0 where there is none."""
-    if settings.method.name != "fedx":
-        return 0
-    return int(settings.method.build("methods").warmup_rounds)
-
-
-def _first_rounds(settings: ExperimentConfig) -> str:
-    plain = without_rounds(settings)
-    plain.pop("method")
-    return json.dumps(plain, sort_keys=True)
-
-
-def _fedavg_until(settings: ExperimentConfig, rounds: int) -> ExperimentConfig:
-    return replace(
-        settings,
-        method=Plugin(name="fedavg"),
-        federation=replace(settings.federation, rounds=rounds),
-    )
 
 
 def _is_baseline(grid: Grid, cell: Cell) -> bool:

@@ -26,9 +26,10 @@ from fedx_core.start import Setting
 from fedx_core.store import open_store
 from flows import run_folder, variants
 from flows.choices import Track
-from flows.grid import Grid, Step, steps, without_rounds
+from flows.grid import Grid
 from flows.record import read
 from flows.run_folder import RunFolder
+from flows.sharing import Step, steps, without_rounds
 
 Standing = Literal["finished", "begun", "missing"]
 Ending = Literal["finished", "skipped", "failed"]
@@ -128,7 +129,7 @@ def carry_out(
     """Run what is not finished; a failure stops nothing but what branches from it.
 
     Args:
-        found: in the order of :func:`flows.grid.steps`: origins first, so that no slot waits for
+        found: in the order of :func:`flows.sharing.steps`: origins first, so that no slot waits for
             a run that has none.
         launch: carries one out.
         at_once: runs at the same time.

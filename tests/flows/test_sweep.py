@@ -20,7 +20,7 @@ from fedx_core.federation import final_model
 from fedx_core.journal import Journal
 from fedx_core.state import equal
 from fedx_core.store import open_store
-from flows import experiment, run_folder, sweep
+from flows import experiment, run_folder, sharing, sweep
 from flows import grid as grids
 from flows.grid import Grid
 from flows.live import display
@@ -95,7 +95,7 @@ def test_shared_rounds_are_run_once_and_lead_to_the_same_models_and_numbers(
     assert {end.ending for end in ends.values()} == {"finished"}
     assert cells == ["rates-fedavg", "rates-q0.5"]
     alone = replace(places, run_root=tmp_path / "alone")
-    for step in grids.steps(grid)[1:]:
+    for step in sharing.steps(grid)[1:]:
         begun = Journal(store_of(places, step.run)).run()
         assert begun is not None
         assert begun.branched_from.endswith(f"{base}/store@2")

@@ -8,6 +8,7 @@ import yaml
 
 from fedx_core.errors import ConfigError
 from flows import grid as grids
+from flows import sharing
 from flows.grid import Grid
 
 SEEDS = [1, 2]
@@ -92,7 +93,7 @@ def test_a_wrong_grid_is_refused_by_what_is_wrong(
 def test_cells_alike_up_to_their_pruning_event_branch_from_one_run_a_seed(
     tmp_path: Path, tiny_params: Path
 ) -> None:
-    steps = grids.steps(load(tmp_path, tiny_params))
+    steps = sharing.steps(load(tmp_path, tiny_params))
     bases, cells = steps[:2], steps[2:]
     assert [base.is_cell for base in bases] == [False, False]
     assert [base.settings.federation.rounds for base in bases] == [2, 2]
@@ -109,7 +110,7 @@ def test_a_later_event_goes_on_from_where_an_earlier_one_branched(
         tiny_params,
         [{"method.warmup_rounds": [1, 2]}, {"method.name": "fedavg"}],
     )
-    first, second, *cells = grids.steps(grid)
+    first, second, *cells = sharing.steps(grid)
     assert (first.origin, second.origin) == ("", f"{first.run}@1")
     assert [cell.origin for cell in cells] == [f"{run.run}@{n}" for n, run in
                                                ((1, first), (2, second), (2, second))]  # fmt: skip
@@ -132,7 +133,7 @@ def test_cells_whose_first_rounds_differ_or_can_not_be_taken_over_share_none(
     axes: dict[str, Any], tmp_path: Path, tiny_params: Path
 ) -> None:
     grid = load(tmp_path, tiny_params, {**axes, "seed": [1]})
-    steps = grids.steps(grid)
+    steps = sharing.steps(grid)
     assert len(steps) == len(grid.cells)
     assert not any(step.origin for step in steps)
 
