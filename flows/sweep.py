@@ -196,6 +196,9 @@ class Processes:
             with self._lock:
                 self._living.discard(process)
         if process.returncode == 0:
+            for line in said:
+                if "warning: " in line:  # such as what MLflow lacks, and how to send it
+                    print(f"{job.step.run}: {line}", file=sys.stderr, flush=True)
             return ""
         return said[-1] if said else f"ended with code {process.returncode}"
 
