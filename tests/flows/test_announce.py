@@ -130,8 +130,9 @@ def test_a_lost_quorum_is_told_with_clients_reasons_and_what_to_do(
     error = QuorumError("too few", {"client-01": "late: " + "x" * 1000})
     with pytest.raises(QuorumError), Announced(Lines(lambda line: None), folder, wait=60):
         raise error
-    ((name, resource, payload),) = told
-    assert (name, resource) == ("fedx.quorum.lost", "fedx.run.Base_1.0")
+    # A thread that another test did not wait for may still tell of its rounds.
+    [(resource, payload)] = [said[1:] for said in told if said[0] == "fedx.quorum.lost"]
+    assert resource == "fedx.run.Base_1.0"
     assert payload["lost"] == 1
     assert payload["clients"]["client-01"].startswith("late: xxx")
     assert len(payload["clients"]["client-01"]) == 300
