@@ -108,7 +108,8 @@ def root(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
 
 def copies(client: MlflowClient, name: str) -> list[Run]:
     experiment = client.get_experiment_by_name("fedx")
-    assert experiment is not None
+    if experiment is None:
+        return []  # nothing has been sent yet
     return list(client.search_runs([experiment.experiment_id], f"tags.`fedx.run` = '{name}'"))
 
 

@@ -53,7 +53,12 @@ class Pages:
         return str(prefect.post(f"/deployments/{deployment}/create_flow_run", body)["id"])
 
     def retry(self, flow_run: str) -> None:
-        """Press Retry until it works: a worker's last word on a crash undoes an early one."""
+        """Press Retry as a person would, some seconds after the crash, until it works.
+
+        A worker's last word on a crash undoes an earlier retry, though its process has begun; a
+        second one then races it, and the loser says so and fails.
+        """
+        time.sleep(10)
         count = self.about(flow_run)["run_count"]
 
         def begun() -> bool:
