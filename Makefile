@@ -23,7 +23,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs forget demo test check pytest format docs bench clean \
+.PHONY: help install up down status logs forget demo test check pytest screenshots format docs bench clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -91,6 +91,9 @@ check: $(INSTALLED)  ## lint, format, types and import rules
 pytest: $(INSTALLED)  ## tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not integration'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration
+
+screenshots: $(INSTALLED)  ## photograph the pages of Prefect, MLflow and the report for docs/
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/integration/test_pages.py
 
 test: check pytest  ## all that CI runs
 

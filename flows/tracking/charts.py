@@ -22,6 +22,8 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 NOTE = "mlflow.note.content"
 SCORES = "fedx.scores"
 SENT = "wire/cumulative_mib"
+TRAINING = "workflowType=machine_learning"
+"""Of an address: otherwise MLflow shows a run among evaluations of language models."""
 
 _SECTION = "fedx-charts"
 _OPENING = "Federated runs of FedX."
@@ -29,7 +31,7 @@ _OPENING = "Federated runs of FedX."
 
 def path(experiment_id: str) -> str:
     """Return the charts' address within MLflow's pages: what follows ``#``."""
-    view = f"compareRunsMode=CHART&viewStateShareKey={VIEW}&workflowType=machine_learning"
+    view = f"compareRunsMode=CHART&viewStateShareKey={VIEW}&{TRAINING}"
     return f"/experiments/{experiment_id}/runs?{view}"
 
 
@@ -110,6 +112,8 @@ def _state(scores: Sequence[str]) -> dict[str, Any]:
                 "isReordered": False,
                 "deleted": False,
                 "isGenerated": False,
+                "columns": 2,  # of three, names of metrics and legends are cut off
+                "cardHeight": 300,  # pixels; all of them are then seen at once
             }
         ],
         # Our section stays the first: MLflow sorts sections by name unless they were moved.

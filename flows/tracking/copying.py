@@ -75,7 +75,8 @@ class Copy:
     @property
     def page(self) -> str:
         """Address of the run's page."""
-        return f"{places.ui_of(self.uri)}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        at = f"/experiments/{self.experiment_id}/runs/{self.run_id}?{charts.TRAINING}"
+        return f"{places.ui_of(self.uri)}/#{at}"
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set the tags that differ."""
