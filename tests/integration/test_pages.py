@@ -175,7 +175,7 @@ def test_prefects_page_of_a_run_shows_its_steps_rounds_and_artifacts(
     stack: tuple[Any, Settings], chromium: Browser, ninety: RunFolder
 ) -> None:
     _, settings = stack
-    with chromium.page() as page:
+    with chromium.page(viewport={"width": 1400, "height": 960}) as page:
         log_in(page, settings)
         page.get_by_role("link", name="Runs", exact=True).first.click()
         page.get_by_role("link", name="fedx ninety").first.click()
@@ -207,6 +207,8 @@ def test_prefects_page_of_a_run_shows_its_steps_rounds_and_artifacts(
         (copy,) = ninety.notes()["mlflow"].values()
         charts = page.get_by_role("link", name="charts", exact=True)
         assert charts.get_attribute("href") == copy["charts"]
+        page.goto(ninety.notes()["prefect_page"])  # where MLflow's page of the run leads
+        page.get_by_text("fedx ninety").first.wait_for()
     assert chromium.refused <= {AMPLITUDE}
 
 
