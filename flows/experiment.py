@@ -135,8 +135,16 @@ def carry_out(
     """
     store = order.setting.place.store
     display = Noted(display, order.folder)
+
+    def waiting() -> None:
+        display.warn(f"another process is at work on run {order.run!r}; this one goes on after it")
+
     try:
-        with choose(run_at, workers, order.setting.place, display.warn) as runtime, display:
+        with (
+            choose(run_at, workers, order.setting.place, display.warn) as runtime,
+            display,
+            order.folder.at_work(waiting),
+        ):
             try:
                 _introduce(order, prefect_run)
                 tracker.began(order.folder, order.settings, _identity(prefect_run))

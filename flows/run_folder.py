@@ -14,8 +14,8 @@ runs/<name>/
 import os
 import re
 import uuid
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,10 @@ class RunFolder:
         return self.path / ".run.yaml.lock"
 
     @property
+    def _work_lock(self) -> Path:
+        return self.path / ".work.lock"
+
+    @property
     def model(self) -> Path:
         """The final model."""
         return self.path / "model.safetensors"
@@ -84,6 +88,17 @@ class RunFolder:
     def best(self) -> Path:
         """The best round's model, where rounds are judged."""
         return self.path / "best.safetensors"
+
+    def at_work(self, waiting: Callable[[], None]) -> AbstractContextManager[None]:
+        """Be the only process of this machine that does the run's rounds, waiting for others.
+
+        Prefect may take a flow run for dead whose process is still at work; tried again, it goes on
+        after that one instead of racing it. Between machines the journal decides who commits.
+
+        Args:
+            waiting: called once if another process is at work.
+        """
+        return exclusive(self._work_lock, waiting)
 
     def notes(self) -> dict[str, Any]:
         """Return what ``run.yaml`` says; nothing if it isn't there."""
@@ -110,7 +125,8 @@ class RunFolder:
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:
-            for path in (self.config, self.about, self.counts, self.system, self._lock):
+            made = (self.config, self.about, self.counts, self.system)
+            for path in (*made, self._lock, self._work_lock):
                 path.unlink(missing_ok=True)
             for folder in (self.results, self.path / "store", self.path):
                 if folder.is_dir() and not any(folder.iterdir()):
