@@ -9,11 +9,21 @@
     ├── MaskError (ValueError)               E_MASK       a mask that doesn't fit its model
     ├── PayloadError (ValueError)            E_PAYLOAD    corrupt, truncated or foreign bytes
     │   ├── SchemaError                      E_SCHEMA     names, shapes or dtypes other than agreed
-    │   └── NonFiniteError                   E_NONFINITE  NaN or infinity in an update
+    │   ├── NonFiniteError                   E_NONFINITE  NaN or infinity in an update
+    │   ├── TooBigError                      E_TOO_BIG    more bytes than agreed
+    │   └── ExamplesError                    E_EXAMPLES   more examples than a site can have
     ├── StoreError (OSError)                 E_STORAGE    a store that can't be read or written
     │   ├── AlreadyExistsError (FileExistsError)   E_EXISTS   a write-once key is taken
     │   └── ObjectMissingError (FileNotFoundError) E_MISSING  no object of that key
     ├── TrackingError (OSError)              E_TRACKING   MLflow lacks what a run has written down
+    ├── SiteError (PermissionError)          E_SITE       coordinator and site don't agree, or no keys
+    │   ├── SignatureError                   E_SIGNATURE  changed, or not from whom it says
+    │   ├── UnknownSiteError                 E_UNKNOWN_SITE  nobody of that name is admitted
+    │   ├── IdentifierError (ValueError)     E_ID         a name or key that could lead elsewhere
+    │   ├── StaleError                       E_STALE      an answer to another job, or a late order
+    │   ├── PlanError                        E_PLAN       nobody at the site agreed to the plan
+    │   ├── GrantError                       E_GRANT      not granted, refused or expired
+    │   └── ClockError                       E_SKEW       two clocks too far apart
     └── RunError (RuntimeError)              E_RUN        a run that can't start or go on
         ├── QuorumError                      E_QUORUM     too few clients reported
         ├── StoppedError                     E_STOPPED    a run that ended before its last round
@@ -87,6 +97,18 @@ class NonFiniteError(PayloadError):
     code = "E_NONFINITE"
 
 
+class TooBigError(PayloadError):
+    """More bytes came, or were announced, than both sides agreed on."""
+
+    code = "E_TOO_BIG"
+
+
+class ExamplesError(PayloadError):
+    """A site claims more examples than it was admitted with, or fewer than none."""
+
+    code = "E_EXAMPLES"
+
+
 class StoreError(FedXError, OSError):
     """A store can't be read or written."""
 
@@ -109,6 +131,54 @@ class TrackingError(FedXError, OSError):
     """A copy in MLflow could not be brought up to date."""
 
     code = "E_TRACKING"
+
+
+class SiteError(FedXError, PermissionError):
+    """Coordinator and site do not agree on something, or one of them lacks its keys."""
+
+    code = "E_SITE"
+
+
+class SignatureError(SiteError):
+    """Something was changed, or does not come from whom it claims to."""
+
+    code = "E_SIGNATURE"
+
+
+class UnknownSiteError(SiteError):
+    """Nobody of that name is admitted here."""
+
+    code = "E_UNKNOWN_SITE"
+
+
+class IdentifierError(SiteError, ValueError):
+    """A name or key is not of the form that is safe in folders and stores."""
+
+    code = "E_ID"
+
+
+class StaleError(SiteError):
+    """An answer to another job, or an order that came too late."""
+
+    code = "E_STALE"
+
+
+class PlanError(SiteError):
+    """Nobody at the site has agreed to a plan."""
+
+    code = "E_PLAN"
+
+
+class GrantError(SiteError):
+    """An object is not granted, or its grant was refused or has expired."""
+
+    code = "E_GRANT"
+
+
+class ClockError(SiteError):
+    """Two clocks are too far apart for grants that expire."""
+
+    code = "E_SKEW"
 
 
 class RunError(FedXError, RuntimeError):
