@@ -6,6 +6,7 @@
     orders     a job, signed by the coordinator, sealed to its site, with the grants that it needs
     approvals  the plans that a site's people have read and agreed to
     manifest   a client's report, signed by the site over the bytes that it has stored
+    audit      the book of what was refused, and why
     serving    a site that is at work: order in, checks, training, payload and manifest out
 
 The coordinator alone has the store's credentials. A site has its keys, its data and its approvals,
