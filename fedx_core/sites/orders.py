@@ -121,7 +121,9 @@ def _check_job(job: ClientJob, site: str) -> None:
             "the keys of two sites, nothing was done"
         )
     if not RUN_NAME.fullmatch(job.run):
-        raise IdentifierError(f"an order of run {job.run[:80]!r}; run names match {RUN_NAME.pattern}")
+        raise IdentifierError(
+            f"an order of run {job.run[:80]!r}; run names match {RUN_NAME.pattern}"
+        )
     if job.round_index < 0 or job.attempt < 0:
         raise IdentifierError(f"an order of round {job.round_index}, attempt {job.attempt}")
     if job.memory is not None and not job.memory.key.startswith(f"memory/{site}/"):

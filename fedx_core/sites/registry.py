@@ -1,7 +1,7 @@
 """Whom a coordinator knows: its own keys and the sites that people have admitted, a file each.
 
-    sites/keys.json            the coordinator's, made when they are first asked for
-    sites/admitted/north.json  a site: its public keys and how many examples it may claim
+sites/keys.json            the coordinator's, made when they are first asked for
+sites/admitted/north.json  a site: its public keys and how many examples it may claim
 """
 
 import json
