@@ -16,7 +16,7 @@
     │   ├── AlreadyExistsError (FileExistsError)   E_EXISTS   a write-once key is taken
     │   └── ObjectMissingError (FileNotFoundError) E_MISSING  no object of that key
     ├── TrackingError (OSError)              E_TRACKING   MLflow lacks what a run has written down
-    ├── SiteError (PermissionError)          E_SITE       coordinator and site don't agree, or no keys
+    ├── SiteError (PermissionError)          E_SITE       coordinator and site disagree, or no keys
     │   ├── SignatureError                   E_SIGNATURE  changed, or not from whom it says
     │   ├── UnknownSiteError                 E_UNKNOWN_SITE  nobody of that name is admitted
     │   ├── IdentifierError (ValueError)     E_ID         a name or key that could lead elsewhere

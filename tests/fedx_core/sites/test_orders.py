@@ -151,7 +151,7 @@ def test_an_inbox_elsewhere_is_refused(inbox: Any) -> None:
 
 def test_an_old_order_is_refused_where_that_matters() -> None:
     assert opened(order(), now=NOW) == order()
-    with pytest.raises(StaleError, match="expired 100 s ago.*fedx doctor --site") as refused:
+    with pytest.raises(StaleError, match=r"expired 100 s ago.*fedx doctor --site") as refused:
         opened(order(), now=NOW + 1000)
     assert refused.value.code == "E_STALE"
     with pytest.raises(PayloadError, match="without an end"):
