@@ -159,8 +159,11 @@ def test_a_run_that_was_killed_goes_on_when_it_is_retried(
         },
         "limit": 50,
     }
-    names = [event["event"] for event in prefect.post("/events/filter", told)["events"]]
-    assert set(names) == {"fedx.round.completed", "fedx.run.completed"}
+    # Events arrive some time after the run has ended.
+    names = {"fedx.round.completed", "fedx.run.completed"}
+    view.until(
+        lambda: {e["event"] for e in prefect.post("/events/filter", told)["events"]} == names
+    )
     said = prefect.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}})
     assert any("on from round" in line["message"] for line in said)
 
