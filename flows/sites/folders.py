@@ -1,7 +1,10 @@
 """Where a site and a coordinator keep what is theirs; said by the environment, never by a job.
 
     FEDX_SITE_HOME         a site's folder: keys, approvals, memory, audit
+    FEDX_SHARDS            its images: a folder with one folder, named as the site
     FEDX_COORDINATOR_HOME  the coordinator's folder: its keys and the sites it has admitted
+
+One machine may be both, in two folders.
 """
 
 import os
@@ -11,6 +14,11 @@ from pathlib import Path
 def site_home() -> Path:
     """Return this site's folder, ``./site`` if nothing else is said."""
     return Path(os.environ.get("FEDX_SITE_HOME") or "site")
+
+
+def shards() -> Path:
+    """Return the folder that holds this site's shard, ``./shards`` if nothing else is said."""
+    return Path(os.environ.get("FEDX_SHARDS") or "shards")
 
 
 def coordinator_home() -> Path:

@@ -1,0 +1,253 @@
+"""What a site's people have agreed to: plans, by the hash of their bytes.
+
+    asked/HASH      a plan that an order named and nobody has agreed to
+    asked/HASH.job  the job that named it
+    approved/HASH   a plan that is agreed to: the same bytes
+
+A plan says all that a site computes and sends: model, passes over the data, method and codec. One
+approval covers every round that follows it; any other setting is another plan.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedx_core.client import statistics_schema
+from fedx_core.codec import base as framing
+from fedx_core.errors import PayloadError, PlanError, SiteError, TooBigError
+from fedx_core.messages import ClientJob, canonical, parse
+from fedx_core.plan import Plan, set_up
+from fedx_core.sites.manifest import MANIFEST_SIZE
+from fedx_core.store import Buffer, FileStore, reference
+
+MAX_PLAN = 256 * 1024
+"""Bytes of the longest plan that is looked at."""
+
+SHORTEST = 8
+"""Digits of a hash by which people may name a plan."""
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A plan that an order named, waiting for people.
+
+    Args:
+        sha256: of its bytes.
+        plan: what it says.
+        job: the first that named it.
+    """
+
+    sha256: str
+    plan: Plan
+    job: ClientJob
+
+
+class Approvals:
+    """Plans of one site.
+
+    Args:
+        folder: see the module's docstring.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files = FileStore(folder)
+
+    def require(self, sha256: str) -> None:
+        """Let a plan pass if people have agreed to it.
+
+        Raises:
+            PlanError: they have not.
+        """
+        data = self._files.read(f"approved/{_hash(sha256)}")
+        if data is None or reference("", data).sha256 != sha256:
+            raise PlanError(
+                f"nobody at this site has agreed to plan {sha256[:12]}; its people read it and "
+                f"agree with `fedx site approve {sha256[:12]}`, then the coordinator's next "
+                "attempt counts"
+            )
+
+    def ask(self, job: ClientJob, plan: Buffer) -> None:
+        """Keep a plan for people to read.
+
+        Args:
+            job: that names it.
+            plan: its bytes.
+
+        Raises:
+            TooBigError: it is longer than any plan.
+            PayloadError: these are not the bytes that the job names, or no plan.
+        """
+        if len(plan) > MAX_PLAN:
+            raise TooBigError(f"a plan of {len(plan)} bytes, wanted {MAX_PLAN} at most")
+        sha256 = reference("", plan).sha256
+        if sha256 != job.plan.sha256:
+            raise PayloadError(f"plan {job.plan.sha256[:12]} has other bytes than its hash says")
+        _plan(plan)
+        if self._files.read(f"asked/{sha256}.job") is None:
+            self._files.put(f"asked/{sha256}", plan)
+            self._files.put(f"asked/{sha256}.job", canonical(job))
+
+    def asked(self) -> Iterator[Asked]:
+        """Go through the plans that wait, in order of their hashes."""
+        for path in sorted((self.folder / "asked").glob("*.job")):
+            yield self._asked(path.stem)
+
+    def approved(self) -> tuple[str, ...]:
+        """Name the plans that are agreed to."""
+        return tuple(sorted(path.name for path in (self.folder / "approved").glob("[0-9a-f]*")))
+
+    def find(self, prefix: str) -> Asked:
+        """Return the one waiting plan whose hash begins so.
+
+        Raises:
+            PlanError: there is none, or several, or too few digits to tell.
+        """
+        found = [each for each in self.asked() if each.sha256.startswith(prefix)]
+        if len(found) != 1 or len(prefix) < SHORTEST:
+            waiting = ", ".join(each.sha256[:12] for each in self.asked()) or "none"
+            raise PlanError(
+                f"{len(found)} waiting plans begin with {prefix[:64]!r}; name one by {SHORTEST} "
+                f"digits or more. Waiting: {waiting}"
+            )
+        return found[0]
+
+    def approve(self, sha256: str) -> None:
+        """Agree to a plan that waits.
+
+        Raises:
+            PlanError: none of this hash waits.
+            PayloadError: its bytes have changed since.
+        """
+        asked = self._asked(_hash(sha256))
+        plan = self._files.read(f"asked/{asked.sha256}")
+        assert plan is not None
+        self._files.put(f"approved/{sha256}", plan)
+        self._files.delete(f"asked/{sha256}.job")
+        self._files.delete(f"asked/{sha256}")
+
+    def withdraw(self, sha256: str) -> None:
+        """Agree no longer; what is being trained goes on to its end.
+
+        Raises:
+            PlanError: the plan was not agreed to.
+        """
+        self.require(sha256)
+        self._files.delete(f"approved/{sha256}")
+
+    def _asked(self, sha256: str) -> Asked:
+        plan, job = (self._files.read(f"asked/{sha256}{end}") for end in ("", ".job"))
+        if plan is None or job is None:
+            raise PlanError(f"no plan {sha256[:12]} waits; `fedx site approve` lists those that do")
+        if reference("", plan).sha256 != sha256:
+            raise PayloadError(
+                f"{self.folder / 'asked' / sha256} has changed since it came; delete it, and the "
+                "coordinator's next attempt brings it again"
+            )
+        try:
+            return Asked(sha256, _plan(plan), parse(ClientJob, json.loads(bytes(job))))
+        except ValueError as error:
+            raise SiteError(
+                f"{self.folder / 'asked' / sha256}.job is damaged ({error}); delete it, and the "
+                "coordinator's next attempt brings it again"
+            ) from error
+
+
+def describe(plan: Plan, job: ClientJob) -> str:
+    """Say in words what a plan does with a site's data, and what leaves the site.
+
+    Args:
+        plan: that waits.
+        job: the first that named it.
+
+    Raises:
+        FedXError: this version of FedX can't follow the plan at all.
+    """
+    return "\n".join(f"{about:9} {said}" for about, said in _described(plan, job))
+
+
+def _described(plan: Plan, job: ClientJob) -> Iterator[tuple[str, str]]:
+    settings, shard = plan.training, f"the shard of {job.client}"
+    yield "run", f"{job.run}, asked for in round {job.round_index} to {_PURPOSES[job.purpose]}"
+    yield (
+        "reads",
+        (
+            f"images and labels of {shard}, and nothing else at this site: its training part to "
+            "train, its test part to score the model if the coordinator asks"
+        ),
+    )
+    yield (
+        "trains",
+        (
+            f"{plan.model}, {plan.bands} bands in, {plan.classes} classes out "
+            f"({'one label' if plan.label_kind == 'single' else 'several labels'} an image): "
+            f"{settings.epochs} {'pass' if settings.epochs == 1 else 'passes'} over the training part "
+            f"a round, {settings.batch_size} images a step, Adam at {settings.learning_rate:g}"
+        ),
+    )
+    yield "method", f"{_named(plan.method.name, plan.method.params)}; codec {plan.codec.name}"
+    yield "leaves", _leaving(plan)
+    yield (
+        "",
+        (
+            f"a signed report of {MANIFEST_SIZE:,} bytes a job: how many images, how many seconds, and "
+            "averages such as the loss; of scoring, the metrics"
+        ),
+    )
+    yield (
+        "",
+        (
+            f"if asked before the first round: {_statistics_size(plan.bands)} bytes with the number of "
+            "pixels, and two sums for each band"
+        ),
+    )
+    yield "stays", "images, labels, and what the method keeps between rounds"
+
+
+_PURPOSES = {
+    "train": "train",
+    "evaluate": "score a model",
+    "statistics": "count and add up pixels",
+}
+
+
+def _leaving(plan: Plan) -> str:
+    up = set_up(plan).wire(None).up
+    if not up.entries:
+        return "no update: the method sends none"
+    _, most = framing.lengths(up)
+    sections = sorted({entry.name.partition("/")[0] for entry in up.entries})
+    return (
+        f"an update of at most {most:,} bytes ({most / 2**20:.2f} MiB) a round, less once units "
+        f"are pruned: {len(up.entries)} tensors of {', '.join(sections)}"
+    )
+
+
+def _statistics_size(bands: int) -> int:
+    return framing.lengths(statistics_schema(bands))[1]
+
+
+def _named(name: str, params: Any) -> str:
+    given = ", ".join(f"{key} {value}" for key, value in sorted(params.items()))
+    return f"{name} ({given})" if given else name
+
+
+def _plan(data: Buffer) -> Plan:
+    try:
+        return parse(Plan, json.loads(bytes(data)))
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(
+            f"this is no plan that this version of FedX can read ({error}); install the "
+            "coordinator's version"
+        ) from error
+
+
+def _hash(sha256: str) -> str:
+    if not _HASH.fullmatch(sha256):
+        raise PlanError(f"{sha256[:80]!r} is no hash of a plan: 64 hexadecimal digits are")
+    return sha256

@@ -1,0 +1,106 @@
+"""A site's folder: who it is, whose orders it takes, what its people agreed to.
+
+    keys.json         its secret keys, readable by its owner alone
+    coordinator.json  public keys of the coordinator that it takes orders from
+    request.json      its own public keys, for people to carry to the coordinator
+    plans/            plans that it was asked to follow, and those that are approved
+    memory/           what it keeps between rounds; never leaves
+    outbox/           hashes of what it has sent
+    audit.jsonl       what it has refused, and why
+
+Its images lie elsewhere, and nothing here is a copy of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedx_core.errors import AlreadyExistsError, SiteError
+from fedx_core.sites import keys
+from fedx_core.sites.approvals import Approvals
+from fedx_core.sites.keys import Keys, Public
+from fedx_core.store import FileStore
+
+COORDINATOR = "coordinator.json"
+REQUEST = "request.json"
+
+
+@dataclass(frozen=True)
+class Home:
+    """A site's folder; see the module's docstring."""
+
+    folder: Path
+
+    @property
+    def keys(self) -> Keys:
+        """The site's own.
+
+        Raises:
+            SiteError: there are none, or others may read them.
+        """
+        return keys.load(self.folder)
+
+    @property
+    def coordinator(self) -> Public:
+        """Whose orders the site takes.
+
+        Raises:
+            SiteError: nobody has said.
+        """
+        path = self.folder / COORDINATOR
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SiteError(
+                f"no coordinator at {path} ({error.strerror}); ask its people for the file that "
+                "`fedx site admit` names, and pass it to `fedx site trust`"
+            ) from None
+        return keys.read_public(data)
+
+    @property
+    def approvals(self) -> Approvals:
+        """Plans, asked for and agreed to."""
+        return Approvals(self.folder / "plans")
+
+    @property
+    def memory(self) -> Path:
+        """Store of what the site keeps between rounds."""
+        return self.folder / "memory"
+
+    @property
+    def outbox(self) -> Path:
+        """Store of the hashes of what it has sent."""
+        return self.folder / "outbox"
+
+    def enroll(self, name: str) -> Keys:
+        """Make the site's keys, and the file that asks a coordinator to admit it; both once.
+
+        Raises:
+            SiteError: the folder belongs to a site of another name, or can't be written.
+            IdentifierError: an impossible name.
+        """
+        keys.check_name(name)
+        if not (self.folder / keys.FILE).exists():
+            keys.save(keys.make(name), self.folder)
+        mine = self.keys
+        if mine.name != name:
+            raise SiteError(
+                f"{self.folder} belongs to {mine.name}, not to {name}; a site has a folder of its "
+                "own (FEDX_SITE_HOME)"
+            )
+        FileStore(self.folder).put(REQUEST, keys.write_public(mine.public))
+        return mine
+
+    def trust(self, coordinator: Public) -> None:
+        """Take orders from this coordinator, and from no other.
+
+        Raises:
+            SiteError: the site takes them from another one.
+        """
+        try:
+            FileStore(self.folder).create(COORDINATOR, keys.write_public(coordinator))
+        except AlreadyExistsError:
+            if (known := self.coordinator) != coordinator:
+                raise SiteError(
+                    f"this site takes orders from another coordinator (fingerprint "
+                    f"{known.fingerprint}); delete {self.folder / COORDINATOR} if that is over"
+                ) from None

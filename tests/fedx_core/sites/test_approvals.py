@@ -1,0 +1,165 @@
+from pathlib import Path
+
+import pytest
+
+from asked import job
+from bed import tiny
+from fedx_core.codec import base as framing
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
+from fedx_core.messages import ClientJob, canonical
+from fedx_core.pixels import Pixels
+from fedx_core.plan import Plan, set_up
+from fedx_core.sites import approvals
+from fedx_core.sites.approvals import Approvals, describe
+from fedx_core.store import reference
+
+
+def plan(settings: ExperimentConfig | None = None) -> Plan:
+    settings = settings or tiny()
+    return Plan(
+        model=settings.model.name,
+        bands=3,
+        classes=10,
+        label_kind="single",
+        pixels=Pixels(
+            scale=255.0, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=None,
+            memory_format="contiguous",
+        ),
+        training=settings.training,
+        method=settings.method,
+        codec=settings.codec,
+    )  # fmt: skip
+
+
+PLAN = canonical(plan())
+ASKED = job(plan=reference("plans/a", PLAN))
+SHA256 = ASKED.plan.sha256
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Approvals:
+    return Approvals(tmp_path / "plans")
+
+
+def test_nothing_is_followed_that_nobody_agreed_to(kept: Approvals) -> None:
+    with pytest.raises(PlanError, match=rf"fedx site approve {SHA256[:12]}") as refused:
+        kept.require(SHA256)
+    assert refused.value.code == "E_PLAN"
+    kept.ask(ASKED, PLAN)
+    with pytest.raises(PlanError):
+        kept.require(SHA256)
+
+
+def test_what_people_agreed_to_is_followed_from_then_on(kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    (waiting,) = kept.asked()
+    assert (waiting.sha256, waiting.plan, waiting.job) == (SHA256, plan(), ASKED)
+    assert kept.find(SHA256[:12]) == waiting
+    kept.approve(SHA256)
+    Approvals(kept.folder).require(SHA256)
+    assert kept.approved() == (SHA256,)
+    assert list(kept.asked()) == []
+    with pytest.raises(PlanError, match="has agreed to plan"):
+        kept.require("0" * 64)
+
+
+def test_a_plan_that_is_asked_for_again_still_names_who_asked_first(kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    kept.ask(job(plan=ASKED.plan, round_index=9), PLAN)
+    (waiting,) = kept.asked()
+    assert waiting.job == ASKED
+
+
+def test_people_may_change_their_minds(kept: Approvals) -> None:
+    with pytest.raises(PlanError):
+        kept.withdraw(SHA256)
+    kept.ask(ASKED, PLAN)
+    kept.approve(SHA256)
+    kept.withdraw(SHA256)
+    with pytest.raises(PlanError):
+        kept.require(SHA256)
+
+
+def test_other_bytes_than_the_job_names_are_not_kept(kept: Approvals) -> None:
+    with pytest.raises(PayloadError, match="other bytes than its hash says"):
+        kept.ask(ASKED, PLAN + b" ")
+    with pytest.raises(PayloadError, match="no plan that this version"):
+        kept.ask(job(plan=reference("plans/a", b"{}")), b"{}")
+    with pytest.raises(PayloadError, match="no plan that this version"):
+        kept.ask(job(plan=reference("plans/a", b"[" * 99_999)), b"[" * 99_999)
+    with pytest.raises(TooBigError):
+        kept.ask(ASKED, bytes(approvals.MAX_PLAN + 1))
+    assert list(kept.asked()) == []
+
+
+def test_a_plan_that_was_changed_on_disk_is_neither_shown_nor_followed(kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    (kept.folder / "asked" / SHA256).write_bytes(PLAN.replace(b'"epochs":1', b'"epochs":9'))
+    with pytest.raises(PayloadError, match="has changed since it came"):
+        kept.approve(SHA256)
+    (kept.folder / "asked" / SHA256).write_bytes(PLAN)
+    kept.approve(SHA256)
+    (kept.folder / "approved" / SHA256).write_bytes(PLAN + b" ")
+    with pytest.raises(PlanError):
+        kept.require(SHA256)
+
+
+def test_a_damaged_job_says_what_to_delete(kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    (kept.folder / "asked" / f"{SHA256}.job").write_bytes(b"{")
+    with pytest.raises(SiteError, match=r"is damaged.*delete it"):
+        list(kept.asked())
+
+
+@pytest.mark.parametrize("prefix", ["", "zz", SHA256[:4], "f" * 12, "../../keys"])
+def test_a_hash_has_to_name_one_plan(prefix: str, kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    with pytest.raises(PlanError, match=f"Waiting: {SHA256[:12]}"):
+        kept.find(prefix)
+    with pytest.raises(PlanError):
+        kept.require(prefix)
+
+
+def test_people_read_what_happens_to_their_data() -> None:
+    said = describe(plan(), ASKED)
+    size = len(framing.encode(dict(_payload(plan())), set_up(plan()).wire(None).up, "masked"))
+    for words in (
+        "demo, asked for in round 7 to train",
+        "images and labels of the shard of north, and nothing else",
+        "resnet6, 3 bands in, 10 classes out (one label an image): 1 pass over",
+        "16 images a step, Adam at 0.001",
+        "fedx (", "pruning_rate 0.5",
+        f"at most {size:,} bytes",
+        "a signed report of 8,192 bytes",
+    ):  # fmt: skip
+        assert words in said
+    assert all(len(line) < 250 for line in said.splitlines())
+
+
+def _payload(of: Plan) -> list[tuple[str, object]]:
+    import torch
+
+    entries = set_up(of).wire(None).up.entries
+    return [(e.name, torch.zeros(e.shape, dtype=getattr(torch, e.dtype[6:]))) for e in entries]
+
+
+@pytest.mark.parametrize(
+    ("settings", "purpose", "words"),
+    [
+        (tiny(method__name="local_only"), "train", "no update: the method sends none"),
+        (tiny(training__epochs=3), "evaluate", "3 passes over"),
+        (tiny(), "statistics", "to count and add up pixels"),
+    ],
+)
+def test_other_plans_say_so(settings: ExperimentConfig, purpose: str, words: str) -> None:
+    asked: ClientJob = job(purpose=purpose)
+    assert words in describe(plan(settings), asked)
+
+
+def test_a_plan_that_cannot_be_followed_is_refused_when_it_is_shown() -> None:
+    import dataclasses
+
+    odd = dataclasses.replace(plan(), model="resnet7")
+    with pytest.raises(FedXError, match="resnet7"):
+        describe(odd, ASKED)
