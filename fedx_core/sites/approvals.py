@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from fedx_core.client import statistics_schema
 from fedx_core.codec import base as framing
+from fedx_core.config import Plugin
 from fedx_core.errors import PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.messages import ClientJob, canonical, parse
 from fedx_core.plan import Plan, set_up
@@ -168,45 +168,24 @@ def describe(plan: Plan, job: ClientJob) -> str:
     Raises:
         FedXError: this version of FedX can't follow the plan at all.
     """
-    return "\n".join(f"{about:9} {said}" for about, said in _described(plan, job))
-
-
-def _described(plan: Plan, job: ClientJob) -> Iterator[tuple[str, str]]:
-    settings, shard = plan.training, f"the shard of {job.client}"
-    yield "run", f"{job.run}, asked for in round {job.round_index} to {_PURPOSES[job.purpose]}"
-    yield (
-        "reads",
-        (
-            f"images and labels of {shard}, and nothing else at this site: its training part to "
-            "train, its test part to score the model if the coordinator asks"
-        ),
-    )
-    yield (
-        "trains",
-        (
-            f"{plan.model}, {plan.bands} bands in, {plan.classes} classes out "
-            f"({'one label' if plan.label_kind == 'single' else 'several labels'} an image): "
-            f"{settings.epochs} {'pass' if settings.epochs == 1 else 'passes'} over the training part "
-            f"a round, {settings.batch_size} images a step, Adam at {settings.learning_rate:g}"
-        ),
-    )
-    yield "method", f"{_named(plan.method.name, plan.method.params)}; codec {plan.codec.name}"
-    yield "leaves", _leaving(plan)
-    yield (
-        "",
-        (
-            f"a signed report of {MANIFEST_SIZE:,} bytes a job: how many images, how many seconds, and "
-            "averages such as the loss; of scoring, the metrics"
-        ),
-    )
-    yield (
-        "",
-        (
-            f"if asked before the first round: {_statistics_size(plan.bands)} bytes with the number of "
-            "pixels, and two sums for each band"
-        ),
-    )
-    yield "stays", "images, labels, and what the method keeps between rounds"
+    settings = plan.training
+    labels = "one label" if plan.label_kind == "single" else "several labels"
+    passes = "1 pass" if settings.epochs == 1 else f"{settings.epochs} passes"
+    return f"""\
+run     {job.run}, which asks in round {job.round_index} to {_PURPOSES[job.purpose]}
+reads   images and labels of the shard of {job.client}, and nothing else at this site:
+        the training part to train, the test part to score the model if it is asked to
+trains  {plan.model}, {plan.bands} bands in, {plan.classes} classes out ({labels} an image)
+        {passes} over the training part a round, {settings.batch_size} images a step,
+        Adam at {settings.learning_rate:g}
+method  {_named(plan.method)}
+codec   {_named(plan.codec)}
+leaves  {_leaving(plan)}
+        {MANIFEST_SIZE:,} bytes of signed report a job: how many images, how many seconds,
+        and averages such as the loss; of scoring, the metrics
+        {_statistics_size(plan):,} bytes, if it is asked for before the first round:
+        the number of pixels, and two sums for each band
+stays   images, labels, and what the method keeps between rounds"""
 
 
 _PURPOSES = {
@@ -221,20 +200,20 @@ def _leaving(plan: Plan) -> str:
     if not up.entries:
         return "no update: the method sends none"
     _, most = framing.lengths(up)
-    sections = sorted({entry.name.partition("/")[0] for entry in up.entries})
+    sections = ", ".join(sorted({entry.name.partition("/")[0] for entry in up.entries}))
     return (
-        f"an update of at most {most:,} bytes ({most / 2**20:.2f} MiB) a round, less once units "
-        f"are pruned: {len(up.entries)} tensors of {', '.join(sections)}"
+        f"at most {most:,} bytes of update a round, less once units are pruned:\n        "
+        f"{len(up.entries)} tensors of {sections}"
     )
 
 
-def _statistics_size(bands: int) -> int:
-    return framing.lengths(statistics_schema(bands))[1]
+def _statistics_size(plan: Plan) -> int:
+    return framing.lengths(statistics_schema(plan.bands))[1]
 
 
-def _named(name: str, params: Any) -> str:
-    given = ", ".join(f"{key} {value}" for key, value in sorted(params.items()))
-    return f"{name} ({given})" if given else name
+def _named(plugin: Plugin) -> str:
+    given = ", ".join(f"{key} {value}" for key, value in sorted(plugin.params.items()))
+    return f"{plugin.name} ({given})" if given else plugin.name
 
 
 def _plan(data: Buffer) -> Plan:

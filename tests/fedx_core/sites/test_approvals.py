@@ -1,6 +1,8 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from asked import job
 from bed import tiny
@@ -12,6 +14,7 @@ from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan, set_up
 from fedx_core.sites import approvals
 from fedx_core.sites.approvals import Approvals, describe
+from fedx_core.state import Payload
 from fedx_core.store import reference
 
 
@@ -123,25 +126,23 @@ def test_a_hash_has_to_name_one_plan(prefix: str, kept: Approvals) -> None:
 
 def test_people_read_what_happens_to_their_data() -> None:
     said = describe(plan(), ASKED)
-    size = len(framing.encode(dict(_payload(plan())), set_up(plan()).wire(None).up, "masked"))
+    size = len(framing.encode(_payload(plan()), set_up(plan()).wire(None).up, "masked"))
     for words in (
-        "demo, asked for in round 7 to train",
+        "demo, which asks in round 7 to train",
         "images and labels of the shard of north, and nothing else",
         "resnet6, 3 bands in, 10 classes out (one label an image): 1 pass over",
         "16 images a step, Adam at 0.001",
         "fedx (", "pruning_rate 0.5",
-        f"at most {size:,} bytes",
-        "a signed report of 8,192 bytes",
+        f"at most {size:,} bytes of update a round",
+        "8,192 bytes of signed report a job",
     ):  # fmt: skip
         assert words in said
-    assert all(len(line) < 250 for line in said.splitlines())
+    assert all(len(line) <= 100 for line in said.splitlines())
 
 
-def _payload(of: Plan) -> list[tuple[str, object]]:
-    import torch
-
+def _payload(of: Plan) -> Payload:
     entries = set_up(of).wire(None).up.entries
-    return [(e.name, torch.zeros(e.shape, dtype=getattr(torch, e.dtype[6:]))) for e in entries]
+    return {e.name: torch.zeros(e.shape, dtype=getattr(torch, e.dtype[6:])) for e in entries}
 
 
 @pytest.mark.parametrize(
@@ -158,8 +159,6 @@ def test_other_plans_say_so(settings: ExperimentConfig, purpose: str, words: str
 
 
 def test_a_plan_that_cannot_be_followed_is_refused_when_it_is_shown() -> None:
-    import dataclasses
-
     odd = dataclasses.replace(plan(), model="resnet7")
     with pytest.raises(FedXError, match="resnet7"):
         describe(odd, ASKED)
