@@ -1,18 +1,18 @@
 """States, memories and masks as bytes: safetensors and framed bits, never pickle."""
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedx_core import state
+from fedx_core import state, strict_json, tensor_file
 from fedx_core.codec import base as framing
-from fedx_core.errors import PayloadError
+from fedx_core.errors import PayloadError, VersionError
 from fedx_core.journal import Evidence
 from fedx_core.masks import Mask
-from fedx_core.messages import PROTOCOL, Entry, Ref, Schema, ServerState, canonical
+from fedx_core.messages import PROTOCOL, Entry, Ref, Schema, ServerState, canonical, parse
 from fedx_core.methods.base import ModelInfo
 from fedx_core.state import StateDict
 from fedx_core.store import Store, put_by_hash
@@ -33,17 +33,23 @@ def unpack_state(data: framing.Buffer) -> tuple[StateDict, dict[str, Any]]:
     Raises:
         PayloadError: the bytes are no safetensors file of ours.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    raw = bytes(data)
     try:
-        tensors = load(raw)
-        length = int.from_bytes(raw[:8], "little")
-        metadata = json.loads(raw[8 : 8 + length]).get("__metadata__", {})
-        return tensors, json.loads(metadata.get("fedx", "{}"))
-    except (SafetensorError, ValueError, KeyError, AttributeError) as error:
-        raise PayloadError(f"checkpoint is corrupt: {error}") from error
+        tensors, metadata = tensor_file.load(data)
+        return tensors, about_of(metadata)
+    except PayloadError as error:
+        raise type(error)(f"checkpoint is corrupt: {error}") from error
+
+
+def about_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what :func:`pack_state` was told of the tensors.
+
+    Raises:
+        PayloadError: it is damaged.
+    """
+    found = strict_json.loads(metadata.get("fedx", "{}").encode(), tensor_file.LARGEST_HEADER)
+    if not isinstance(found, dict):
+        raise PayloadError("what a file says of its tensors is no JSON object")
+    return found
 
 
 def pack_server_state(server_state: ServerState) -> bytes:
@@ -70,21 +76,39 @@ def unpack_server_state(data: framing.Buffer) -> ServerState:
     Raises:
         PayloadError: the bytes are not such a state.
     """
-    tensors, about = unpack_state(data)
+    tensors, said = unpack_state(data)
+    if said.get("protocol") != PROTOCOL:
+        raise VersionError(
+            f"checkpoint of protocol {said.get('protocol')!r}, this is {PROTOCOL}; resume with the "
+            "version that wrote it"
+        )
     try:
+        found = parse(_About, said)
+        order = [f"{part}/{name}" for part, names in found.order.items() for name in names]
+        if len(order) != len(tensors) or set(order) != set(tensors):
+            raise PayloadError("its tensors are not those that it lists")
         parts = {
-            part: {name: tensors[f"{part}/{name}"] for name in names}
-            for part, names in about["order"].items()
+            part: {name: tensors[f"{part}/{name}"] for name in found.order.get(part, ())}
+            for part in ("model", "mask", "memory")
         }
-        kind = about["mask_kind"]
         return ServerState(
-            round_index=about["round_index"],
+            round_index=found.round_index,
             model=parts["model"],
-            mask=Mask(kind, parts["mask"]) if kind else None,
+            mask=Mask(found.mask_kind, parts["mask"]) if found.mask_kind else None,
             memory=parts["memory"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PayloadError(f"checkpoint is corrupt: {error!r}") from error
+    except PayloadError as error:
+        raise type(error)(f"checkpoint is corrupt: {error}") from error
+
+
+@dataclass(frozen=True)
+class _About:
+    """What a packed state says of itself."""
+
+    protocol: int
+    round_index: int
+    mask_kind: Literal["", "units", "parameters"]
+    order: Mapping[str, tuple[str, ...]]
 
 
 def put_evidence(
@@ -151,6 +175,8 @@ def fetch_mask(
         if kind == "units"
         else {name: info.entries[name][1] for name in masked}
     )
-    payload = framing.decode(store.get(ref), mask_schema(kind, shapes), "mask")
+    schema = mask_schema(kind, shapes)
+    framing.require_length(ref, schema)
+    payload = framing.decode(store.get(ref), schema, "mask")
     entries = state.section(payload, kind)
     return Mask("units", entries) if kind == "units" else Mask("parameters", entries)

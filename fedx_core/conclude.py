@@ -133,9 +133,13 @@ def _charge_evaluation(
 
 def _mean_by_examples(per_client: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     scored = [values for values in per_client.values() if len(values) > 1]
-    total = sum(values["examples"] for values in scored)
-    names = [name for name in scored[0] if name != "examples"] if scored else []
-    return {n: sum(v[n] * v["examples"] for v in scored) / total for n in names}
+    # A client that leaves a score out has no say in it.
+    names = dict.fromkeys(name for values in scored for name in values if name != "examples")
+    return {
+        name: sum(v[name] * v["examples"] for v in scored if name in v)
+        / sum(v["examples"] for v in scored if name in v)
+        for name in names
+    }
 
 
 def _label_frequency(server: Server) -> dict[str, float]:

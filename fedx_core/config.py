@@ -165,12 +165,16 @@ class FederationConfig(Block):
     """
 
     rounds: int
+        max_update_norm: an update whose values, as they are sent, have a larger Euclidean norm is
+            refused; 0 refuses none.
     participation: float
     min_reports: int
     attempts: int
     round_timeout: float
     keep_states: int
-    selection: SelectionConfig | None = None  # runs from before it was a setting lack it
+    # Runs from before these were settings lack them.
+    selection: SelectionConfig | None = None
+    max_update_norm: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rounds", "attempts", "keep_states"):
@@ -180,10 +184,11 @@ class FederationConfig(Block):
             raise ConfigError(
                 f"federation.participation must lie in (0, 1], got {self.participation}"
             )
-        if self.round_timeout < 0:
-            raise ConfigError(
-                f"federation.round_timeout must be 0 or more, got {self.round_timeout}"
-            )
+        for name in ("round_timeout", "max_update_norm"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(
+                    f"federation.{name} must be 0 or more, got {getattr(self, name)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

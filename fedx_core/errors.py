@@ -10,6 +10,7 @@
     ├── PayloadError (ValueError)            E_PAYLOAD    corrupt, truncated or foreign bytes
     │   ├── SchemaError                      E_SCHEMA     names, shapes or dtypes other than agreed
     │   ├── NonFiniteError                   E_NONFINITE  NaN or infinity in an update
+    │   ├── NormError                        E_NORM       an update larger than the settings allow
     │   ├── TooBigError                      E_TOO_BIG    more bytes than agreed
     │   └── ExamplesError                    E_EXAMPLES   more examples than a site can have
     ├── StoreError (OSError)                 E_STORAGE    a store that can't be read or written
@@ -95,6 +96,12 @@ class NonFiniteError(PayloadError):
     """An update holds NaN or infinity."""
 
     code = "E_NONFINITE"
+
+
+class NormError(PayloadError):
+    """An update's norm is larger than the settings allow."""
+
+    code = "E_NORM"
 
 
 class TooBigError(PayloadError):

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ PROTOCOL = 1
 
 POOLED = "pooled"
 """Name of the pretended client that owns every client's training part."""
+
+LARGEST_MESSAGE = 1 << 20
+"""Bytes that a plan or a report may have."""
+
+LARGEST_RECORD = 1 << 26
+"""Bytes that a record of the journal may have; it grows with the clients."""
 
 Purpose = Literal["train", "evaluate", "statistics"]
 
@@ -375,7 +382,7 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
         hints, required = _fields(typing.cast(Any, kind))
         if unknown := sorted(set(value) - set(hints)):
-            raise PayloadError(f"{path}: unknown field {unknown[0]!r}")
+            raise PayloadError(f"{path}: unknown field {reprlib.repr(unknown[0])}")
         if missing := sorted(required - set(value)):
             raise PayloadError(f"{path}: field {missing[0]!r} is missing")
         return typing.cast(Any, kind)(
@@ -387,10 +394,12 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
                 return _parse(option, value, path)
             except PayloadError:
                 continue
-        raise PayloadError(f"{path}: {value!r} fits none of {kind}")
+        raise PayloadError(f"{path}: {reprlib.repr(value)} fits none of {kind}")
     if origin is Literal:
         if value not in arguments:
-            raise PayloadError(f"{path}: {value!r} is none of {', '.join(map(str, arguments))}")
+            raise PayloadError(
+                f"{path}: {reprlib.repr(value)} is none of {', '.join(map(str, arguments))}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
@@ -412,12 +421,16 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
         return {k: _parse(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise PayloadError(f"{path}: a number too large for any float") from None
     if kind is type(None) and value is None:
         return None
     if kind in (int, str, bool) and type(value) is kind:
         return value
-    raise PayloadError(f"{path}: wanted {getattr(kind, '__name__', kind)}, got {value!r}")
+    wanted = getattr(kind, "__name__", kind)
+    raise PayloadError(f"{path}: wanted {wanted}, got {reprlib.repr(value)}")
 
 
 @cache  # annotations are strings to be evaluated, which takes longer than to parse a report

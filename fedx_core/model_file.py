@@ -5,7 +5,6 @@ catalogue, which bands it reads and how, and what its outputs mean. Weights are 
 pruned units zero, under the model's own names, so that any reader of safetensors can take them.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from pathlib import Path
 from torch import nn
 
 import fedx_core
-from fedx_core import checkpoint, state
+from fedx_core import checkpoint, state, strict_json, tensor_file
 from fedx_core.errors import PayloadError, RunError, SchemaError, VersionError
 from fedx_core.examples import Description, LabelKind
 from fedx_core.journal import Journal
-from fedx_core.messages import parse, plain
+from fedx_core.messages import LARGEST_MESSAGE, parse, plain
 from fedx_core.models import catalogue
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan
@@ -75,7 +74,7 @@ def card_of(journal: Journal, description: Description, round_index: int) -> Car
     run, first, last = journal.run(), journal.committed(0), journal.committed(round_index)
     if run is None or first is None or last is None:
         raise RunError(f"no committed round {round_index} in this run; start it with `fedx run`")
-    plan = parse(Plan, json.loads(bytes(journal.store.get(first.plan))))
+    plan = parse(Plan, strict_json.loads(journal.store.get(first.plan), LARGEST_MESSAGE))
     return Card(
         format=FORMAT,
         version=fedx_core.__version__,
@@ -110,17 +109,17 @@ def read(path: Path) -> tuple[nn.Module, Card]:
         SchemaError: its weights are not those of the model that it names.
     """
     try:
-        weights, about = checkpoint.unpack_state(path.read_bytes())
+        about = checkpoint.about_of(tensor_file.header_of(path).metadata)
     except OSError as error:
         raise PayloadError(
             f"{path} can't be read: {error.strerror or error}; name a run or a .safetensors file"
         ) from error
     except PayloadError as error:
-        raise PayloadError(f"{path} is no whole safetensors file ({error})") from error
+        raise type(error)(f"{path} is no whole safetensors file ({error})") from error
     card = _card(path, about)
     model = catalogue.build(card.model, len(card.bands), len(card.class_names), seed=0)
     try:
-        state.require_same_layout(model.state_dict(), weights)
+        weights = tensor_file.load_file(path, model.state_dict())
     except SchemaError as error:
         raise SchemaError(f"{path} does not hold a {card.model}, as it says: {error}") from error
     state.require_finite(weights, str(path))

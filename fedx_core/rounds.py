@@ -16,6 +16,7 @@ reads the same in one process, on a task runner and at separate sites.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -76,6 +77,7 @@ class Server:
         workers: threads for evaluation; they change no result.
     """
 
+        audit: folder whose ``audit.jsonl`` gets a line for each attempt that does not count.
     run: str
     config: ExperimentConfig
     bench: Workbench
@@ -90,6 +92,7 @@ class Server:
     workers: int
 
 
+    audit: Path | None = None
 def dispatch(
     server: Server, server_state: ServerState, state_ref: Ref, holdings: Mapping[str, Holding]
 ) -> tuple[ClientJob, ...]:

@@ -1,17 +1,17 @@
 """Before the first round: data, normalisation, first weights; or another run's first rounds."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import checkpoint, config, examples, seeding, selection
+from fedx_core import checkpoint, config, examples, seeding, selection, strict_json
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
 from fedx_core.examples import Description, Examples
 from fedx_core.journal import Commit, Journal
 from fedx_core.messages import (
+    LARGEST_MESSAGE,
     PROTOCOL,
     ClientFailure,
     ClientJob,
@@ -39,11 +39,14 @@ class Setting:
         run: name of the run.
         data: folder of one data set with ``prepared``, ``shards`` and ``reference`` in it.
         place: store, shards and memories, as clients see them.
+        audit: folder whose ``audit.jsonl`` gets a line for each attempt of a client that does not
+            count; None for no such lines.
     """
 
     run: str
     data: Path
     place: Place
+    audit: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +290,7 @@ def open_server(
     plan: Ref,
 ) -> Server:
     """Build the model and gather all that the server's steps need."""
-    bench = set_up(parse(Plan, json.loads(bytes(journal.store.get(plan)))))
+    bench = set_up(parse(Plan, strict_json.loads(journal.store.get(plan), LARGEST_MESSAGE)))
     return Server(
         run=setting.run,
         config=settings,
@@ -304,6 +307,7 @@ def open_server(
     )
 
 
+        audit=setting.audit,
 def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
     """Check that another run's first rounds are this run's too, and take its normalisation.
 
@@ -349,5 +353,5 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
             f"{branch.store} no longer holds the state of round {branch.round_index}; it keeps the "
             "last federation.keep_states only; branch from a later round, or run it again with more"
         )
-    plan = parse(Plan, json.loads(bytes(journal.store.get(first.plan))))
+    plan = parse(Plan, strict_json.loads(journal.store.get(first.plan), LARGEST_MESSAGE))
     return plan.pixels

@@ -1,7 +1,7 @@
 """Where bytes are kept: memory, files or S3 behind the same few verbs.
 
     put     an object, named by the caller; its reference carries hash and length
-    get     an object by reference; the hash is checked
+    get     an object by reference; no more than its length is fetched, and the hash is checked
     create  an object only if its key is free: the one thing that two servers can race for
     read    an object by key, or None; for the keys that are known in advance (journal, reports)
     delete  an object, if it is there
@@ -30,6 +30,7 @@ from fedx_core.errors import (
     ObjectMissingError,
     PayloadError,
     StoreError,
+    TooBigError,
 )
 from fedx_core.messages import Ref
 
@@ -56,11 +57,20 @@ class Store(Protocol):
 
         Raises:
             ObjectMissingError: there is none.
+            TooBigError: it is longer than the reference says; it is not fetched.
             PayloadError: its length or hash is not the reference's.
         """
 
-    def read(self, key: str) -> Buffer | None:
-        """Return the bytes under a key, or None."""
+    def read(self, key: str, limit: int | None = None) -> Buffer | None:
+        """Return the bytes under a key, or None.
+
+        Args:
+            key: of the object.
+            limit: bytes that are fetched at most; None where whoever wrote it is trusted.
+
+        Raises:
+            TooBigError: it is longer than the limit; it is not fetched.
+        """
 
     def delete(self, key: str) -> None:
         """Forget an object, if it is there."""
@@ -87,10 +97,18 @@ def create_once(store: Store, key: str, data: Buffer) -> Ref:
         return store.create(key, data)
     except AlreadyExistsError:
         ref = reference(key, data)
-        present = store.read(key)
-        if present is None or reference(key, present) != ref:
+        if not _holds(store, key, data):
             raise
         return ref
+
+
+def _holds(store: Store, key: str, data: Buffer) -> bool:
+    """Tell whether a key holds exactly these bytes."""
+    try:
+        present = store.read(key, len(data))
+    except TooBigError:
+        return False
+    return present is not None and reference(key, present) == reference(key, data)
 
 
 def open_store(uri: str, *, durable: bool = True) -> Store:
@@ -127,6 +145,13 @@ def _checked(ref: Ref, data: Buffer | None) -> Buffer:
     return data
 
 
+def _check_size(key: str, size: int, limit: int | None) -> None:
+    if limit is not None and size > limit:
+        raise TooBigError(
+            f"object {key!r} is corrupt: {size} bytes, wanted {limit} at most; it was not fetched"
+        )
+
+
 def _check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise StoreError(
@@ -161,9 +186,11 @@ class MemoryStore:
         # The object itself is handed out, so there is nothing that hashing it again could find.
         return data if data is not None and kept == ref else _checked(ref, data)
 
-    def read(self, key: str) -> Buffer | None:
+    def read(self, key: str, limit: int | None = None) -> Buffer | None:
         """Return the bytes under a key, or None."""
-        return self._objects.get(_check_key(key), (None, None))[1]
+        data = self._objects.get(_check_key(key), (None, None))[1]
+        _check_size(key, len(data or b""), limit)
+        return data
 
     def delete(self, key: str) -> None:
         """Forget an object."""
@@ -214,11 +241,14 @@ class FileStore:
         """Return an object, its hash checked."""
         return _checked(ref, self.read(ref.key))
 
-    def read(self, key: str) -> Buffer | None:
+    def read(self, key: str, limit: int | None = None) -> Buffer | None:
         """Return the bytes under a key, or None."""
         path = self._path(key)
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                _check_size(key, size, limit)
+                return file.read(size)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -301,7 +331,7 @@ class S3Store:
             )
             if status in (409, 412):
                 # A retry after a lost reply meets its own object.
-                if (present := self.read(key)) is not None and bytes(present) == bytes(data):
+                if _holds(self, key, data):
                     return reference(key, data)
                 raise AlreadyExistsError(f"key {key!r} is taken in {self.bucket}") from error
             raise
@@ -311,12 +341,16 @@ class S3Store:
         """Return an object, its hash checked."""
         return _checked(ref, self.read(ref.key))
 
-    def read(self, key: str) -> Buffer | None:
-        """Return the bytes under a key, or None."""
+    def read(self, key: str, limit: int | None = None) -> Buffer | None:
+        """Return the bytes under a key, or None; the length comes before them."""
         try:
-            body: bytes = self._call("get_object", key)["Body"].read()
+            found = self._call("get_object", key)
         except ObjectMissingError:
             return None
+        with contextlib.closing(found["Body"]) as stream:
+            size: int = found["ContentLength"]
+            _check_size(key, size, limit)
+            body: bytes = stream.read(size)
         return body
 
     def delete(self, key: str) -> None:

@@ -264,7 +264,7 @@ def _setting(folder: RunFolder, store: str, data_root: Path, settings: Experimen
     place = Place(
         store=store, shards=str(data / "shards"), memory=str(folder.path.absolute() / "clients")
     )
-    return Setting(run=folder.name, data=data, place=place)
+    return Setting(run=folder.name, data=data, place=place, audit=folder.path.absolute())
 
 
 def _branch(request: Request, root: Path) -> Branch | None:

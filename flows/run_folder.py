@@ -7,6 +7,7 @@ runs/<name>/
     clients/            what clients keep for themselves
     results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/,
                         system.jsonl
+    audit.jsonl         a line for each attempt of a client that did not count
     model.safetensors   the final model
     best.safetensors    the best round's by validation, with federation.selection
 """

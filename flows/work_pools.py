@@ -5,7 +5,6 @@ stands for its name: ``fedx-client/{client}`` gives each site a deployment, and 
 its own; ``fedx-client/train`` with the queue ``{client}`` shares one pool.
 """
 
-import json
 import os
 import time
 import uuid
@@ -13,9 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fedx_core import strict_json
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, FedXError, RunError
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport, parse, plain
+from fedx_core.messages import (
+    LARGEST_MESSAGE,
+    ClientFailure,
+    ClientJob,
+    ClientReport,
+    parse,
+    plain,
+)
 from fedx_core.runtime import Outcome, late
 from fedx_core.store import open_store
 from flows import children
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 T = TypeVar("T")
-Read = Callable[[str], bytes | bytearray | memoryview | None]
+Read = Callable[[str, int], bytes | bytearray | memoryview | None]
 
 DEPLOYMENT = "fedx-client/train"
 POLL_SECONDS = 0.5
@@ -188,10 +195,12 @@ def _outcome(read: Read, job: ClientJob, run: "FlowRun") -> Outcome:
 
 def _reported(read: Read, job: ClientJob) -> Outcome | None:
     try:
-        report = read(job.report_key)
-        return None if report is None else parse(ClientReport, json.loads(bytes(report)))
-    except (FedXError, ValueError) as error:
-        return _failure(job, f"unreadable report: {error}")
+        report = read(job.report_key, LARGEST_MESSAGE)
+        if report is None:
+            return None
+        return parse(ClientReport, strict_json.loads(report, LARGEST_MESSAGE))
+    except FedXError as error:
+        return _failure(job, f"{error.code}: unreadable report: {error}")
 
 
 def _failure(job: ClientJob, reason: str) -> ClientFailure:

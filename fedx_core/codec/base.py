@@ -15,6 +15,7 @@ No pickle, no JSON, no compression: the receiver knows every length before it re
 as bits, and whole numbers whose range an entry names (``Entry.levels``) in as few as it needs.
 """
 
+import math
 import struct
 import sys
 import zlib
@@ -25,9 +26,9 @@ import torch
 from torch import Tensor
 
 from fedx_core.codec import _levels
-from fedx_core.errors import PayloadError, SchemaError, VersionError
+from fedx_core.errors import PayloadError, SchemaError, TooBigError, VersionError
 from fedx_core.masks import pack, unpack
-from fedx_core.messages import PROTOCOL, Entry, Schema
+from fedx_core.messages import PROTOCOL, Entry, Ref, Schema
 from fedx_core.state import Payload
 from fedx_core.structure import Cut, Mode
 
@@ -59,6 +60,35 @@ class Codec(Protocol):
 
     def decode(self, data: Buffer, schema: Schema) -> Payload:
         """Undo :meth:`encode`; values that did not travel are zero."""
+
+
+def lengths(schema: Schema) -> tuple[int, int]:
+    """Return the fewest and the most bytes of a schema's payloads, with the header.
+
+    They are one number unless senders choose what they send (``Schema.flips``).
+    """
+    least = most = HEADER.size
+    for entry in schema.entries:
+        if entry.name in schema.flips:
+            most += _bytes(entry, math.prod(entry.shape))
+        else:
+            least += _length(entry, schema)
+            most += _length(entry, schema)
+    return least, most
+
+
+def require_length(ref: Ref, schema: Schema) -> None:
+    """Check the length that a payload is said to have, before it is fetched.
+
+    Raises:
+        TooBigError: no payload of this schema is as long.
+        PayloadError: none is as short.
+    """
+    least, most = lengths(schema)
+    if not least <= ref.size <= most:
+        kind = TooBigError if ref.size > most else PayloadError
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        raise kind(f"{ref.key!r} is said to have {ref.size} bytes, wanted {wanted}; not fetched")
 
 
 def encode(payload: Payload, schema: Schema, codec: str) -> Buffer:
@@ -131,7 +161,10 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
 
 
 def _length(entry: Entry, schema: Schema) -> int:
-    values = schema.kept(entry)
+    return _bytes(entry, schema.kept(entry))
+
+
+def _bytes(entry: Entry, values: int) -> int:
     if entry.dtype == "torch.bool":
         return (values + 7) // 8
     if entry.levels:

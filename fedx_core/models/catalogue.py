@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fedx_core.errors import SchemaError, UnknownNameError
-from fedx_core.state import require_finite, require_same_layout
+from fedx_core import tensor_file
+from fedx_core.errors import PayloadError, SchemaError, UnknownNameError
+from fedx_core.state import require_finite
 
 
 @dataclass(frozen=True)
@@ -125,23 +126,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Start from a user's safetensors file with the model's own names and shapes.
 
     Raises:
-        SchemaError: the file is not safetensors, or its entries do not fit.
+        SchemaError: there is no such file, or its entries do not fit.
+        PayloadError: it is not safetensors, or damaged.
         NonFiniteError: it holds NaN or infinity.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     try:
-        state = load(path.read_bytes())
+        state = tensor_file.load_file(path, model.state_dict())
     except FileNotFoundError as error:
         raise SchemaError(f"no weights at {path}; model.weights names a .safetensors file") from (
             error
         )
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise SchemaError(f"{path} is not a safetensors file: {error}") from error
-    try:
-        require_same_layout(model.state_dict(), state)
+    except OSError as error:
+        raise SchemaError(f"{path} can't be read: {error.strerror}") from error
     except SchemaError as error:
         raise SchemaError(f"{path} does not fit the model: {error}") from error
+    except PayloadError as error:
+        raise type(error)(f"{path} is not a safetensors file: {error}") from error
     require_finite(state, str(path))
     model.load_state_dict(state)

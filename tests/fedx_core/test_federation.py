@@ -617,7 +617,7 @@ def test_rounds_can_be_added_on_resume_and_nothing_else_changes(bed: Bed) -> Non
 def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from fedx_core.errors import NonFiniteError, SchemaError
+    from fedx_core.errors import NonFiniteError, SchemaError, TooBigError
     from fedx_core.models import catalogue
 
     weights = catalogue.build("resnet6", 3, 10, seed=77).state_dict()
@@ -635,6 +635,6 @@ def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> N
     with pytest.raises(SchemaError, match=r"\(19,\), wanted .*\(10,\)"):
         next(federate(tiny(model__weights=str(path)), bed.setting("shape"), InProcess(1)))
     path.write_bytes(b"PK\x03\x04 a pickle in a zip")
-    with pytest.raises(SchemaError, match="not a safetensors file"):
+    with pytest.raises(TooBigError, match="not a safetensors file"):
         next(federate(tiny(model__weights=str(path)), bed.setting("zip"), InProcess(1)))
     assert not (bed.runs / "zip").exists(), "what is refused leaves nothing behind"
