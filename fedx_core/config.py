@@ -162,11 +162,11 @@ class FederationConfig(Block):
         round_timeout: seconds until a client of a round counts as lost; 0 waits for ever.
         keep_states: committed states that ``fedx gc`` keeps.
         selection: keep the best round's model and stop early; null does neither.
+        max_update_norm: an update whose values, as they are sent, have a larger Euclidean norm is
+            refused; 0 refuses none.
     """
 
     rounds: int
-        max_update_norm: an update whose values, as they are sent, have a larger Euclidean norm is
-            refused; 0 refuses none.
     participation: float
     min_reports: int
     attempts: int

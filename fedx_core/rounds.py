@@ -75,9 +75,9 @@ class Server:
         tuning: the rest of the validation split.
         test: the test split, for reporting only.
         workers: threads for evaluation; they change no result.
+        audit: folder whose ``audit.jsonl`` gets a line for each attempt that does not count.
     """
 
-        audit: folder whose ``audit.jsonl`` gets a line for each attempt that does not count.
     run: str
     config: ExperimentConfig
     bench: Workbench
@@ -90,9 +90,9 @@ class Server:
     tuning: Examples
     test: Examples
     workers: int
-
-
     audit: Path | None = None
+
+
 def dispatch(
     server: Server, server_state: ServerState, state_ref: Ref, holdings: Mapping[str, Holding]
 ) -> tuple[ClientJob, ...]:

@@ -304,10 +304,10 @@ def open_server(
         tuning=data.tuning,
         test=data.test,
         workers=runtime.workers,
+        audit=setting.audit,
     )
 
 
-        audit=setting.audit,
 def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
     """Check that another run's first rounds are this run's too, and take its normalisation.
 
