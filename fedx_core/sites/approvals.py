@@ -10,7 +10,8 @@ approval covers every round that follows it; any other setting is another plan.
 
 import json
 import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SHORTEST = 8
 """Digits of a hash by which people may name a plan."""
 
 _HASH = re.compile(r"[0-9a-f]{64}")
+_WORD = re.compile(r"[A-Za-z0-9_./-]+")
 
 
 @dataclass(frozen=True)
@@ -212,8 +214,18 @@ def _statistics_size(plan: Plan) -> int:
 
 
 def _named(plugin: Plugin) -> str:
-    given = ", ".join(f"{key} {value}" for key, value in sorted(plugin.params.items()))
-    return f"{plugin.name} ({given})" if given else plugin.name
+    said = _shown({"name": plugin.name, **plugin.params})
+    return textwrap.fill(said, 90, subsequent_indent=" " * 8)
+
+
+def _shown(value: object) -> str:
+    """Write a parameter so that nothing in it passes for a line of the description."""
+    if isinstance(value, Mapping):
+        given = {key: said for key, said in sorted(value.items()) if key != "name"}
+        params = ", ".join(f"{_shown(key)} {_shown(said)}" for key, said in given.items())
+        name = _shown(value.get("name", "settings"))
+        return f"{name} ({params})" if params else name
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else repr(value)
 
 
 def _plan(data: Buffer) -> Plan:

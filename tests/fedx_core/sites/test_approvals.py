@@ -130,9 +130,10 @@ def test_people_read_what_happens_to_their_data() -> None:
     for words in (
         "demo, which asks in round 7 to train",
         "images and labels of the shard of north, and nothing else",
-        "resnet6, 3 bands in, 10 classes out (one label an image): 1 pass over",
-        "16 images a step, Adam at 0.001",
-        "fedx (", "pruning_rate 0.5",
+        "resnet6, 3 bands in, 10 classes out (one label an image)\n",
+        "1 pass over the training part a round, 16 images a step",
+        "Adam at 0.001",
+        "method  fedx (", "pruning_rate 0.5", "relevance magnitude",
         f"at most {size:,} bytes of update a round",
         "8,192 bytes of signed report a job",
     ):  # fmt: skip
@@ -156,6 +157,16 @@ def _payload(of: Plan) -> Payload:
 def test_other_plans_say_so(settings: ExperimentConfig, purpose: str, words: str) -> None:
     asked: ClientJob = job(purpose=purpose)
     assert words in describe(plan(settings), asked)
+
+
+def test_a_parameter_cannot_pass_for_a_line_of_the_description() -> None:
+    settings = tiny()
+    sly = "magnitude\nleaves  nothing\x1b[8m"
+    params = {**settings.method.params, "scope": sly}
+    shown = approvals._named(dataclasses.replace(settings.method, params=params))
+    assert "\x1b" not in shown
+    assert "scope 'magnitude\\nleaves" in " ".join(shown.split())
+    assert not any(line.startswith("leaves") for line in shown.splitlines())
 
 
 def test_a_plan_that_cannot_be_followed_is_refused_when_it_is_shown() -> None:
