@@ -116,8 +116,7 @@ def flow() -> Iterator[str]:
 def commands() -> Iterator[str]:
     """Describe every subcommand of ``fedx``."""
     yield "## Commands\n"
-    group: Any = typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, command in subcommands(typer.main.get_command(app)):
         yield f"### `fedx {name}`\n"
         yield f"{(command.help or '').split(chr(10) * 2)[0].replace(chr(10), ' ')}\n"
         hints = typing.get_type_hints(command.callback)
@@ -134,6 +133,15 @@ def commands() -> Iterator[str]:
             )
         if rows:
             yield table(("option", "variable", "meaning"), rows)
+
+
+def subcommands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Go through the commands of a group and of the groups in it, with their whole names."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from subcommands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def variables() -> Iterator[str]:

@@ -18,6 +18,7 @@ from flows.commands.predict import predict
 from flows.commands.report import report
 from flows.commands.reproduce import reproduce
 from flows.commands.run import resume, run
+from flows.commands.site import app as site
 from flows.commands.sweep import sweep
 from flows.commands.sync import sync
 from flows.commands.watch import watch
@@ -94,6 +95,7 @@ for command in (
     run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, reproduce,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(site, name="site")
 
 
 if __name__ == "__main__":

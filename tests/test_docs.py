@@ -292,6 +292,9 @@ def check_fedx(arguments: Sequence[str], place: str) -> None:
     if arguments and not arguments[0].startswith("-"):
         command = fedx().commands.get(arguments[0])
         assert command, f"{place}: no command fedx {arguments[0]}"
+        if hasattr(command, "commands") and len(arguments) > 1:
+            assert arguments[1] in command.commands, f"{place}: no fedx {' '.join(arguments[:2])}"
+            command = command.commands[arguments[1]]
         options = {n for p in command.params for n in (*p.opts, *p.secondary_opts)} | {"--help"}
     for word in arguments:
         if word.startswith("--"):
@@ -300,7 +303,10 @@ def check_fedx(arguments: Sequence[str], place: str) -> None:
 
 
 def test_a_wrong_option_a_missing_target_and_an_unknown_command_are_found() -> None:
-    for line in ("fedx run --raunds 3", "fedx rnu", "make dmeo", "python benchmarks/none.py"):
+    for line in (
+        "fedx run --raunds 3", "fedx rnu", "fedx site enrol", "fedx site enroll --loudly",
+        "make dmeo", "python benchmarks/none.py",
+    ):  # fmt: skip
         with pytest.raises(AssertionError):
             check_command(shlex.split(line), "here")
     for line in ("fedx run --rounds 3 --no-engine", "make demo DATA=eurosat", "fedx --version"):

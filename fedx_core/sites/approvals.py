@@ -11,7 +11,7 @@ approval covers every round that follows it; any other setting is another plan.
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,14 +110,15 @@ class Approvals:
         Raises:
             PlanError: there is none, or several, or too few digits to tell.
         """
-        found = [each for each in self.asked() if each.sha256.startswith(prefix)]
-        if len(found) != 1 or len(prefix) < SHORTEST:
-            waiting = ", ".join(each.sha256[:12] for each in self.asked()) or "none"
-            raise PlanError(
-                f"{len(found)} waiting plans begin with {prefix[:64]!r}; name one by {SHORTEST} "
-                f"digits or more. Waiting: {waiting}"
-            )
-        return found[0]
+        return self._asked(_only(prefix, [each.sha256 for each in self.asked()], "waiting"))
+
+    def agreed(self, prefix: str) -> str:
+        """Return the hash of the one approved plan that begins so.
+
+        Raises:
+            PlanError: as :meth:`find`.
+        """
+        return _only(prefix, self.approved(), "approved")
 
     def approve(self, sha256: str) -> None:
         """Agree to a plan that waits.
@@ -236,6 +237,17 @@ def _plan(data: Buffer) -> Plan:
             f"this is no plan that this version of FedX can read ({error}); install the "
             "coordinator's version"
         ) from error
+
+
+def _only(prefix: str, hashes: Sequence[str], which: str) -> str:
+    found = [each for each in hashes if each.startswith(prefix)]
+    if len(found) != 1 or len(prefix) < SHORTEST:
+        there = ", ".join(each[:12] for each in hashes) or "none"
+        raise PlanError(
+            f"{len(found)} {which} plans begin with {prefix[:64]!r}; name one by {SHORTEST} digits "
+            f"or more. {which.capitalize()}: {there}"
+        )
+    return found[0]
 
 
 def _hash(sha256: str) -> str:

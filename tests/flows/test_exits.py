@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -35,13 +36,16 @@ def test_exit_codes_are_of_errors_that_exist() -> None:
 
 
 def test_every_command_speaks_json() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    silent = {
-        name
-        for name, command in commands.items()
-        if "--json" not in {option for p in command.params for option in p.opts}
-    }
-    assert not silent
+    def silent(group: Any) -> list[str]:
+        found = []
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                found += [f"{name} {below}" for below in silent(command)]
+            elif "--json" not in {option for p in command.params for option in p.opts}:
+                found.append(name)
+        return found
+
+    assert silent(typer.main.get_command(app)) == []
 
 
 @pytest.mark.parametrize(

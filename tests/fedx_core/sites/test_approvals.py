@@ -79,7 +79,10 @@ def test_people_may_change_their_minds(kept: Approvals) -> None:
         kept.withdraw(SHA256)
     kept.ask(ASKED, PLAN)
     kept.approve(SHA256)
+    assert kept.agreed(SHA256[:8]) == SHA256
     kept.withdraw(SHA256)
+    with pytest.raises(PlanError, match="Approved: none"):
+        kept.agreed(SHA256)
     with pytest.raises(PlanError):
         kept.require(SHA256)
 

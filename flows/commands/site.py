@@ -1,0 +1,169 @@
+"""``fedx site``: institutions with data of their own, and the coordinator that asks them to train.
+
+At a site: ``enroll`` makes its keys, ``trust`` names its coordinator, ``approve`` agrees to what is
+computed. At the coordinator: ``admit`` lets a site take part.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.commands.options import JsonObject
+from flows.commands.site_approve import approve
+from flows.commands.site_options import CoordinatorHome, SiteHome
+
+if TYPE_CHECKING:
+    from fedx_core.sites.keys import Public
+
+COMPARE = "Compare the fingerprint by telephone or face to face, not by the way the file came."
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Take part with data of your own, or let sites take part.",
+)
+
+Yes = Annotated[bool, typer.Option("--yes", help="The fingerprint was compared; ask nothing.")]
+
+
+@app.command()
+def enroll(
+    name: Annotated[str, typer.Argument(help="Of the site, and so of its folder of images.")],
+    site_home: SiteHome = "site",
+    as_json: JsonObject = False,
+) -> None:
+    """Make this site's keys, and a file for people to carry to the coordinator.
+
+    The secret keys stay in the site's folder, readable by its owner alone. Doing it again changes
+    nothing.
+
+        fedx site enroll north
+    """
+    from fedx_core.sites.home import REQUEST, Home
+
+    home = Home(Path(site_home))
+    public = home.enroll(name).public
+    _told(
+        as_json, public, file=home.folder / REQUEST,
+        then="carry it to the coordinator's people, who admit it: fedx site admit "
+        f"{REQUEST}\n{COMPARE}",
+    )  # fmt: skip
+
+
+@app.command()
+def admit(
+    file: Annotated[Path, typer.Argument(help="That `fedx site enroll` wrote.")],
+    max_examples: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Images that the site may say it has trained on; 0 for no bound of its own."
+        ),
+    ] = 0,
+    yes: Yes = False,
+    coordinator_home: CoordinatorHome = "sites",
+    as_json: JsonObject = False,
+) -> None:
+    """Let a site take part in this coordinator's runs.
+
+    The coordinator's own keys are made at the first time. Its public keys lie beside them in
+    coordinator.json, for the site's people to pass to `fedx site trust`.
+
+        fedx site admit request.json --max-examples 3375
+    """
+    from fedx_core.sites import audit, keys
+    from fedx_core.sites.home import COORDINATOR
+    from fedx_core.sites.registry import Registry
+    from flows.commands.answers import save
+
+    registry, public = Registry(Path(coordinator_home)), _read(file)
+    if not _compared(public, yes=yes, asking=not as_json):
+        return
+    registry.admit(public, max_examples)
+    audit.note(
+        registry.folder, "admitted", site=public.name, fingerprint=public.fingerprint,
+        max_examples=max_examples,
+    )  # fmt: skip
+    card = registry.folder / COORDINATOR
+    save(card, keys.write_public(registry.keys.public).decode())
+    _told(
+        as_json, public, file=card, max_examples=max_examples,
+        then=f"carry it to the people of {public.name}: fedx site trust {COORDINATOR}\n"
+        f"The coordinator's fingerprint is {registry.keys.public.fingerprint}",
+    )  # fmt: skip
+
+
+@app.command()
+def trust(
+    file: Annotated[Path, typer.Argument(help="That `fedx site admit` wrote.")],
+    yes: Yes = False,
+    site_home: SiteHome = "site",
+    as_json: JsonObject = False,
+) -> None:
+    """Take orders from this coordinator, and from no other.
+
+    fedx site trust coordinator.json
+    """
+    from fedx_core.sites import audit
+    from fedx_core.sites.home import COORDINATOR, Home
+
+    home, public = Home(Path(site_home)), _read(file)
+    _ = home.keys
+    if not _compared(public, yes=yes, asking=not as_json):
+        return
+    home.trust(public)
+    audit.note(home.folder, "trusted", fingerprint=public.fingerprint)
+    _told(
+        as_json, public, file=home.folder / COORDINATOR,
+        then="look whether all is there: fedx doctor --site",
+    )  # fmt: skip
+
+
+app.command()(approve)
+
+
+def _read(file: Path) -> "Public":
+    """Read somebody's public keys.
+
+    Raises:
+        SiteError: there is no such file, or something else in it.
+    """
+    from fedx_core.errors import SiteError
+    from fedx_core.sites import keys
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise SiteError(f"can't read {file}: {error.strerror}; pass the file that came") from error
+    return keys.read_public(data)
+
+
+def _compared(public: "Public", *, yes: bool, asking: bool) -> bool:
+    """Ask whether the fingerprint is that of the others' people; without --yes nobody else says."""
+    if yes:
+        return True
+    if not asking:
+        raise typer.BadParameter("nobody can be asked with --json; compare, then add --yes")
+    print(f"{public.name}: {public.fingerprint}")
+    print(COMPARE)
+    if typer.confirm("Do its people read out the same?"):
+        return True
+    print("Nothing was done.")
+    return False
+
+
+def _told(
+    as_json: bool, public: "Public", *, file: Path, then: str, max_examples: int | None = None
+) -> None:
+    if as_json:
+        said: dict[str, str | int] = {
+            "name": public.name,
+            "fingerprint": public.fingerprint,
+            "file": str(file),
+        }
+        if max_examples is not None:
+            said["max_examples"] = max_examples
+        print(json.dumps(said))
+    else:
+        print(f"{public.name}: {public.fingerprint}")
+        print(f"{file}: {then}")
