@@ -40,9 +40,12 @@ class ReferenceConfig(Block):
 
     Args:
         per_class: images of each class.
+        absent: ``error`` or ``skip`` classes that no validation image bears, as in a few images of
+            many classes.
     """
 
     per_class: int
+    absent: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
         _at_least("reference.per_class", self.per_class, 1)
@@ -228,13 +231,14 @@ class ExperimentConfig(Block):
                 )
 
 
-def load(path: Path | str, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+def load(path: Path | str, *overrides: Mapping[str, Any] | None) -> ExperimentConfig:
     """Read and check ``params.yaml``.
 
     Args:
         path: the file.
-        overrides: values by dotted path, such as ``{"method.pruning_rate": 0.9}``. Naming another
-            plug-in (``method.name``) drops the old one's parameters.
+        overrides: values by dotted path, such as ``{"method.pruning_rate": 0.9}``; later ones go
+            over earlier ones. Naming another plug-in (``method.name``) drops the old one's
+            parameters.
 
     Raises:
         ConfigError: the file is missing or not YAML, or a value has the wrong type, an unknown
@@ -252,7 +256,9 @@ def load(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Experi
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold one mapping of blocks, got {type(raw).__name__}")
-    return parse(override(raw, overrides or {}))
+    for values in overrides:
+        raw = override(raw, values or {})
+    return parse(raw)
 
 
 def parse(raw: Mapping[str, Any]) -> ExperimentConfig:

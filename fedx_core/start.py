@@ -97,6 +97,9 @@ def load(setting: Setting, settings: ExperimentConfig) -> Data:
         (held_back.manifest, "reference", dataset.reference),
     ):
         wanted, found = config.as_plain(value), made["settings"].get(block)
+        if block == "reference":
+            # What was drawn before this was a setting lacks it.
+            found = {"absent": "error", **(found or {})}
         if found != wanted:
             raise DataError(
                 f"{setting.data} was made with {block} {found!r}, the settings say {wanted!r}; "

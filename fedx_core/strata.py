@@ -111,7 +111,12 @@ def thin(groups: NDArray[np.int64], origins: NDArray[np.integer], count: int, se
 
 
 def per_class(
-    labels: NDArray[np.integer], class_names: Sequence[str], count: int, seed: int
+    labels: NDArray[np.integer],
+    class_names: Sequence[str],
+    count: int,
+    seed: int,
+    *,
+    skip_absent: bool = False,
 ) -> Indices:
     """Draw ``count`` examples of each class, the rarest class first, none twice.
 
@@ -122,6 +127,7 @@ def per_class(
         class_names: in label order.
         count: examples of each class.
         seed: of the draw.
+        skip_absent: leave out classes without any example, unless all are.
 
     Returns:
         Sorted indices, int64.
@@ -131,11 +137,11 @@ def per_class(
     """
     counts = label_counts(labels, len(class_names))
     absent = [name for name, found in zip(class_names, counts, strict=True) if not found]
-    if absent:
+    if absent and not (skip_absent and len(absent) < len(class_names)):
         raise ReferenceSetError(
             f"{len(absent)} of {len(class_names)} classes have no image in the validation split: "
-            f"{'; '.join(absent)}; raise the data set's limit or its validation size, or drop "
-            "these classes"
+            f"{'; '.join(absent)}; raise the data set's limit or its validation size, drop these "
+            "classes, or set its reference.absent to skip"
         )
     generator = numpy_generator(seed)
     free = np.ones(len(labels), dtype=bool)

@@ -11,3 +11,6 @@ Track = Literal["mlflow", "nothing"]
 
 Show = Literal["terminal", "json", "log", "nothing"]
 """Where progress goes: to people on stderr, to programs on stdout, to Prefect's log, or nowhere."""
+
+Preset = Literal["paper", "fedx_protocol"]
+"""Settings that are shipped for a method: its own paper's, or those under FedX's experiment."""

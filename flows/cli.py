@@ -14,6 +14,7 @@ from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
+from flows.commands.methods import methods
 from flows.commands.predict import predict
 from flows.commands.report import report
 from flows.commands.reproduce import reproduce
@@ -92,7 +93,7 @@ def _root(
 
 
 for command in (
-    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, reproduce,
+    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, methods, reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")

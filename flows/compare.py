@@ -1,12 +1,14 @@
 """Runs side by side: one row of plain numbers a run, and what stands against comparing them.
 
-Three definitions, so that a number means one thing wherever it is shown:
+Four definitions, so that a number means one thing wherever it is shown:
 
     mib_to_X      MiB on the wire, both directions and all clients, up to and with the first round
                   whose score at its end (after its pruning) is X or better; None where there is
                   none. rounds_to_X is that round.
     equal_bytes   score of the last round that was paid for by the time the thriftiest run of those
                   compared had spent all of its bytes.
+    validation    the same score of the tuning images after the last round, where rounds are judged
+                  (``federation.selection``): what settings are chosen by.
     best          score of the round that the tuning images chose, or else the best test score,
                   which flatters.
 """
@@ -66,6 +68,11 @@ def equal_mib(records: Sequence[Record]) -> float | None:
     """Return the smallest total of MiB among runs that send anything; None if none does."""
     totals = [total for record in records if (total := _sent(record.reports)[-1])]
     return min(totals, default=None)
+
+
+def mib_sent(reports: Sequence[RoundReport]) -> float:
+    """Return MiB on the wire over all rounds, both directions and all clients."""
+    return _sent(reports)[-1]
 
 
 def differing(records: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -148,6 +155,7 @@ def _row(record: Record, metric: str, targets: Sequence[float], budget: float | 
         "rounds": reports[-1].round_index,
         "rounds_planned": settings.federation.rounds,
         "final": scores[-1],
+        "validation": reports[-1].validation.get(metric),
         "best": None if best is None else scores[best],
         "best_round": None if best is None else reports[best].round_index,
         "equal_bytes": scores[paid[-1]] if paid else None,

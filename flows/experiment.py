@@ -19,7 +19,7 @@ from fedx_core.federation import federate, history
 from fedx_core.journal import Journal
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
-from flows import provenance, results, run_folder
+from flows import preset, provenance, results, run_folder
 from flows.choices import RunAt
 from flows.live import Display, Watched
 from flows.monitor import sampling
@@ -37,6 +37,7 @@ class Request:
         dataset: a key of ``datasets``.
         model: an entry of the model catalogue.
         method: a file of ``fedx_core/methods``.
+        preset: of that method, see :mod:`flows.preset`; other settings go over it.
         relevance: a file of ``fedx_core/relevance``.
         pruning_rate: share of units removed, in [0, 1).
         warmup_rounds: completed rounds before the pruning event.
@@ -57,6 +58,7 @@ class Request:
     dataset: str | None = None
     model: str | None = None
     method: str | None = None
+    preset: str | None = None
     relevance: str | None = None
     pruning_rate: float | None = None
     warmup_rounds: int | None = None
@@ -197,7 +199,9 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
 
 
 def _new(request: Request) -> Order:
-    settings = config.load(request.params or "params.yaml", overrides_of(request))
+    settings = config.load(
+        request.params or "params.yaml", _preset_of(request), overrides_of(request)
+    )
     folder = run_folder.claim(Path(request.run_root), request.run, settings)
     store = run_folder.store_of(request.store, folder)
     try:
@@ -242,6 +246,19 @@ def _resumed(request: Request) -> Order:
     data_root = Path(request.data_root or notes.get("data_root") or "data")
     setting = _setting(folder, store, data_root, settings)
     return Order(settings=settings, setting=setting, folder=folder, resume=True, branch=None)
+
+
+def _preset_of(request: Request) -> dict[str, Any]:
+    """Return the settings of the preset that a request names; nothing where it names none.
+
+    Raises:
+        ConfigError: it does not say whose preset.
+    """
+    if request.preset is None:
+        return {}
+    if request.method is None:
+        raise ConfigError(f"preset {request.preset!r} of which method? name it with --method")
+    return preset.settings(request.preset, request.method)
 
 
 def overrides_of(request: Request) -> dict[str, Any]:

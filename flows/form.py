@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field, WithJsonSchema
 
 from fedx_core import plugins
-from flows import completion
+from flows import completion, preset
 
 AS_SET = "as in params.yaml"
 """The choice that chooses nothing."""
@@ -47,6 +47,7 @@ _NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 DataSet = Annotated[str | None, _one_of(_data_sets())]
 Model = Annotated[str | None, _one_of(completion.models(""))]
 Method = Annotated[str | None, _one_of(plugins.names("methods"))]
+Preset = Annotated[str | None, _one_of(preset.NAMES)]
 Criterion = Annotated[str | None, _one_of(plugins.names("relevance"))]
 Text = Annotated[str | None, WithJsonSchema({"type": "string"})]
 Name = Annotated[str | None, WithJsonSchema({"type": "string", "pattern": f"^({_NAME})?$"})]

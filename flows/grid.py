@@ -1,7 +1,8 @@
 """A sweep before it runs: a grid of settings, its cells, and which is compared with which.
 
     name: rates                              # of the sweep; the file's if not given
-    base: {federation.rounds: 20}            # settings of every cell, over params.yaml
+    preset: fedx_protocol                    # of each cell's method; or `preset` in a block
+    base: {federation.rounds: 20}            # settings of every cell, over params.yaml and preset
     grid:                                    # one block, or a list of them
       - {method.name: fedavg, seed: [1, 2, 3]}
       - {method.name: fedx, method.pruning_rate: [0.5, 0.9], seed: [1, 2, 3]}
@@ -21,9 +22,11 @@ from typing import Any
 from fedx_core import config
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
+from flows import preset
 from flows.run_folder import checked
 
-KEYS = ("name", "base", "grid", "baseline")
+KEYS = ("name", "preset", "base", "grid", "baseline")
+PRESET = "preset"
 SHORT = {"method.pruning_rate": "q", "federation.rounds": "r", "method.warmup_rounds": "v"}
 SEED = "seed"
 
@@ -83,7 +86,11 @@ def load(path: Path, params: Path) -> Grid:
     if not isinstance(base, dict) or not isinstance(baseline, dict):
         raise ConfigError(f"{path}: base and baseline are settings by dotted path")
     name, plain = checked(str(raw.get("name", path.stem))), config.override(settings, base)
-    cells = tuple(_cell(name, plain, axes) for block in blocks for axes in _combinations(block))
+    cells = tuple(
+        _cell(name, _starting(settings, base, block, axes, raw.get(PRESET)), axes)
+        for block in blocks
+        for axes in _combinations(block)
+    )
     _refuse_twins(cells)
     known = {axis for cell in cells for axis in cell.axes}
     if missing := [axis for axis in baseline if axis not in known]:
@@ -134,9 +141,26 @@ def _mapping(path: Path) -> dict[str, Any]:
 
 
 def _combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    choices = [value if isinstance(value, list) else [value] for value in block.values()]
+    axes = {str(path): value for path, value in block.items() if path != PRESET}
+    choices = [value if isinstance(value, list) else [value] for value in axes.values()]
     for values in itertools.product(*choices):
-        yield dict(zip(map(str, block), values, strict=True))
+        yield dict(zip(axes, values, strict=True))
+
+
+def _starting(
+    settings: Mapping[str, Any],
+    base: Mapping[str, Any],
+    block: Mapping[str, Any],
+    axes: Mapping[str, Any],
+    usual: str | None,
+) -> Mapping[str, Any]:
+    """Return a cell's settings before its axes: the file's, its method's preset, the base."""
+    name = block.get(PRESET, usual)
+    if name is None:
+        return config.override(settings, base)
+    plain = config.override(settings, base)
+    method = axes.get("method.name", plain.get("method", {}).get("name", ""))
+    return config.override(config.override(settings, preset.settings(str(name), method)), base)
 
 
 def _cell(sweep: str, plain: Mapping[str, Any], axes: Mapping[str, Any]) -> Cell:

@@ -17,7 +17,7 @@ from flows.grid import Cell, Grid, partner
 
 Row = dict[str, Any]
 
-AVERAGED = ("final", "best", "mib_total", "sparsity")
+AVERAGED = ("final", "validation", "best", "mib_total", "sparsity")
 # Quantiles of Student's t at 0.975 by degrees of freedom: W. S. Gosset's table as in any textbook.
 T_975 = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,

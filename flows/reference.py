@@ -43,6 +43,7 @@ def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         class_names,
         settings.per_class,
         derive(experiment.seed, "reference", name),
+        skip_absent=settings.absent == "skip",
     )
     rest = np.setdiff1d(np.arange(len(validation)), chosen)
     streams = {

@@ -22,6 +22,7 @@ def fedx(
     dataset: form.DataSet = form.AS_SET,
     model: form.Model = form.AS_SET,
     method: form.Method = form.AS_SET,
+    preset: form.Preset = form.AS_SET,
     relevance: form.Criterion = form.AS_SET,
     pruning_rate: form.Share = None,
     warmup_rounds: form.Count = None,
@@ -51,6 +52,8 @@ def fedx(
             this as it is, or name it in overrides.
         model: What is trained.
         method: How it is trained together.
+        preset: Settings that are shipped for that method, which must be named then: its own
+            paper's, or those under FedX's experiment. The others go over them.
         relevance: Criterion by which units are pruned; only methods that prune have one.
         pruning_rate: Share of each layer's units removed by a pruning event, in [0, 1); None is as
             in params.yaml.
@@ -91,6 +94,7 @@ def fedx(
         dataset=form.given(dataset),
         model=form.given(model),
         method=form.given(method),
+        preset=form.given(preset),
         relevance=form.given(relevance),
         pruning_rate=pruning_rate,
         warmup_rounds=warmup_rounds,

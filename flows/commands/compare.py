@@ -57,6 +57,13 @@ def compare(
     table: Annotated[
         Path | None, typer.Option("--csv", help="Write the table to this file as well.")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Draw scores by share removed, by parameters alive and by MiB, means over seeds.",
+        ),
+    ] = None,
     run_root: RunRoot = "runs",
     as_json: JsonObject = False,
 ) -> None:
@@ -69,7 +76,7 @@ def compare(
         fedx compare
         fedx compare base pruned --at-accuracy 0.7 --at-accuracy 0.75
         fedx compare --metric macro_f1 --csv runs.csv
-        fedx compare --grid grid.yaml
+        fedx compare --grid grid.yaml --figures figures
     """  # fmt: skip
     from flows import compare as comparing
     from flows.record import find
@@ -87,15 +94,28 @@ def compare(
     averaged = over_seeds.rows(sweep, rows) if sweep is not None else {}
     if table is not None:
         answers.save(table, answers.as_csv(rows))
+    drawn = _drawn(records, chosen, figures)
     if as_json:
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
-        print(json.dumps({**found, "warnings": warnings, **averaged}))
+        print(json.dumps({**found, "warnings": warnings, **averaged, **drawn}))
         return
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     _show(rows, _columns(rows, chosen, targets, equal), differing)
     if averaged:
         over_seeds.show(averaged, chosen, _width())
+    if figures is not None:
+        print(f"\n{figures}")
+
+
+def _drawn(records: Sequence["Record"], metric: str, folder: Path | None) -> dict[str, Any]:
+    """Write figures where somebody asked for them, and name them."""
+    if folder is None:
+        return {}
+    from flows import drawn
+
+    files = drawn.write_all(records, metric, folder)
+    return {"figures": [str(folder / name) for name in files]}
 
 
 def _sweep(path: Path | None, params: str | None, runs: list[str] | None) -> "Grid | None":
@@ -145,6 +165,7 @@ def _columns(
 
     better: Literal["more", "less"] = "less" if lower else "more"
     name = HEADLINES.get(metric, metric)
+    judged = any(row["validation"] is not None for row in rows)
     found = [
         Column("run", "run"),
         *(Column(key, key) for key in ("dataset", "model") if len({row[key] for row in rows}) > 1),
@@ -154,6 +175,7 @@ def _columns(
         Column("seed", "seed", "{:d}".format),
         Column("rounds_done", "rounds", "{}".format),
         Column("final", name, score, better),
+        *([Column("validation", "validation", score, better)] if judged else []),
         Column("best", "best", score, better),
         Column("equal_bytes", f"at {equal or 0:.1f} MiB", score, better),
         Column("mib_down", "MiB down", mib, "less"),

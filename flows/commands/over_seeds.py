@@ -71,6 +71,7 @@ def show(found: dict[str, list[Row]], metric: str, width: int) -> None:
                 name: _spread(row, name, text)
                 for name, text in (
                     ("final", _score(share)),
+                    ("validation", _score(share)),
                     ("best", _score(share)),
                     ("mib_total", "{:.2f}".format),
                     ("sparsity", _score(True)),
@@ -79,8 +80,10 @@ def show(found: dict[str, list[Row]], metric: str, width: int) -> None:
         }
         for row in found["cells"]
     ]
+    judged = any(row["validation"] for row in averages)
     columns = [
         Column("cell", "cell"), Column("n", "runs"), Column("final", "final"),
+        *([Column("validation", "validation")] if judged else []),
         Column("best", "best"), Column("mib_total", "MiB total"), Column("sparsity", "sparsity"),
     ]  # fmt: skip
     for part in tables.fitting(columns, averages, width):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import completion
-from flows.choices import RunAt, Show, Track
+from flows.choices import Preset, RunAt, Show, Track
 from flows.commands.options import (
     AsJson,
     At,
@@ -46,6 +46,10 @@ def run(
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="Such as fedavg or fedx.", autocompletion=completion.methods)
+    ] = None,
+    preset: Annotated[
+        Preset | None,
+        typer.Option(help="Settings that are shipped for --method; other options go over them."),
     ] = None,
     relevance: Annotated[
         str | None,
@@ -87,6 +91,7 @@ def run(
 
         fedx run --dataset synthetic --rounds 4 --warmup-rounds 2
         fedx run --method fedavg --set federation.participation=0.5
+        fedx run --method feddst --preset fedx_protocol
         fedx run --run-at work-pools --store s3://fedx/runs
     """
     from flows.experiment import Request
@@ -96,6 +101,7 @@ def run(
         dataset=dataset,
         model=model,
         method=method,
+        preset=preset,
         relevance=relevance,
         pruning_rate=pruning_rate,
         warmup_rounds=warmup_rounds,

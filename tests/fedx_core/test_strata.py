@@ -107,3 +107,11 @@ def test_drawing_by_class_serves_the_rarest_class_first_and_no_example_twice() -
 def test_a_class_without_examples_can_not_be_drawn() -> None:
     with pytest.raises(ReferenceSetError, match=r"1 of 3 classes .* Forest;.*limit"):
         strata.per_class(np.array([0, 2, 2]), ["Sea", "Forest", "River"], 1, seed=0)
+
+
+def test_absent_classes_may_be_left_out_but_not_all_of_them() -> None:
+    names = ["Sea", "Forest", "River"]
+    chosen = strata.per_class(np.array([0, 2, 2]), names, 1, seed=0, skip_absent=True)
+    assert len(chosen) == 2
+    with pytest.raises(ReferenceSetError, match="3 of 3"):
+        strata.per_class(np.zeros((2, 3), np.uint8), names, 1, seed=0, skip_absent=True)

@@ -68,7 +68,7 @@ def test_rows_follow_their_definitions() -> None:
     assert base == {
         "run": "base", "dataset": "synthetic", "model": "resnet6", "method": "fedavg",
         "relevance": None, "pruning_rate": None, "seed": 1, "rounds": 3, "rounds_planned": 3,
-        "final": 0.7, "best": 0.8, "best_round": 2,
+        "final": 0.7, "validation": None, "best": 0.8, "best_round": 2,
         "equal_bytes": 0.8,  # of 8, 16, 24 MiB, 16 is the last within 18
         "mib_down": 12, "mib_up": 12, "mib_total": 24, "mib_paper": 9,
         "sparsity": 0.0, "seconds": 9.0, "clients_lost": 0,
@@ -182,3 +182,23 @@ def test_the_command_shows_all_runs_or_the_named_ones(
     assert "  method.warmup_rounds" in lines
     assert fedx("compare", "nobody") == 1
     assert "no run 'nobody'" in capsys.readouterr().err
+
+
+def test_figures_are_drawn_of_whatever_runs_are_compared(
+    fedx: Fedx, base: RunFolder, tmp_path: Path, capsys: Said
+) -> None:
+    assert fedx("compare", "base", "--figures", "drawn", "--json") == 0
+    files = [Path(name) for name in json.loads(capsys.readouterr().out)["figures"]]
+    assert {file.name for file in files} == {
+        f"score-by-{kind}.{ending}" for kind in ("rate", "alive", "mib") for ending in ("png", "svg")
+    } | {"score.csv", "score.tex"}
+    assert all(file.read_bytes() for file in files)
+    with (tmp_path / "drawn" / "score.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["series"], row["q"], row["seeds"]) == ("fedx (magnitude)", "0.5", "1")
+    assert 0 < float(row["parameters alive"]) < 314_954
+
+
+def test_validation_is_a_column_where_rounds_are_judged() -> None:
+    judged = record("judged", [report(1, 0.5, FULL, validation={"overall_accuracy": 0.45})])
+    assert [row["validation"] for row in compare.rows([BASE, judged])] == [None, 0.45]

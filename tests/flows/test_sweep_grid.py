@@ -74,7 +74,7 @@ def test_a_whole_plug_in_can_be_one_value(tmp_path: Path, tiny_params: Path) -> 
         ({"grid": {"method.pruning_rate": [1.5]}}, "cell q1.5 of the grid"),
         ({"grid": {"seed": [1, 1]}}, "two cells of the grid are the same"),
         ({"grid": [{"seed": 1}, {"seed": 1, "method.scope": "layer"}]}, "are the same"),
-        ({"grid": {"seed": [1]}, "bases": {}}, "unknown bases; known are name, base"),
+        ({"grid": {"seed": [1]}, "bases": {}}, "unknown bases; known are name, preset"),
         ({"grid": []}, "grid must be a block"),
         ({"grid": {"seed": [1]}, "baseline": {"method.name": "fedavg"}}, "baseline names method"),
         ({"grid": {"seed": [1]}, "name": "../x"}, "impossible run name"),

@@ -1,0 +1,80 @@
+"""Figures and a table of runs as points, in a folder: what ``compare`` and ``reproduce`` write."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from flows import points
+from flows.points import Point
+from flows.record import Record
+from flows.report.parts import Column, Table
+from flows.run_folder import write
+
+SHARE = ".1%"
+KINDS = ("by-rate", "by-alive", "by-mib")
+
+
+def write_all(
+    records: Sequence[Record], metric: str, folder: Path, stem: str = "score", note: str = ""
+) -> list[str]:
+    """Write scores by rate, by parameters alive and by MiB, and the points as CSV and LaTeX.
+
+    Args:
+        records: finished runs, at least one with the metric.
+        metric: of the test set.
+        folder: made where it is missing.
+        stem: what the files' names begin with.
+        note: above each figure.
+
+    Returns:
+        Names of the files. Data sets have figures of their own; a figure that no point is in is
+        left out.
+
+    Raises:
+        StoreError: the folder can't be written.
+    """
+    from flows.figures import files, tradeoffs
+
+    found = points.points(records, metric)
+    draw = dict(
+        zip(
+            KINDS,
+            (tradeoffs.against_rate, tradeoffs.against_alive, tradeoffs.against_bytes),
+            strict=True,
+        )
+    )
+    across: Mapping[str, Callable[[Point], float | None]] = {
+        "by-rate": lambda p: p.rate,
+        "by-alive": lambda p: p.alive,
+        "by-mib": lambda p: p.mib or None,
+    }
+    datasets = dict.fromkeys(point.dataset for point in found)
+    names = []
+    for dataset in datasets:
+        own = [point for point in found if point.dataset == dataset]
+        for kind, figure in draw.items():
+            if any(across[kind](point) is not None for point in own):
+                said = "-".join([stem, kind, *([dataset] if len(datasets) > 1 else [])])
+                names += files.save(folder, said, figure(own, metric, note))
+    described = table(found, metric, stem)
+    write(folder / f"{stem}.csv", described.as_csv().encode())
+    write(folder / f"{stem}.tex", described.as_latex().encode())
+    return [*names, f"{stem}.csv", f"{stem}.tex"]
+
+
+def table(found: Sequence[Point], metric: str, name: str) -> Table:
+    """Put points into a table, a line each."""
+    share = SHARE if metric != "loss" else ".3f"
+    return Table(
+        name=name,
+        title=f"Test {metric} after the last round, mean over seeds with its 95 % interval",
+        columns=[
+            Column("data set"), Column("model"), Column("series"), Column("q", "g"),
+            Column("parameters alive", ",.0f"), Column("MiB", ",.2f"), Column("score", share),
+            Column("from", share), Column("to", share), Column("seeds", "d"), Column("runs"),
+        ],
+        rows=[
+            [p.dataset, p.model, p.series, p.rate, p.alive, p.mib, p.score, p.low, p.high,
+             len(p.runs), " ".join(p.runs)]
+            for p in found
+        ],
+    )  # fmt: skip
