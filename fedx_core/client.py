@@ -78,6 +78,22 @@ def train(job: ClientJob, place: Place) -> ClientReport:
     store = open_store(place.store, durable=False)
     if (earlier := _earlier(store, job)) is not None:
         return earlier
+    report = work(job, store, place)
+    create_once(store, job.report_key, canonical(report))
+    return report
+
+
+def work(job: ClientJob, store: Store, place: Place) -> ClientReport:
+    """Do what a job asks for and store the payload; the report is the caller's to tell.
+
+    Args:
+        job: to do.
+        store: that the job's references and keys are of; ``place.store`` is not opened.
+        place: where shards and memories are.
+
+    Raises:
+        FedXError: as :func:`train`.
+    """
     started = time.perf_counter()
     if job.protocol != PROTOCOL:
         raise PayloadError(
@@ -87,12 +103,9 @@ def train(job: ClientJob, place: Place) -> ClientReport:
     plan = _plan(store, job.plan)
     torch.set_num_threads(plan.training.threads)
     allocator.keep_freed_memory()
-    work = {"train": _train, "evaluate": _evaluate, "statistics": _statistics}[job.purpose]
-    report = dataclasses.replace(
-        work(job, plan, store, place), seconds=time.perf_counter() - started
-    )
-    create_once(store, job.report_key, canonical(report))
-    return report
+    do = {"train": _train, "evaluate": _evaluate, "statistics": _statistics}[job.purpose]
+    report = do(job, plan, store, place)
+    return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
 
 def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientReport:

@@ -239,7 +239,7 @@ class FileStore:
 
     def get(self, ref: Ref) -> Buffer:
         """Return an object, its hash checked."""
-        return _checked(ref, self.read(ref.key))
+        return _checked(ref, self.read(ref.key, ref.size))
 
     def read(self, key: str, limit: int | None = None) -> Buffer | None:
         """Return the bytes under a key, or None."""
@@ -339,7 +339,7 @@ class S3Store:
 
     def get(self, ref: Ref) -> Buffer:
         """Return an object, its hash checked."""
-        return _checked(ref, self.read(ref.key))
+        return _checked(ref, self.read(ref.key, ref.size))
 
     def read(self, key: str, limit: int | None = None) -> Buffer | None:
         """Return the bytes under a key, or None; the length comes before them."""
@@ -356,6 +356,16 @@ class S3Store:
     def delete(self, key: str) -> None:
         """Forget an object."""
         self._call("delete_object", key)
+
+    @property
+    def endpoint(self) -> str:
+        """Address of the server."""
+        return str(self._client.meta.endpoint_url)
+
+    def presigned(self, verb: str, key: str, seconds: int, **arguments: Any) -> str:
+        """Return a URL with which anybody may do one thing with one object until it expires."""
+        asked = {"Bucket": self.bucket, "Key": f"{self.prefix}{_check_key(key)}", **arguments}
+        return str(self._client.generate_presigned_url(verb, Params=asked, ExpiresIn=seconds))
 
     def _call(self, verb: str, key: str, **arguments: Any) -> Any:
         from botocore.exceptions import BotoCoreError, ClientError

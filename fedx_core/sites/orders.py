@@ -5,7 +5,8 @@ takes it only if its coordinator signed it, for this site, and if it grants noth
 does not name:
 
     get   the plan, the downlink, the mask
-    put   the payload, the announcement of a payload whose length is not known before, the report
+    put   the payload, the announcement of a payload whose length is not known before, the report,
+          and a word that the order has arrived
     get   one object under ``inbox/SITE/``, where the next order will lie
 """
 
@@ -54,6 +55,11 @@ class Order:
 def intent_key(job: ClientJob) -> str:
     """Say where a site announces a payload whose length it alone knows."""
     return f"{job.report_key}.intent"
+
+
+def taken_key(job: ClientJob) -> str:
+    """Say where a site leaves word that it has the order."""
+    return f"{job.report_key}.taken"
 
 
 def inbox_prefix(site: str) -> str:
@@ -137,7 +143,7 @@ def _check_grants(order: Order) -> None:
     """Check that an order grants what its job names, each once, and nothing else."""
     job = order.job
     fetched = {ref.key: ref for ref in (job.plan, job.base, job.mask) if ref is not None}
-    stored = {job.uplink_key, job.report_key, intent_key(job)}
+    stored = {job.uplink_key, job.report_key, intent_key(job), taken_key(job)}
     seen: set[tuple[str, str]] = set()
     for grant in order.grants:
         named = grant.key in fetched if grant.verb == "get" else grant.key in stored

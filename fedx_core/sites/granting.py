@@ -1,0 +1,96 @@
+"""What a site needs for a job, granted: the coordinator's side of an order.
+
+A grant to store something names its exact length, and both sides derive a payload's length from
+the plan and the mask. Where senders choose what they send (``Schema.flips``), the site says the
+length first, and is granted it then, if it can be one.
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from fedx_core import checkpoint
+from fedx_core.client import statistics_schema
+from fedx_core.codec import base as framing
+from fedx_core.errors import TooBigError
+from fedx_core.masks import Mask
+from fedx_core.messages import ClientJob, Ref, Schema, parse
+from fedx_core.plan import Plan, Workbench, set_up
+from fedx_core.sites.grants import Grant
+from fedx_core.sites.manifest import MANIFEST_SIZE
+from fedx_core.sites.notes import NOTE_SIZE
+from fedx_core.sites.orders import intent_key, taken_key
+from fedx_core.sites.presigner import Presigner
+from fedx_core.store import Store
+
+
+@dataclass
+class Granting:
+    """Grants for the jobs of one run.
+
+    Args:
+        store: of the run.
+        presigner: of that store.
+    """
+
+    store: Store
+    presigner: Presigner
+    _bench: Workbench | None = field(default=None, init=False, repr=False)
+    _plan: Ref | None = field(default=None, init=False, repr=False)
+    _mask: tuple[Ref | None, Mask | None] | None = field(default=None, init=False, repr=False)
+
+    def grants(self, job: ClientJob, seconds: float) -> tuple[Grant, ...]:
+        """Grant what a job names: three objects at most to fetch, four to store.
+
+        Args:
+            job: of one site.
+            seconds: that the grants shall live.
+        """
+        fetched = [ref for ref in (job.plan, job.base, job.mask) if ref is not None]
+        least, most = self.lengths(job)
+        stored = [(taken_key(job), NOTE_SIZE), (job.report_key, MANIFEST_SIZE)]
+        if least != most:
+            stored.append((intent_key(job), NOTE_SIZE))
+        elif most:
+            stored.append((job.uplink_key, most))
+        return (
+            *(self.presigner.get(ref.key, ref.size, seconds) for ref in fetched),
+            *(self.presigner.put(key, size, seconds) for key, size in stored),
+        )
+
+    def for_ready(self, job: ClientJob, size: int, seconds: float) -> tuple[Grant, ...]:
+        """Grant to store a payload of the length that its site has said, and the report.
+
+        Raises:
+            TooBigError: no payload of this job has that length.
+        """
+        least, most = self.lengths(job)
+        if not least <= size <= most:
+            raise TooBigError(
+                f"{job.client} has a payload of {size} bytes, wanted {least} to {most}; not granted"
+            )
+        plan = self.presigner.get(job.plan.key, job.plan.size, seconds)
+        stored = ((job.uplink_key, size), (job.report_key, MANIFEST_SIZE))
+        return (plan, *(self.presigner.put(key, length, seconds) for key, length in stored))
+
+    def lengths(self, job: ClientJob) -> tuple[int, int]:
+        """Return the fewest and the most bytes of what a job's client sends; 0 for nothing."""
+        schema = self._uplink(job)
+        return framing.lengths(schema) if schema is not None and schema.entries else (0, 0)
+
+    def _uplink(self, job: ClientJob) -> Schema | None:
+        if job.purpose == "evaluate":
+            return None
+        bench = self._bench_of(job.plan)
+        if job.purpose == "statistics":
+            return statistics_schema(bench.plan.bands)
+        if self._mask is None or self._mask[0] != job.mask:
+            masked = bench.method.masked(bench.info)
+            mask = checkpoint.fetch_mask(self.store, job.mask, bench.info, masked)
+            self._mask = (job.mask, mask)
+        return bench.wire(self._mask[1], job.variant).up
+
+    def _bench_of(self, plan: Ref) -> Workbench:
+        if self._bench is None or self._plan != plan:
+            read = parse(Plan, json.loads(bytes(self.store.get(plan))))
+            self._bench, self._plan, self._mask = set_up(read), plan, None
+        return self._bench
