@@ -26,7 +26,11 @@ def weighted_mean(states: Iterable[tuple[float, StateDict]]) -> StateDict:
     total = 0.0
     for weight, state in states:
         if not first:
-            first = state
+            # Of whole tensors no more than the layout is held on to: memory for one update less.
+            first = {
+                name: value.to("meta") if value.is_floating_point() else value
+                for name, value in state.items()
+            }
             sums = {
                 name: torch.zeros_like(value, dtype=torch.float64)
                 for name, value in state.items()

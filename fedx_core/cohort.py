@@ -1,68 +1,32 @@
-"""A cohort's work: tried, tried again where it failed, and counted only if it may be believed."""
+"""What a round asks of its clients: updates to train on from, or scores on their test parts."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 
 from fedx_core import rounds
+from fedx_core.arriving import Arriving, Cohort
 from fedx_core.client import Place
-from fedx_core.errors import QuorumError
 from fedx_core.journal import Closed, Holding
-from fedx_core.masks import Mask
 from fedx_core.messages import POOLED, ClientFailure, ClientJob, ClientReport, ServerState
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
 
 
 def gather(
-    server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], mask: Mask | None
-) -> Closed:
-    """Run the cohort, try the lost again, and fix who counts.
+    server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], before: ServerState
+) -> tuple[Closed, ServerState]:
+    """Run the cohort, try the lost again, and combine the updates while they come.
+
+    Returns:
+        Who counts, and the state that their updates lead to.
 
     Raises:
         QuorumError: fewer clients count than the round needs.
     """
-    reports, failures, refused = _attempts(server, runtime, place, jobs, mask)
-    needed = server.config.federation.min_reports or len(jobs)
-    if len(reports) < min(needed, len(jobs)) or not reports:
-        lost = "; ".join(f"{f.client}: {f.reason}" for f in failures.values())
-        raise QuorumError(
-            f"round {jobs[0].round_index}: {len(reports)} of {len(jobs)} clients reported, "
-            f"{needed} needed (federation.min_reports); everything is kept, so mend the cause and "
-            f"`fedx resume {server.run}`. Lost: {lost}",
-            {client: failure.reason for client, failure in failures.items()},
-        )
-    return Closed(
-        round_index=jobs[0].round_index,
-        reports=tuple(reports[job.client] for job in jobs if job.client in reports),
-        failures=tuple(failures[job.client] for job in jobs if job.client in failures),
-        refused=refused,
-    )
-
-
-def _attempts(
-    server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], mask: Mask | None
-) -> tuple[dict[str, ClientReport], dict[str, ClientFailure], dict[str, int]]:
-    """Try every client, the lost ones again: what counts, what does not, and refused bytes."""
-    reports: dict[str, ClientReport] = {}
-    failures: dict[str, ClientFailure] = {}
-    refused: dict[str, int] = {}
-    outstanding = {job.client: job for job in jobs}
-    while outstanding:
-        again: dict[str, ClientJob] = {}
-        for outcome in runtime.run_cohort(list(outstanding.values()), place):
-            job = outstanding[outcome.client]
-            if isinstance(outcome, ClientReport):
-                outcome = rounds.accept(server, job, outcome, mask)
-            if isinstance(outcome, ClientReport):
-                reports[job.client] = outcome
-                failures.pop(job.client, None)
-                continue
-            failures[job.client] = outcome
-            if outcome.sent:
-                refused[job.client] = refused.get(job.client, 0) + outcome.sent
-            if job.attempt + 1 < server.config.federation.attempts:
-                again[job.client] = rounds.next_attempt(job)
-        outstanding = {job.client: again[job.client] for job in jobs if job.client in again}
-    return reports, failures, refused
+    updates = Arriving(Cohort(server, runtime, place, jobs, before.mask))
+    with closing(updates):
+        combined = server.bench.method.aggregate(before, updates, server.bench.info)
+        return updates.closed(), combined
 
 
 def score_at_clients(
@@ -75,8 +39,11 @@ def score_at_clients(
     """Let every client score the model (or its own) on its test part; a lost one is left out."""
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
-    reports, failures, _ = _attempts(server, runtime, place, jobs, state.mask)
-    _clear(server, jobs, reports, failures)
+    cohort = Cohort(server, runtime, place, jobs, state.mask)
+    for _ in cohort.run():
+        pass
+    reports = cohort.reports
+    _clear(server, jobs, reports, cohort.failures)
     return {
         client: {
             "examples": float(reports[client].examples),

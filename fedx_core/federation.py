@@ -147,15 +147,17 @@ def _round(
             "dispatch", rounds.dispatch, server, before, last.state, holdings
         )
     with clock("train"):
-        closed = server.journal.closed(round_index)
+        closed, combined = server.journal.closed(round_index), None
         if closed is not None and not rounds.all_there(server, closed):
             server.journal.reopen(round_index)
             closed = None
         if closed is None:
-            closed = gather(server, runtime, place, jobs, before.mask)
+            closed, combined = gather(server, runtime, place, jobs, before)
             server.journal.close(closed)
     with clock("aggregate"):
-        aggregated = runtime.server_step("aggregate", rounds.aggregate, server, before, closed)
+        aggregated = runtime.server_step(
+            "aggregate", rounds.aggregate, server, before, closed, combined
+        )
     mask = jobs[0].mask.sha256 if jobs[0].mask else ""
     new_holdings = {
         **holdings,

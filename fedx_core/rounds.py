@@ -164,23 +164,30 @@ def next_attempt(job: ClientJob) -> ClientJob:
 
 def accept(
     server: Server, job: ClientJob, report: ClientReport, mask: Mask | None
-) -> ClientReport | ClientFailure:
-    """Believe a report only after its payload was fetched, decoded and found finite."""
+) -> tuple[ClientReport | ClientFailure, Update | None]:
+    """Believe a report only after its payload was fetched, decoded and found finite.
+
+    Returns:
+        The report with its update, if it has one; or what is wrong with it.
+    """
+    update = None
     try:
         if (report.client, report.attempt, report.purpose) != (
             job.client, job.attempt, job.purpose,
         ):  # fmt: skip
             raise PayloadError("the report answers another job")
         if report.purpose == "train":
-            state.require_finite(_decode_update(server, report, mask).payload, report.client)
-        return report
+            update = _decode_update(server, report, mask)
+            state.require_finite(update.payload, report.client)
+        return report, update
     except FedXError as error:
-        return ClientFailure(
+        failure = ClientFailure(
             client=job.client,
             attempt=job.attempt,
             reason=f"{error.code}: {error}",
             sent=report.uplink.size if report.uplink else 0,
         )
+        return failure, None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +220,21 @@ def all_there(server: Server, closed: Closed) -> bool:
     return True
 
 
-def aggregate(server: Server, server_state: ServerState, closed: Closed) -> ServerState:
-    """Combine the updates that count; a pure function of the closed round."""
-    updates = StoredUpdates(server=server, reports=closed.reports, mask=server_state.mask)
-    new = server.bench.method.aggregate(server_state, updates, server.bench.info)
-    return recalibrated(server, new)
+def aggregate(
+    server: Server, server_state: ServerState, closed: Closed, combined: ServerState | None = None
+) -> ServerState:
+    """Combine the updates that count; a pure function of the closed round.
+
+    Args:
+        server: see :class:`Server`.
+        server_state: that clients were sent.
+        closed: who counts.
+        combined: what their updates lead to, where that was worked out as they came.
+    """
+    if combined is None:
+        updates = StoredUpdates(server=server, reports=closed.reports, mask=server_state.mask)
+        combined = server.bench.method.aggregate(server_state, updates, server.bench.info)
+    return recalibrated(server, combined)
 
 
 def recalibrated(server: Server, server_state: ServerState) -> ServerState:

@@ -1,0 +1,177 @@
+"""A cohort at work: its clients tried and tried again, its updates given out in cohort order.
+
+An update is decoded once, when it comes, and combined as soon as its turn has come; so memory does
+not grow with the cohort, and the sums are those of :class:`fedx_core.rounds.StoredUpdates`.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from fedx_core import rounds
+from fedx_core.client import Place
+from fedx_core.errors import QuorumError
+from fedx_core.journal import Closed
+from fedx_core.masks import Mask
+from fedx_core.messages import ClientFailure, ClientJob, ClientReport, Update
+from fedx_core.rounds import Server
+from fedx_core.runtime import Runtime
+from fedx_core.sites import audit
+
+
+@dataclass
+class Cohort:
+    """Some clients' jobs, and what has come of them so far.
+
+    Args:
+        server: see :class:`fedx_core.rounds.Server`.
+        runtime: who carries the jobs.
+        place: where clients find things.
+        jobs: one for each client, in cohort order.
+        mask: that payloads follow.
+    """
+
+    server: Server
+    runtime: Runtime
+    place: Place
+    jobs: Sequence[ClientJob]
+    mask: Mask | None
+    reports: dict[str, ClientReport] = field(default_factory=dict, init=False)
+    """By client: those that may be believed."""
+    failures: dict[str, ClientFailure] = field(default_factory=dict, init=False)
+    """By client that does not count so far: its last."""
+    refused: dict[str, int] = field(default_factory=dict, init=False)
+    """By client: bytes of updates that were stored and refused, over all attempts."""
+
+    def run(self) -> Iterator[Update | None]:
+        """Try every client, the lost ones again, and yield what comes, in the order it comes.
+
+        Yields:
+            One for each outcome: an update that counts, or None where there is none.
+        """
+        outstanding = {job.client: job for job in self.jobs}
+        while outstanding:
+            again: dict[str, ClientJob] = {}
+            for outcome in self.runtime.run_cohort(list(outstanding.values()), self.place):
+                job = outstanding[outcome.client]
+                update = None
+                if isinstance(outcome, ClientReport):
+                    outcome, update = rounds.accept(self.server, job, outcome, self.mask)
+                if isinstance(outcome, ClientReport):
+                    self.reports[job.client] = outcome
+                    self.failures.pop(job.client, None)
+                else:
+                    self.failures[job.client] = outcome
+                    audit.uncounted(self.server.audit, job, outcome)
+                    if outcome.sent:
+                        self.refused[job.client] = self.refused.get(job.client, 0) + outcome.sent
+                    if self._may_try_again(job):
+                        again[job.client] = rounds.next_attempt(job)
+                yield update
+                del update  # whoever took it decides for how long it is held
+            outstanding = {
+                job.client: again[job.client] for job in self.jobs if job.client in again
+            }
+
+    def is_done(self, client: str) -> bool:
+        """Tell whether a client counts, or is lost for good."""
+        failure = self.failures.get(client)
+        return client in self.reports or (failure is not None and not self._may_try_again(failure))
+
+    def _may_try_again(self, tried: ClientJob | ClientFailure) -> bool:
+        return tried.attempt + 1 < self.server.config.federation.attempts
+
+    def closed(self) -> Closed:
+        """Fix who counts, once all have been tried.
+
+        Raises:
+            QuorumError: fewer clients count than the round needs.
+        """
+        needed = self.server.config.federation.min_reports or len(self.jobs)
+        if len(self.reports) < min(needed, len(self.jobs)) or not self.reports:
+            lost = "; ".join(f"{f.client}: {f.reason}" for f in self.failures.values())
+            raise QuorumError(
+                f"round {self.jobs[0].round_index}: {len(self.reports)} of {len(self.jobs)} "
+                f"clients reported, {needed} needed (federation.min_reports); everything is kept, "
+                f"so mend the cause and `fedx resume {self.server.run}`. Lost: {lost}",
+                {client: failure.reason for client, failure in self.failures.items()},
+            )
+        return Closed(
+            round_index=self.jobs[0].round_index,
+            reports=tuple(self.reports[j.client] for j in self.jobs if j.client in self.reports),
+            failures=tuple(self.failures[j.client] for j in self.jobs if j.client in self.failures),
+            refused=self.refused,
+        )
+
+
+class Arriving:
+    """A round's updates in cohort order, given out while the cohort still runs.
+
+    Who iterates first runs the cohort. Updates that come before their turn wait, at most as many as
+    there are workers; any more are decoded again when it is their turn, and so are all when they
+    are iterated again.
+
+    Args:
+        cohort: to run.
+    """
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._cohort = cohort
+        self._stream = self._in_turn()
+        self._closed: Closed | None = None
+        self._begun = False
+
+    def __len__(self) -> int:
+        """Count them, for which all must have come."""
+        return len(self.closed().reports)
+
+    def __iter__(self) -> Iterator[Update]:
+        """Give them out: as they come the first time, later from the store."""
+        given = 0
+        if not self._begun:
+            self._begun = True
+            for update in self._stream:
+                given += 1
+                yield update
+        yield from self._stored(self.closed().reports[given:])
+
+    def closed(self) -> Closed:
+        """Wait for all that is still to come, and say who counts.
+
+        Raises:
+            QuorumError: fewer clients count than the round needs.
+        """
+        self._begun = True
+        for _ in self._stream:
+            pass
+        if self._closed is None:
+            self._closed = self._cohort.closed()
+        return self._closed
+
+    def close(self) -> None:
+        """Ask for no more clients."""
+        self._stream.close()
+
+    def _in_turn(self) -> Generator[Update, None, None]:
+        cohort = self._cohort
+        waiting: dict[str, Update] = {}
+        turn = 0
+        for update in cohort.run():
+            if update is not None:
+                waiting[update.client] = update
+            del update
+            while turn < len(cohort.jobs) and cohort.is_done(cohort.jobs[turn].client):
+                client = cohort.jobs[turn].client
+                turn += 1
+                if client in waiting:
+                    yield waiting.pop(client)
+                elif client in cohort.reports:
+                    yield from self._stored((cohort.reports[client],))
+            if len(waiting) > cohort.server.workers:
+                waiting.popitem()
+
+    def _stored(self, reports: tuple[ClientReport, ...]) -> Iterator[Update]:
+        return iter(
+            rounds.StoredUpdates(
+                server=self._cohort.server, reports=reports, mask=self._cohort.mask
+            )
+        )
