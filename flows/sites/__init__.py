@@ -1,0 +1,10 @@
+"""Institutions that own their data: what runs at them, and how the server's loop reaches them.
+
+    runtime  `run_at: sites`: orders out, reports in
+    serve    a site that stays at work, with model and data in memory
+    worker   the Prefect worker `fedx-site`: a sealed order in, a fixed command, nothing else
+    take     that command: one order from stdin
+    deploy   the work pool and the deployment by which the coordinator wakes a site
+
+What is trusted, checked and stored is in :mod:`fedx_core.sites`; here is how it is carried.
+"""
