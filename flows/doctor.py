@@ -52,17 +52,18 @@ def examine(params: Path, run_root: Path, data_root: Path) -> list[Check]:
         data_root: folder of all data sets.
     """
     return [
-        _python(),
+        python(),
         *(_package(name) for name in WANTED),
         _threads(),
         *_data(params, data_root),
         _writable(run_root),
-        _disk(run_root),
-        *_prefect(),
+        disk(run_root),
+        *prefect(),
     ]
 
 
-def _python() -> Check:
+def python() -> Check:
+    """Look at the interpreter."""
     found = platform.python_version_tuple()
     ok = (3, 11) <= (int(found[0]), int(found[1])) < (3, 14)
     return Check("python", ok, ".".join(found), "use Python 3.11, 3.12 or 3.13")
@@ -122,11 +123,15 @@ def _writable(root: Path) -> Check:
     )  # fmt: skip
 
 
-def _disk(root: Path) -> Check:
+def disk(root: Path, fix: str = "free some, or choose another --run-root") -> Check:
+    """Look how much room there is.
+
+    Args:
+        root: folder that fills, or will once it is made.
+        fix: what to do if there is little.
+    """
     free = shutil.disk_usage(_existing(root)).free / 2**30
-    return Check(
-        "disk", free >= FREE_GIB, f"{free:.1f} GiB free", "free some, or choose another --run-root"
-    )
+    return Check("disk", free >= FREE_GIB, f"{free:.1f} GiB free", fix)
 
 
 def _existing(path: Path) -> Path:
@@ -136,18 +141,24 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _prefect() -> Iterator[Check]:
+def prefect(
+    fix: str = "start it with `make up`, or unset PREFECT_API_URL",
+    unset: str = "none is set; each run starts one of its own",
+) -> Iterator[Check]:
+    """Look whether Prefect's server answers.
+
+    Args:
+        fix: what to do if it doesn't.
+        unset: what is said if there is none to ask.
+    """
     import urllib.request
 
     url = os.environ.get("PREFECT_API_URL")
     if not url:
-        yield Check("prefect server", True, "none is set; each run starts one of its own")
+        yield Check("prefect server", True, unset)
         return
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
             yield Check("prefect server", answer.status == 200, f"{url} answers")
     except (OSError, ValueError) as error:
-        yield Check(
-            "prefect server", False, f"{url} does not answer ({error})",
-            "start it with `make up`, or unset PREFECT_API_URL",
-        )  # fmt: skip
+        yield Check("prefect server", False, f"{url} does not answer ({error})", fix)

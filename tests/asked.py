@@ -4,7 +4,11 @@ import dataclasses
 import hashlib
 from typing import Any
 
+from bed import tiny
+from fedx_core.config import ExperimentConfig
 from fedx_core.messages import PROTOCOL, ClientJob, ClientReport, Ref
+from fedx_core.pixels import Pixels
+from fedx_core.plan import Plan
 from fedx_core.sites import keys
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import Order
@@ -54,6 +58,24 @@ def report(**changes: Any) -> ClientReport:
         seconds=1.5,
     )
     return dataclasses.replace(said, **changes)
+
+
+def plan(settings: ExperimentConfig | None = None) -> Plan:
+    """A plan that a site might be asked to follow."""
+    settings = settings or tiny()
+    return Plan(
+        model=settings.model.name,
+        bands=3,
+        classes=10,
+        label_kind="single",
+        pixels=Pixels(
+            scale=255.0, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=None,
+            memory_format="contiguous",
+        ),
+        training=settings.training,
+        method=settings.method,
+        codec=settings.codec,
+    )  # fmt: skip
 
 
 def grant(verb: Any, key: str, size: int = 5, **changes: Any) -> Grant:

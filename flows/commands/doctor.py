@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -14,12 +15,29 @@ def doctor(
     params: Params = None,
     run_root: RunRoot = "runs",
     data_root: DataRoot = None,
+    site: Annotated[
+        bool,
+        typer.Option(
+            "--site",
+            help="Check what a site needs that trains for a coordinator: its folder is "
+            "FEDX_SITE_HOME, its images are in FEDX_SHARDS.",
+        ),
+    ] = False,
     as_json: JsonObject = False,
 ) -> None:
     """Check what a run needs, and say what to do about what is missing."""
     from flows import doctor as checks
 
-    found = checks.examine(Path(params or "params.yaml"), Path(run_root), Path(data_root or "data"))
+    if site:
+        from fedx_core.sites.home import Home
+        from flows.sites import doctor as at_site
+        from flows.sites.folders import shards, site_home
+
+        found = at_site.examine(Home(site_home()), shards())
+    else:
+        found = checks.examine(
+            Path(params or "params.yaml"), Path(run_root), Path(data_root or "data")
+        )
     ok = all(check.ok for check in found)
     if as_json:
         print(json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in found]}))

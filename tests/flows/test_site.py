@@ -1,4 +1,4 @@
-"""``fedx site``: how a site and a coordinator come to know each other, and how plans are agreed to."""
+"""``fedx site``: how site and coordinator come to know each other, and how plans are agreed to."""
 
 import io
 import json
@@ -9,11 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asked import job
-from bed import tiny
+from asked import job, plan
 from fedx_core.messages import canonical
-from fedx_core.pixels import Pixels
-from fedx_core.plan import Plan
 from fedx_core.sites import audit
 from fedx_core.sites.home import Home
 from fedx_core.sites.registry import Admitted, Registry
@@ -41,21 +38,11 @@ def events(folder: Path) -> list[str]:
 @pytest.fixture
 def waiting(tmp_path: Path) -> str:
     """The hash of a plan that waits at north, in ./site."""
-    settings = tiny()
-    plan = canonical(
-        Plan(
-            model="resnet6", bands=3, classes=10, label_kind="single", training=settings.training,
-            method=settings.method, codec=settings.codec,
-            pixels=Pixels(
-                scale=255.0, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=None,
-                memory_format="contiguous",
-            ),
-        )
-    )  # fmt: skip
+    data = canonical(plan())
     home = Home(tmp_path / "site")
     home.enroll("north")
-    asked = job(plan=reference("plans/a", plan))
-    home.approvals.ask(asked, plan)
+    asked = job(plan=reference("plans/a", data))
+    home.approvals.ask(asked, data)
     return asked.plan.sha256
 
 

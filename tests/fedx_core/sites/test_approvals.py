@@ -4,36 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from asked import job
+from asked import job, plan
 from bed import tiny
 from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.messages import ClientJob, canonical
-from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan, set_up
 from fedx_core.sites import approvals
 from fedx_core.sites.approvals import Approvals, describe
 from fedx_core.state import Payload
 from fedx_core.store import reference
-
-
-def plan(settings: ExperimentConfig | None = None) -> Plan:
-    settings = settings or tiny()
-    return Plan(
-        model=settings.model.name,
-        bands=3,
-        classes=10,
-        label_kind="single",
-        pixels=Pixels(
-            scale=255.0, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=None,
-            memory_format="contiguous",
-        ),
-        training=settings.training,
-        method=settings.method,
-        codec=settings.codec,
-    )  # fmt: skip
-
 
 PLAN = canonical(plan())
 ASKED = job(plan=reference("plans/a", PLAN))
