@@ -8,7 +8,6 @@ machine that went down before that trains again whom it has lost. What a client 
 """
 
 import dataclasses
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fedx_core import allocator, checkpoint, evaluation, examples, masks, state
+from fedx_core import allocator, checkpoint, evaluation, examples, masks, state, strict_json
 from fedx_core.codec import base as framing
 from fedx_core.errors import (
     AlreadyExistsError,
@@ -30,6 +29,7 @@ from fedx_core.errors import (
 from fedx_core.examples import Examples
 from fedx_core.masks import Mask
 from fedx_core.messages import (
+    LARGEST_MESSAGE,
     POOLED,
     PROTOCOL,
     ClientJob,
@@ -79,7 +79,13 @@ def train(job: ClientJob, place: Place) -> ClientReport:
     if (earlier := _earlier(store, job)) is not None:
         return earlier
     report = work(job, store, place)
-    create_once(store, job.report_key, canonical(report))
+    try:
+        create_once(store, job.report_key, canonical(report))
+    except AlreadyExistsError:
+        # Somebody has done the same job meanwhile, for a second server; the first one counts.
+        if (earlier := _earlier(store, job)) is None:
+            raise
+        return earlier
     return report
 
 
@@ -112,7 +118,7 @@ def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientRepo
     bench, local = _prepare(job, plan, store, place, "train")
     update = bench.method.train(local)
     uplink = None
-    schema = bench.wire(local.mask).up
+    schema = bench.wire(local.mask, job.variant).up
     if schema.entries:
         data = bench.codec.encode(update.payload, schema)
         uplink = _send(store, job, data, partial(bench.codec.decode, schema=schema))
@@ -131,6 +137,7 @@ def _train(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientRepo
         metrics=update.metrics,
         memory=memory,
         seconds=0.0,
+        variant=job.variant,
     )
 
 
@@ -156,6 +163,7 @@ def _evaluate(job: ClientJob, plan: Plan, store: Store, place: Place) -> ClientR
         metrics=found,
         memory=None,
         seconds=0.0,
+        variant=job.variant,
     )
 
 
@@ -217,7 +225,10 @@ _desk = threading.local()
 def _plan(store: Store, ref: Ref) -> Plan:
     """Fetch and read a plan; the last one is kept, since it is the same job after job."""
     if getattr(_desk, "plan_ref", None) != ref:
-        _desk.plan, _desk.plan_ref = parse(Plan, json.loads(bytes(store.get(ref)))), ref
+        _desk.plan, _desk.plan_ref = (
+            parse(Plan, strict_json.loads(store.get(ref), LARGEST_MESSAGE)),
+            ref,
+        )
     plan: Plan = _desk.plan
     return plan
 
@@ -226,20 +237,25 @@ def _prepare(
     job: ClientJob, plan: Plan, store: Store, place: Place, part: str
 ) -> tuple[Workbench, Local]:
     if getattr(_desk, "built", None) != job.plan.sha256:
-        _desk.bench, _desk.built, _desk.base = set_up(plan), job.plan.sha256, None
+        _desk.bench, _desk.built = set_up(plan), job.plan.sha256
+        _desk.base = _desk.masked = None
     bench: Workbench = _desk.bench
     if job.base is None:
         raise PayloadError(f"a job to {job.purpose} names no downlink")
     if _desk.base != (job.base.sha256, job.mask):
-        mask = checkpoint.fetch_mask(store, job.mask, bench.info, bench.method.masked(bench.info))
-        schema = bench.wire(mask).down
+        if _desk.masked is None or _desk.masked != job.mask:
+            names = bench.method.masked(bench.info)
+            _desk.mask = checkpoint.fetch_mask(store, job.mask, bench.info, names)
+            _desk.masked = job.mask
+        schema = bench.wire(_desk.mask, job.variant).down
         if schema.digest.hex() != job.schema:
             raise SchemaError(
                 "server and client derive different payloads from this plan and mask; "
                 "install the same version of FedX on both sides"
             )
+        framing.require_length(job.base, schema)
         _desk.downlink = bench.codec.decode(store.get(job.base), schema)
-        _desk.mask, _desk.base = mask, (job.base.sha256, job.mask)
+        _desk.base = (job.base.sha256, job.mask)
     memory: StateDict = {}
     if job.memory is not None:
         memory, _ = checkpoint.unpack_state(open_store(place.memory).get(job.memory))
@@ -262,6 +278,7 @@ def _prepare(
         if plan.training.optimiser_state == "kept"
         else None,
         cuts=cuts,
+        variant=job.variant,
     )
 
 
@@ -279,14 +296,14 @@ def _cuts_of_moments(cuts: Mapping[str, Cut]) -> dict[str, Cut]:
 
 def _earlier(store: Store, job: ClientJob) -> ClientReport | None:
     """Return the report of an earlier go at this job; forget one whose bytes did not last."""
-    if (data := store.read(job.report_key)) is None:
-        return None
     try:
-        report = parse(ClientReport, json.loads(bytes(data)))
+        if (data := store.read(job.report_key, LARGEST_MESSAGE)) is None:
+            return None
+        report = parse(ClientReport, strict_json.loads(data, LARGEST_MESSAGE))
         if report.uplink is not None:
             store.get(report.uplink)
         return report
-    except (ObjectMissingError, PayloadError, ValueError):
+    except (ObjectMissingError, PayloadError):
         store.delete(job.report_key)
         store.delete(job.uplink_key)
         return None
@@ -304,7 +321,7 @@ def _send(
     except AlreadyExistsError:
         # A whole one stays; half of one, from before the machine went down, does not.
         try:
-            decode(store.read(job.uplink_key) or b"")
+            decode(store.read(job.uplink_key, 2 * len(data)) or b"")
         except PayloadError:
             return store.put(job.uplink_key, data)
         raise
@@ -318,7 +335,9 @@ def moments_of(store: Store, report: ClientReport, bands: int) -> Moments:
     """
     if report.uplink is None:
         raise PayloadError(f"{report.client} sent no statistics")
-    payload = framing.decode(store.get(report.uplink), statistics_schema(bands), "dense")
+    schema = statistics_schema(bands)
+    framing.require_length(report.uplink, schema)
+    payload = framing.decode(store.get(report.uplink), schema, "dense")
     state.require_finite(payload, report.client)
     return Moments(
         int(payload["pixels/count"]),

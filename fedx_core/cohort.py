@@ -35,8 +35,12 @@ def score_at_clients(
     place: Place,
     state: ServerState,
     holdings: Mapping[str, Holding],
-) -> dict[str, dict[str, float]]:
-    """Let every client score the model (or its own) on its test part; a lost one is left out."""
+) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """Let every client score the model (or its own) on its test part; a lost one is left out.
+
+    Returns:
+        By client: the scores, and the bytes fetched for them.
+    """
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
     cohort = Cohort(server, runtime, place, jobs, state.mask)
@@ -44,7 +48,7 @@ def score_at_clients(
         pass
     reports = cohort.reports
     _clear(server, jobs, reports, cohort.failures)
-    return {
+    scores = {
         client: {
             "examples": float(reports[client].examples),
             **{name: number(reports[client], name) for name in reports[client].metrics},
@@ -52,6 +56,7 @@ def score_at_clients(
         for client in clients
         if client in reports
     }
+    return scores, {j.client: j.base.size for j in jobs if j.base and j.client in reports}
 
 
 def _clear(
@@ -67,8 +72,8 @@ def _clear(
         for _ in range(outcomes[first.client].attempt + 1):
             server.store.delete(job.report_key)
             job = rounds.next_attempt(job)
-    if jobs and jobs[0].base is not None:
-        server.store.delete(jobs[0].base.key)
+    for base in rounds.bases(jobs):
+        server.store.delete(base.key)
 
 
 def number(report: ClientReport, name: str) -> float:

@@ -1,16 +1,19 @@
 """How a round ends, once its updates are combined: explain, prune, evaluate, commit."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from fedx_core import evaluation, ledger, rounds, selection
+from fedx_core import checkpoint, evaluation, ledger, rounds, selection
 from fedx_core.client import Place
 from fedx_core.cohort import score_at_clients
+from fedx_core.errors import ConfigError, ObjectMissingError
 from fedx_core.journal import Commit, Holding
 from fedx_core.messages import RoundReport, ServerState, Traffic
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
+from fedx_core.state import StateDict
+from fedx_core.store import open_store
 
 
 def finish(
@@ -53,6 +56,7 @@ def finish(
     before_pruning: dict[str, float] = {}
     per_class: dict[str, float] = {}
     per_client: dict[str, dict[str, float]] = {}
+    own = dict(draft.method_metrics)
     traffic = dict(draft.traffic)
     with clock("evaluate"):
         if not method.personal:
@@ -74,11 +78,13 @@ def finish(
                 if description.label_kind == "multi":
                     metrics |= _label_frequency(server)
         if method.personal or is_last:
-            per_client = score_at_clients(server, runtime, place, state, holdings)
+            per_client, fetched = score_at_clients(server, runtime, place, state, holdings)
             if method.communicates:
-                traffic = _charge_evaluation(server, state, traffic, per_client)
+                for client, size in fetched.items():
+                    traffic[client] = replace(traffic.get(client, Traffic()), evaluation=size)
         if method.personal:
             metrics = _mean_by_examples(per_client)
+            own |= _averaged(server, runtime, place, state, holdings)
     report = replace(
         draft,
         metrics=metrics,
@@ -89,10 +95,7 @@ def finish(
         seconds=clock.seconds,
         per_class=per_class,
         per_client=per_client,
-        method_metrics={
-            **draft.method_metrics,
-            **method.measured(before, state, server.bench.info),
-        },
+        method_metrics=own | method.measured(before, state, server.bench.info),
     )
     commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings, evidence)
     return state, commit
@@ -117,18 +120,37 @@ def _judged(
     return replace(scored, best_round=stand.best_round, stopped=stand.stopped)
 
 
-def _charge_evaluation(
+def _averaged(
     server: Server,
+    runtime: Runtime,
+    place: Place,
     state: ServerState,
-    traffic: Mapping[str, Traffic],
-    per_client: Mapping[str, Mapping[str, float]],
-) -> dict[str, Traffic]:
-    payload = server.bench.method.downlink(state, server.bench.info)
-    size = len(server.bench.codec.encode(payload, server.bench.wire(state.mask).down))
-    charged = dict(traffic)
-    for client in per_client:
-        charged[client] = replace(charged.get(client, Traffic()), evaluation=size)
-    return charged
+    holdings: Mapping[str, Holding],
+) -> dict[str, float]:
+    """Score the mean of what clients keep on the test set, if the method asks for it."""
+
+    def memories() -> Iterator[StateDict]:
+        store = open_store(place.memory)
+        for client in server.clients:  # a fixed order, so that sums are the same after a resume
+            memory = holdings[client].memory if client in holdings else None
+            if memory is None:
+                continue
+            try:
+                yield checkpoint.unpack_state(store.get(memory))[0]
+            except ObjectMissingError as error:
+                raise ConfigError(
+                    f"the server can't see what {client} keeps, so it can't average it; that is "
+                    "for simulations: set method.average to false"
+                ) from error
+
+    mean = server.bench.method.averaged(state, memories())
+    if mean is None:
+        return {}
+    logits = runtime.server_step(
+        "evaluate", rounds.evaluate, server, replace(state, model=mean), server.test
+    )
+    found = evaluation.metrics(logits, server.test.labels, server.description.label_kind)
+    return {f"averaged_{name}": score for name, score in found.items()}
 
 
 def _mean_by_examples(per_client: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -184,7 +184,9 @@ def _round(
         metrics_before_pruning={},
         pruned=False,
         traffic=traffic,
-        paper_bytes=len(by_client) * server.bench.method.paper_bytes(server.bench.info, kept)
+        paper_bytes=sum(
+            server.bench.method.paper_bytes(server.bench.info, kept, job.variant) for job in jobs
+        )
         if server.bench.method.communicates
         else 0,
         sparsity=0.0,

@@ -3,6 +3,7 @@
     run.json                the run: protocol, name, settings; whoever creates it owns the run
     journal/0007/open       the round has begun: base, mask, cohort
     journal/0007/closed     who counts, by hash; all that follows is a pure function of it
+    journal/0007/closed.1   who counts instead, where updates were lost before the commit
     journal/0007/commit     the state by its hash, the report, what each client holds, and what led
                             to a pruning event
 
@@ -10,10 +11,14 @@ A killed server finds the last commit and repeats the step that is missing, to t
 servers can race for these names alone, and each is created only if absent: one wins.
 
 Records are on the disk before the next step begins. The updates that ``closed`` names may not be:
-where the machine went down before ``commit`` and took some along, the round is opened again, and
-whoever's update is lost trains again, to the same bytes on the same machine.
+where the machine went down before ``commit`` and took some along, whoever's update is lost trains
+again, to the same bytes on the same machine, and the round is closed anew beside the first time.
+
+A record is a line of JSON, and below it the SHA-256 of that line. Those of earlier versions lack
+the second line.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +40,7 @@ from fedx_core.messages import (
     canonical,
     parse,
 )
-from fedx_core.store import Store
+from fedx_core.store import Buffer, Store
 
 RUN_KEY = "run.json"
 
@@ -66,14 +71,16 @@ class Opened:
     Args:
         round_index: from 1.
         state: of the server before it.
-        base: the downlink payload.
+        base: the first client's downlink payload.
         cohort: clients that are asked, in order.
+        other_bases: payloads of clients that are sent something else.
     """
 
     round_index: int
     state: Ref
     base: Ref
     cohort: tuple[str, ...]
+    other_bases: tuple[Ref, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +146,7 @@ class Journal:
             RunExistsError: it holds a run already.
         """
         try:
-            self.store.create(RUN_KEY, canonical(run))
+            self.store.create(RUN_KEY, _summed(canonical(run)))
         except AlreadyExistsError as error:
             raise RunExistsError(
                 f"run {run.name!r} exists already; go on with `fedx resume {run.name}`, "
@@ -151,17 +158,18 @@ class Journal:
 
         Raises:
             VersionError: it was written by another version.
+            PayloadError: it is not as it was written.
         """
-        plain = self._read(RUN_KEY)
-        if plain is None:
+        if (data := self.store.read(RUN_KEY)) is None:
             return None
+        plain = _plain(RUN_KEY, _line(data))
         found = plain.get("protocol") if isinstance(plain, dict) else None
         if found != PROTOCOL:
             raise VersionError(
                 f"the run folder was written by protocol {found}, this is {PROTOCOL}; "
                 "resume it with the version that began it, or start a new run"
             )
-        return parse(Run, plain)
+        return parse(Run, self._read(RUN_KEY))
 
     def open(self, record: Opened) -> None:
         """Say that a round has begun; a resumed server says the same again."""
@@ -172,14 +180,25 @@ class Journal:
         plain = self._read(f"{_folder(round_index)}/open")
         return None if plain is None else parse(Opened, plain)
 
-    def close(self, record: Closed) -> None:
-        """Fix who counts in a round."""
-        self._create(f"{_folder(record.round_index)}/closed", record)
+    def close(self, record: Closed, instead_of: int = 0) -> None:
+        """Fix who counts in a round.
+
+        Args:
+            record: who does.
+            instead_of: how many closings of the round were read and found to have lost updates.
+        """
+        self._create(_closing(record.round_index, instead_of), record)
+
+    def closings(self, round_index: int) -> list[Closed]:
+        """Return who counts in a round, and before it what was put in its place; may be empty."""
+        found: list[Closed] = []
+        while (plain := self._read(_closing(round_index, len(found)))) is not None:
+            found.append(parse(Closed, plain))
+        return found
 
     def closed(self, round_index: int) -> Closed | None:
         """Return who counts in a round, or None if that isn't fixed yet."""
-        plain = self._read(f"{_folder(round_index)}/closed")
-        return None if plain is None else parse(Closed, plain)
+        return (self.closings(round_index) or [None])[-1]
 
     def reopen(self, round_index: int) -> None:
         """Take back who counts in a round of which nothing was committed."""
@@ -204,12 +223,13 @@ class Journal:
         return found
 
     def _create(self, key: str, record: Any) -> None:
-        data = canonical(record)
+        data = _summed(canonical(record))
         try:
             self.store.create(key, data)
         except AlreadyExistsError as error:
-            present = self.store.read(key)
-            if present is None or bytes(present) != data:
+            # Fields that are newer than what is there have their defaults in both.
+            present = self._read(key)
+            if present is None or canonical(parse(type(record), present)) != canonical(record):
                 raise LostRaceError(
                     f"{key} was written by another server of this run; this one stops and has "
                     "changed nothing"
@@ -219,10 +239,31 @@ class Journal:
         data = self.store.read(key)
         if data is None:
             return None
-        try:
-            return json.loads(bytes(data))
-        except ValueError as error:
-            raise PayloadError(f"{key} is corrupt: {error}; restore it from a copy") from error
+        line = _line(data)
+        if bytes(data) not in (line, _summed(line)):
+            raise PayloadError(
+                f"{key} is corrupt: it is not what its SHA-256 was made of; restore it from a copy"
+            )
+        return _plain(key, line)
+
+
+def _summed(line: bytes) -> bytes:
+    return line + b"\n" + hashlib.sha256(line).hexdigest().encode() + b"\n"
+
+
+def _line(data: Buffer) -> bytes:
+    return bytes(data).partition(b"\n")[0]
+
+
+def _plain(key: str, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise PayloadError(f"{key} is corrupt: {error}; restore it from a copy") from error
+
+
+def _closing(round_index: int, number: int) -> str:
+    return f"{_folder(round_index)}/closed" + (f".{number}" if number else "")
 
 
 def _folder(round_index: int) -> str:

@@ -139,6 +139,7 @@ class ClientJob:
         memory: what this client stored for itself when it last counted.
         uplink_key: where the client's payload goes, write-once.
         deadline: seconds that the client has; 0 for ever.
+        variant: which of the method's payloads this client exchanges; see ``Method.variant``.
     """
 
     protocol: int
@@ -155,6 +156,7 @@ class ClientJob:
     memory: Ref | None
     uplink_key: str
     deadline: float
+    variant: str = ""
 
     @property
     def report_key(self) -> str:
@@ -175,6 +177,7 @@ class ClientReport:
         metrics: numbers such as ``train_loss``; for statistics, counts and sums.
         memory: what the client stored for itself.
         seconds: wall time of the job.
+        variant: of the job.
     """
 
     client: str
@@ -185,6 +188,7 @@ class ClientReport:
     metrics: Mapping[str, float | list[float]]
     memory: Ref | None
     seconds: float
+    variant: str = ""  # rounds closed before methods had several lack it
 
 
 @dataclass(frozen=True, kw_only=True)

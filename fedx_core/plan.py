@@ -57,14 +57,17 @@ class Workbench:
     method: Method
     codec: Codec
     _small: dict[str, nn.Module] = field(default_factory=dict, repr=False)
-    _wires: list[tuple[Mask | None, Wire]] = field(default_factory=list, repr=False)
+    _wires: list[tuple[Mask | None, dict[str, Wire]]] = field(default_factory=list, repr=False)
 
-    def wire(self, mask: Mask | None) -> Wire:
-        """Return the schemas of both directions under a mask; the last one asked for is kept."""
+    def wire(self, mask: Mask | None, variant: str = "") -> Wire:
+        """Return the schemas of both directions under a mask; the last mask's are kept."""
         # By identity, and the mask is held here, so that no other can come to have its place.
         if not (self._wires and self._wires[0][0] is mask):
-            self._wires[:] = [(mask, self.method.schema(self.info, mask, self.codec.mode))]
-        return self._wires[0][1]
+            self._wires[:] = [(mask, {})]
+        wires = self._wires[0][1]
+        if variant not in wires:
+            wires[variant] = self.method.schema(self.info, mask, self.codec.mode, variant)
+        return wires[variant]
 
     def cuts(self, mask: Mask | None) -> Mapping[str, Cut]:
         """Say what the model that clients train lacks under a mask; nothing if it is dense."""

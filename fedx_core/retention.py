@@ -40,7 +40,8 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
                 stem = f"uplink/{round_index:04d}/{client}.{attempt}"
                 store.delete(stem)
                 store.delete(f"{stem}.report")
-        store.delete(opened.base.key)
+        for base in (opened.base, *opened.other_bases):
+            store.delete(base.key)
     if round_index:
         before, after = commits[-2:]
         kept = set(range(round_index - keep_states + 1, round_index + 1))

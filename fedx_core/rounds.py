@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedx_core import checkpoint, evaluation, masks, seeding, state
+from fedx_core import acceptance, checkpoint, evaluation, masks, seeding, state
 from fedx_core.client import train
+from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, ObjectMissingError, PayloadError
 from fedx_core.examples import Description, Examples
@@ -40,6 +41,7 @@ from fedx_core.messages import (
     ServerState,
     Update,
 )
+from fedx_core.methods.base import Turn
 from fedx_core.plan import Workbench
 from fedx_core.relevance.base import Reference
 from fedx_core.state import StateDict
@@ -112,9 +114,15 @@ def dispatch(
         server.config.seed,
     )
     jobs = jobs_for(server, server_state, cohort, round_index, "train", holdings)
-    assert jobs[0].base is not None
+    base, *others = bases(jobs)
     server.journal.open(
-        Opened(round_index=round_index, state=state_ref, base=jobs[0].base, cohort=cohort)
+        Opened(
+            round_index=round_index,
+            state=state_ref,
+            base=base,
+            cohort=cohort,
+            other_bases=tuple(others),
+        )
     )
     return jobs
 
@@ -127,32 +135,54 @@ def jobs_for(
     purpose: Purpose,
     holdings: Mapping[str, Holding],
 ) -> tuple[ClientJob, ...]:
-    """Put what clients need into the store and write one job each."""
+    """Put what clients need into the store, once for each variant, and write one job each."""
     bench = server.bench
-    schema = bench.wire(server_state.mask).down
-    payload = bench.codec.encode(bench.method.downlink(server_state, bench.info), schema)
-    base = put_by_hash(server.store, "downlink", payload)
     mask = checkpoint.put_mask(server.store, server_state.mask)
     folder = "uplink" if purpose == "train" else purpose
-    return tuple(
-        ClientJob(
-            protocol=PROTOCOL,
-            run=server.run,
-            round_index=round_index,
+    places = {client: place for place, client in enumerate(server.clients)}
+    sent: dict[str, tuple[Ref, str]] = {}
+    jobs = []
+    for client in clients:
+        memory = holdings[client].memory if client in holdings else None
+        turn = Turn(
             client=client,
-            attempt=0,
-            seed=seeding.derive(server.config.seed, round_index, client, "train"),
+            place=places.get(client, 0),
+            round_index=round_index,
             purpose=purpose,
-            plan=server.plan,
-            base=base,
-            mask=mask,
-            schema=schema.digest.hex(),
-            memory=holdings[client].memory if client in holdings else None,
-            uplink_key=f"{folder}/{round_index:04d}/{client}.0",
-            deadline=server.config.federation.round_timeout,
+            returning=memory is not None,
         )
-        for client in clients
-    )
+        variant = bench.method.variant(turn, bench.info)
+        if variant not in sent:
+            schema = bench.wire(server_state.mask, variant).down
+            payload = bench.method.downlink(server_state, bench.info, variant)
+            data = bench.codec.encode(payload, schema)
+            sent[variant] = put_by_hash(server.store, "downlink", data), schema.digest.hex()
+        base, digest = sent[variant]
+        jobs.append(
+            ClientJob(
+                protocol=PROTOCOL,
+                run=server.run,
+                round_index=round_index,
+                client=client,
+                attempt=0,
+                seed=seeding.derive(server.config.seed, round_index, client, "train"),
+                purpose=purpose,
+                plan=server.plan,
+                base=base,
+                mask=mask,
+                schema=digest,
+                memory=memory,
+                uplink_key=f"{folder}/{round_index:04d}/{client}.0",
+                deadline=server.config.federation.round_timeout,
+                variant=variant,
+            )
+        )
+    return tuple(jobs)
+
+
+def bases(jobs: Sequence[ClientJob]) -> tuple[Ref, ...]:
+    """Name the downlink payloads of some jobs, each once, in the jobs' order."""
+    return tuple(dict.fromkeys(job.base for job in jobs if job.base is not None))
 
 
 def next_attempt(job: ClientJob) -> ClientJob:
@@ -172,13 +202,12 @@ def accept(
     """
     update = None
     try:
-        if (report.client, report.attempt, report.purpose) != (
-            job.client, job.attempt, job.purpose,
-        ):  # fmt: skip
-            raise PayloadError("the report answers another job")
+        most = server.clients.get(job.client, sum(server.clients.values()))
+        acceptance.check(report, job, most)
         if report.purpose == "train":
             update = _decode_update(server, report, mask)
             state.require_finite(update.payload, report.client)
+            acceptance.check_norm(update, server.config.federation.max_update_norm)
         return report, update
     except FedXError as error:
         failure = ClientFailure(
@@ -348,12 +377,11 @@ def _batch_size(server: Server) -> int:
 
 
 def _decode_update(server: Server, report: ClientReport, mask: Mask | None) -> Update:
-    schema = server.bench.wire(mask).up
+    schema = server.bench.wire(mask, report.variant).up
     payload: StateDict = {}
     if schema.entries:
         if report.uplink is None:
             raise PayloadError(f"{report.client} reports no payload, wanted one")
+        framing.require_length(report.uplink, schema)
         payload = server.bench.codec.decode(server.store.get(report.uplink), schema)
-    if report.examples < 1:
-        raise PayloadError(f"{report.client} reports {report.examples} examples, wanted 1 or more")
     return Update(client=report.client, payload=payload, examples=report.examples)

@@ -6,13 +6,14 @@ so a retried round is the same round. Its dataclass fields are its settings.
 
     start      once, at the server                 criterion  which explanation a round asks for
     cohort     who takes part in a round           prune      scores to a mask
-    downlink   what a client is sent               schema     what payloads hold, for both sides
-    train      at a client                         evaluated  the model that a client scores
-    aggregate  at the server                       measured   its own numbers, for the curves
+    variant    who is sent what                    schema     what payloads hold, for both sides
+    downlink   what a client is sent               evaluated  the model that a client scores
+    train      at a client                         measured   its own numbers, for the curves
+    aggregate  at the server
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -24,7 +25,7 @@ from fedx_core.aggregate import weighted_mean
 from fedx_core.config import TrainingConfig
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.masks import Mask, Scores
-from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.messages import Entry, Purpose, Schema, ServerState, Update
 from fedx_core.pixels import Pixels
 from fedx_core.relevance.base import Criterion
 from fedx_core.shrink.values import cut, grow
@@ -63,6 +64,25 @@ def model_info(model: nn.Module, graph: UnitGraph, *, local_batch_norm: bool) ->
 
 
 @dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One client's part in a round, as far as the server knows it before anything is sent.
+
+    Args:
+        client: its name.
+        place: among all clients of the run, from 0.
+        round_index: from 1.
+        purpose: to train, or to score what that round led to.
+        returning: it has kept something for itself when it last counted, and still holds it.
+    """
+
+    client: str
+    place: int
+    round_index: int
+    purpose: Purpose
+    returning: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wire:
     """What both directions hold."""
 
@@ -90,6 +110,7 @@ class Local:
         moments: of the optimiser, which ``fit`` goes on from and changes in place; None where each
             round starts afresh.
         cuts: what ``model`` lacks of the dense model; nothing where it is the dense one.
+        variant: which of the method's payloads this client exchanges.
     """
 
     client: str
@@ -106,6 +127,7 @@ class Local:
     seed: int
     moments: StateDict | None = None
     cuts: Mapping[str, Cut] = field(default_factory=dict)
+    variant: str = ""
 
     def fit(self, rule: LocalRule | None = None) -> float:
         """Train ``model`` in place; see :func:`fedx_core.training.fit`."""
@@ -173,17 +195,27 @@ class Method:
         random = seeding.numpy_generator(seeding.derive(seed, round_index, "cohort"))
         return tuple(clients[i] for i in sorted(random.permutation(len(clients))[:size]))
 
-    def downlink(self, server: ServerState, info: ModelInfo) -> Payload:
-        """Send the model."""
+    def variant(self, turn: Turn, info: ModelInfo) -> str:
+        """Name what a client exchanges in a round; those with the same name are sent the same.
+
+        The server decides, and tells the client; the schemas of both sides follow from it.
+        """
+        return ""
+
+    def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
+        """Send the model; encoded once for each variant."""
         return state.as_section(info.shared(server.model), "model")
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Say what payloads hold; both sides derive it from what they know.
 
         Args:
             info: of the model.
             mask: of the round.
             mode: of the codec; None for whole tensors.
+            variant: of the client.
         """
         entries = tuple(
             Entry(f"model/{name}", dtype, shape)
@@ -269,18 +301,30 @@ class Method:
         """
         return {}
 
-    def paper_bytes(self, info: ModelInfo, kept: int) -> int:
+    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge one client's downlink and uplink as papers do: no masks, buffers or headers.
 
         Args:
             info: of the model.
             kept: parameters that the round's mask keeps.
+            variant: of the client.
         """
         return 4 * (kept + kept)
 
     def evaluated(self, local: Local) -> None:
         """Load into ``local.model`` the weights that this client scores on its test part."""
         load(local)
+
+    def averaged(self, server: ServerState, memories: Iterable[StateDict]) -> StateDict | None:
+        """Average what clients keep, to be scored beside their own models; None if not asked for.
+
+        Only a simulation can: in a federation no server sees what clients keep.
+
+        Args:
+            server: after the round.
+            memories: of the clients that keep something, one read at a time.
+        """
+        return None
 
 
 def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
@@ -291,6 +335,21 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
             to its input (tokens, positions) is no ``weight``.
     """
     return tuple(n for n, shape in shapes.items() if n.endswith(".weight") and len(shape) > 1)
+
+
+def hold(support: Mapping[str, Tensor]) -> LocalRule:
+    """Let no gradient reach what is not kept: then moments and decay leave a zero a zero.
+
+    Args:
+        support: bool tensors that broadcast to the parameters' shapes, True = kept.
+    """
+
+    def before_step(model: nn.Module) -> None:
+        for name, parameter in model.named_parameters():
+            if name in support and parameter.grad is not None:
+                parameter.grad.mul_(support[name].to(parameter.device, non_blocking=True))
+
+    return LocalRule(before_step=before_step)
 
 
 def load(local: Local) -> None:

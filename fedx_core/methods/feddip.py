@@ -91,9 +91,11 @@ class Method(base.Method):
         layers = (layer for layer in info.graph.layers if "downsample" not in layer.name)
         return tuple(layer.weight for layer in layers)
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Let clients send everything, unless ``prune_upload``."""
-        wire = super().schema(info, mask, mode)
+        wire = super().schema(info, mask, mode, variant)
         return wire if self.prune_upload else replace(wire, up=Schema(wire.down.entries))
 
     def first_mask(self, info: ModelInfo, seed: int) -> Mask:
@@ -139,7 +141,7 @@ class Method(base.Method):
             mask = largest_of_all(weights, self.target(mean.round_index))
         return replace(mean, model=masks.apply(mean.model, mask.entries), mask=mask)
 
-    def paper_bytes(self, info: ModelInfo, kept: int) -> int:
+    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge all parameters where clients send all."""
         whole = sum(torch.Size(info.graph.shapes[name]).numel() for name in info.graph.parameters)
         return 4 * (kept + (kept if self.prune_upload else whole))

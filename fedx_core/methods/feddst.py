@@ -93,9 +93,11 @@ class Method(base.Method):
         mask = largest_by_layer(model, counts)
         return ServerState(round_index=0, model=masks.apply(model, mask.entries), mask=mask)
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Let clients say where their masks depart from the server's, in a bit if nowhere."""
-        down = super().schema(info, mask, mode).down
+        down = super().schema(info, mask, mode, variant).down
         names = self.masked(info)
         moved = [Entry(f"moved/{n}", "torch.bool", info.entries[n][1]) for n in names]
         flips = {entry.name: "still/all" for entry in moved}

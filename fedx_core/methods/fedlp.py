@@ -8,12 +8,13 @@ Source: Z. Zhu, Y. Shi, J. Luo, F. Wang, C. Peng, P. Fan, K. B. Letaief, FedLP: 
 Mechanism for Communication-Computation Efficient Federated Learning, ICC 2023,
 https://arxiv.org/abs/2303.06360; details follow the authors' code,
 https://github.com/Zhuzzq/FedLP.
-Differs from the paper: the homogeneous scheme only, since the heterogeneous one trains parts of
-models that our models can't be cut into; one probability for all clients. A layer is all that a
-module owns; the code, and ``code_compat``, draw for every tensor apart, so that a weight can come
-without its bias. Clients count equally, as in the code.
+Differs from the paper: one probability for all clients. A layer is all that a module owns; the
+code, and ``code_compat``, draw for every tensor apart, so that a weight can come without its bias.
+Clients count equally, as in the code. This is the homogeneous scheme; the heterogeneous one is
+``fedlp_hetero``.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -53,9 +54,11 @@ class Method(base.Method):
         """Name all layers, in the model's order."""
         return list(dict.fromkeys(self.layer(n) for n in info.entries if n not in info.local))
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Let clients say which layers stay away, a byte each."""
-        down = super().schema(info, mask, mode).down
+        down = super().schema(info, mask, mode, variant).down
         said = tuple(Entry(f"dropped/{layer}", "torch.bool", (1,)) for layer in self.layers(info))
         names = (entry.name.removeprefix("model/") for entry in down.entries)
         flips = {f"model/{name}": f"dropped/{self.layer(name)}" for name in names}
@@ -83,28 +86,41 @@ class Method(base.Method):
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average each layer over those that sent it, each client counting the same."""
-        sums: StateDict = {}
-        counts: dict[str, int] = {}
-        for update in updates:
-            dropped = state.section(update.payload, "dropped")
-            for name, value in state.section(update.payload, "model").items():
-                if dropped[self.layer(name)]:
-                    continue
-                if not value.is_floating_point():
-                    sums.setdefault(name, value)  # a mean of counters means nothing
-                elif name in sums:
-                    sums[name] += value
-                else:
-                    sums[name] = value.to(torch.float64, copy=True)
-                counts[name] = counts.get(name, 0) + 1
-        model = {
-            name: (sums[name] / counts[name] if value.is_floating_point() else sums[name]).to(value)
-            if name in sums
-            else value
-            for name, value in server.model.items()
-        }
+
+        def sent() -> Iterator[StateDict]:
+            for update in updates:
+                dropped = state.section(update.payload, "dropped")
+                model = state.section(update.payload, "model")
+                yield {n: v for n, v in model.items() if not dropped[self.layer(n)]}
+
+        model = server.model | mean_of_holders(sent())
         return replace(server, round_index=server.round_index + 1, model=model)
 
-    def paper_bytes(self, info: ModelInfo, kept: int) -> int:
+    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge the share that is expected to be sent, as the paper does."""
         return 4 * (kept + round(self.send_share * kept))
+
+
+def mean_of_holders(states: Iterable[StateDict]) -> StateDict:
+    """Average each entry over those that hold it, all counting the same.
+
+    Sums in float64 and divides last; integer entries are the first holder's, since a mean of
+    counters means nothing.
+
+    Args:
+        states: parts of models, in cohort order; consumed once.
+    """
+    sums: StateDict = {}
+    first: StateDict = {}
+    counts: dict[str, int] = {}
+    for part in states:
+        for name, value in part.items():
+            counts[name] = counts.get(name, 0) + 1
+            if name not in first:
+                first[name], sums[name] = value, value.to(torch.float64, copy=True)
+            elif value.is_floating_point():
+                sums[name] += value
+    return {
+        name: (sums[name] / counts[name]).to(value.dtype) if value.is_floating_point() else value
+        for name, value in first.items()
+    }

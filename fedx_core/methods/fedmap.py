@@ -12,8 +12,6 @@ a weight, where the paper lets them read it from the zeros.
 
 from dataclasses import dataclass, replace
 
-from torch import nn
-
 from fedx_core import masks
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask, Scope
@@ -64,7 +62,7 @@ class Method(base.Method):
 
     def rule(self, local: Local) -> LocalRule | None:
         """Hold what is pruned: without gradient, moments and decay leave a zero a zero."""
-        return hold(local.mask) if local.mask else None
+        return base.hold(local.mask.entries) if local.mask else None
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average as FedAvg does; where it is due, keep the largest of what is left."""
@@ -87,15 +85,3 @@ class Method(base.Method):
     ) -> dict[str, float]:
         """Say at what sparsity the round ended."""
         return {"target_sparsity": self.target(after.round_index)}
-
-
-def hold(mask: Mask) -> LocalRule:
-    """Let no gradient reach what a mask over parameters prunes."""
-
-    def before_step(model: nn.Module) -> None:
-        for name, parameter in model.named_parameters():
-            if name in mask.entries and parameter.grad is not None:
-                kept = mask.entries[name].to(parameter.device, non_blocking=True)
-                parameter.grad.mul_(kept)
-
-    return LocalRule(before_step=before_step)

@@ -59,9 +59,11 @@ class Method(base.Method):
         if self.weights not in get_args(Weights):
             raise ConfigError(f"weights must be equal or examples, got {self.weights!r}")
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Send a norm and levels up in place of each parameter."""
-        down = super().schema(info, mask, mode).down
+        down = super().schema(info, mask, mode, variant).down
         return Wire(down=down, up=Schema(tuple(self._entries(down, info))))
 
     def _entries(self, down: Schema, info: ModelInfo) -> Iterator[Entry]:
@@ -77,7 +79,7 @@ class Method(base.Method):
     def _norms(self, size: int) -> int:
         return math.ceil(size / self.bucket) if self.bucket else 1
 
-    def paper_bytes(self, info: ModelInfo, kept: int) -> int:
+    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge float32 down, and up a norm a bucket and the bits of each level."""
         sizes = [math.prod(info.graph.shapes[name]) for name in info.graph.parameters]
         bits = kept * (2 * self.levels).bit_length() + 32 * sum(map(self._norms, sizes))

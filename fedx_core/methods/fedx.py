@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedx_core import masks, plugins
 from fedx_core.errors import ConfigError
@@ -117,15 +117,7 @@ class Method(base.Method):
         """
         if local.mask is None or self.paper_mode or local.cuts:
             return None
-        support = self.support(local.info, local.mask, "slices")
-
-        def hold(model: nn.Module) -> None:
-            for name, parameter in model.named_parameters():
-                if name in support and parameter.grad is not None:
-                    kept = support[name].to(parameter.device, non_blocking=True)
-                    parameter.grad.mul_(kept)
-
-        return LocalRule(before_step=hold)
+        return base.hold(self.support(local.info, local.mask, "slices"))
 
     def finish(self, local: Local, loss: float) -> Update:
         """Mask what was learned (algorithm 1, line 8); a no-op unless ``paper_mode``."""

@@ -22,9 +22,11 @@ class Method(base.Method):
     personal: ClassVar[bool] = True
     communicates: ClassVar[bool] = False
 
-    def schema(self, info: ModelInfo, mask: Mask | None, mode: Mode | None) -> Wire:
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
         """Hand out the first weights; send nothing back."""
-        return Wire(down=super().schema(info, mask, mode).down, up=Schema(()))
+        return Wire(down=super().schema(info, mask, mode, variant).down, up=Schema(()))
 
     def train(self, local: Local) -> Update:
         """Go on with the client's own model."""

@@ -107,6 +107,8 @@ def test_kept_moments_survive_a_resume_and_rounds_without_the_client(name: str, 
         training__optimiser_state="kept",
         federation__participation=0.3,
         federation__rounds=4,
+        # Votes start afresh in every round, and leave moments as they were.
+        **({"method__iterations": 1} if name == "mpfl" else {}),
     )
     whole, parts = bed.setting("whole"), bed.setting("parts")
     reports = list(federate(settings, whole, InProcess(2)))
@@ -125,7 +127,9 @@ def test_kept_moments_survive_a_resume_and_rounds_without_the_client(name: str, 
     for client, ref in held[0]:
         assert ref is not None
         kept, _ = checkpoint.unpack_state(memory.get(ref))
-        rounds = sum(client in report.cohort for report in reports)
+        rounds = sum(client in r.cohort for r in reports if (name, r.round_index) != ("mpfl", 1))
+        if not rounds:
+            continue
         steps.append((float(kept["optimiser/step/fc.weight"]), rounds))
         # What the method keeps stands beside it.
         assert ("fc.weight" in kept) == (name == "local_only")
@@ -138,7 +142,7 @@ def test_multi_label_data_and_partial_participation_work(name: str, bed: Bed) ->
     settings = settings_for(name, dataset="countries", federation__participation=0.5)
     reports = list(federate(settings, bed.setting(dataset="countries"), InProcess(1)))
     assert 0 < reports[-1].metrics["micro_map"] < 1
-    if name not in ("centralised", "local_only"):
+    if name != "centralised" and not plugins.load("methods", name).personal:
         assert "label_frequency_micro_map" in reports[-1].metrics
     if name != "centralised":
         assert len(reports[0].cohort) == 4

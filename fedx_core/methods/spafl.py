@@ -1,0 +1,235 @@
+"""Sparse personal models that share nothing but thresholds.
+
+Each client has weights of its own, which never leave it, and a threshold for each filter and
+neuron. A unit whose weights are smaller on average than its threshold is left out of the forward
+pass. Weights and thresholds are trained together; thresholds alone travel and are averaged, and
+tell every client which units the others can do without.
+
+Source: M. Kim, W. Saad, M. Debbah, C. S. Hong, SpaFL: Communication-Efficient Federated Learning
+with Sparse Models and Low Computational Overhead, NeurIPS 2024, https://arxiv.org/abs/2406.00431;
+details follow the authors' code, https://github.com/news-vt/SpaFL_NeruIPS_2024.
+Differs from the paper: weights are trained by Adam, thresholds by SGD with momentum 0.9 as in the
+code; the penalty does not rise. Clients that are not asked receive nothing, and catch up with the
+thresholds' change when they are asked again. As in the code's ResNet, the classifier has no
+thresholds. First weights are sent to a client once, where the paper takes a common seed; its ledger
+counts thresholds alone. Differs from the code, unless ``code_compat``: the gradient passes the step
+where its argument lies in [-1, 1], where the code's passes outside of it and so lets the penalty
+alone move thresholds; and a threshold's change is shared out to all weights of a unit, where the
+code divides by a convolution's kernel alone.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedx_core import state
+from fedx_core.aggregate import weighted_mean
+from fedx_core.errors import ConfigError
+from fedx_core.masks import Mask
+from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.methods import base
+from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
+from fedx_core.state import Payload, StateDict
+from fedx_core.structure import Mode
+from fedx_core.training import LocalRule, pick_device
+
+MOMENTUM = 0.9
+"""Of the thresholds' SGD."""
+LEAST_DENSITY = 0.01
+"""A layer that keeps no more than this share of its units starts anew, at thresholds of zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    """Personal models behind common thresholds.
+
+    Args:
+        penalty: weight of the sum of exp(-threshold) in the loss (lambda), 0 or more: the larger,
+            the sparser the models get.
+        threshold_rate: learning rate of the thresholds, positive.
+        clip: largest norm of all gradients of a step together, positive.
+        average: score the mean of the clients' models on the server's test set too; for
+            simulations, whose server can read what clients keep.
+        code_compat: do as the authors' code does where it departs from the paper; see above.
+    """
+
+    personal: ClassVar[bool] = True
+
+    penalty: float = 7e-4
+    threshold_rate: float = 0.01
+    clip: float = 3.0
+    average: bool = False
+    code_compat: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0:
+            raise ConfigError(f"penalty must be 0 or more, got {self.penalty}")
+        if not (self.threshold_rate > 0 and self.clip > 0):
+            raise ConfigError("threshold_rate and clip must be positive, got "
+                              f"{self.threshold_rate} and {self.clip}")  # fmt: skip
+
+    def variant(self, turn: Turn, info: ModelInfo) -> str:
+        """Send first weights to whom they are new, and nothing to whom scores its own model."""
+        if not turn.returning:
+            return "first"
+        return "own" if turn.purpose == "evaluate" else ""
+
+    def schema(
+        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
+    ) -> Wire:
+        """Name thresholds, one a unit; the model beside them for whom it is new."""
+        taus = tuple(
+            Entry(f"threshold/{name}", "torch.float32", shape)
+            for name, shape in _shapes(info).items()
+        )
+        model = super().schema(info, mask, mode).down.entries if variant == "first" else ()
+        return Wire(down=Schema(() if variant == "own" else (*taus, *model)), up=Schema(taus))
+
+    def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
+        """Send the thresholds' mean, zero at first."""
+        if variant == "own":
+            return {}
+        taus = {n: server.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
+        model = super().downlink(server, info) if variant == "first" else {}
+        return {**state.as_section(taus, "threshold"), **model}
+
+    def train(self, local: Local) -> Update:
+        """Take over what the thresholds' mean has changed, then train weights and thresholds."""
+        weights, _ = self._own(local)
+        received = state.section(local.downlink, "threshold")
+        before = state.section(local.memory, "received")
+        for name, tau in received.items():
+            change = tau - before.get(name, torch.zeros_like(tau))
+            weight = weights[f"{name}.weight"]
+            weights[f"{name}.weight"] = yielded(weight, change, code_compat=self.code_compat)
+        local.model.load_state_dict(weights)
+        device = pick_device(local.settings.device)
+        taus = {n: tau.to(device, copy=True).requires_grad_() for n, tau in received.items()}
+        loss = local.fit(self._step(taus))
+        trained = {name: tau.detach().cpu() for name, tau in taus.items()}
+        weights = state.copy(local.model.state_dict())
+        kept = [float(kept_units(weights[f"{n}.weight"], tau).mean()) for n, tau in trained.items()]
+        thresholds = state.as_section(trained, "threshold")
+        return Update(
+            client=local.client,
+            payload=thresholds,
+            examples=len(local.examples),
+            metrics={"train_loss": loss, "client_density": sum(kept) / len(kept)},
+            memory={
+                **state.as_section(weights, "weights"),
+                **state.as_section(received, "received"),
+                **thresholds,
+            },
+        )
+
+    def _own(self, local: Local) -> tuple[StateDict, StateDict]:
+        """Return a client's weights and thresholds: those it kept, or else what it was sent."""
+        if own := state.section(local.memory, "weights"):
+            return own, state.section(local.memory, "threshold")
+        return base.sent(local), state.section(local.downlink, "threshold")
+
+    def _step(self, taus: Mapping[str, Tensor]) -> LocalRule:
+        optimiser = torch.optim.SGD(taus.values(), lr=self.threshold_rate, momentum=MOMENTUM)
+
+        def effective(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+            return self.sparse(parameters, taus)
+
+        def penalty(model: nn.Module) -> Tensor:
+            return self.penalty * torch.stack([(-tau).exp().sum() for tau in taus.values()]).sum()
+
+        def move(model: nn.Module) -> None:
+            nn.utils.clip_grad_norm_([*model.parameters(), *taus.values()], self.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+
+        return LocalRule(effective=effective, penalty=penalty, before_step=move)
+
+    def sparse(self, weights: Mapping[str, Tensor], taus: Mapping[str, Tensor]) -> StateDict:
+        """Zero the units that lie below their thresholds, which start anew if hardly any are left.
+
+        Args:
+            weights: of the model, by name.
+            taus: float32 (units,) by layer; zeroed in place where a layer has died out.
+        """
+        found = dict(weights)
+        for name, tau in taus.items():
+            value = weights[f"{name}.weight"]
+            kept = kept_units(value, tau, code_compat=self.code_compat)
+            if float(kept.detach().mean()) <= LEAST_DENSITY:
+                with torch.no_grad():
+                    tau.zero_()
+                kept = kept_units(value, tau, code_compat=self.code_compat)
+            found[f"{name}.weight"] = value * kept.reshape(-1, *[1] * (value.ndim - 1))
+        return found
+
+    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
+        """Average the thresholds, each client counting the same; the first weights stay."""
+        taus = weighted_mean((1, state.section(update.payload, "threshold")) for update in updates)
+        return replace(server, round_index=server.round_index + 1, memory=taus)
+
+    def measured(
+        self, before: ServerState, after: ServerState, info: ModelInfo
+    ) -> dict[str, float]:
+        """Say how high the thresholds are on average, and by how much they moved."""
+        old = {n: before.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
+        total = sum(float(tau.double().sum()) for tau in after.memory.values())
+        return {
+            "threshold": total / max(state.count(after.memory), 1),
+            "threshold_step": state.norm(state.subtract(after.memory, old)),
+        }
+
+    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
+        """Charge the thresholds, both ways."""
+        return 4 * 2 * sum(math.prod(shape) for shape in _shapes(info).values())
+
+    def evaluated(self, local: Local) -> None:
+        """Load the client's own sparse model, as its training left it."""
+        weights, taus = self._own(local)
+        with torch.no_grad():
+            local.model.load_state_dict(self.sparse(weights, state.copy(taus)))
+
+    def averaged(self, server: ServerState, memories: Iterable[StateDict]) -> StateDict | None:
+        """Average the personal weights, and leave out what lies below the mean thresholds."""
+        if not self.average:
+            return None
+        weights = weighted_mean((1, state.section(memory, "weights")) for memory in memories)
+        return self.sparse(weights, state.copy(server.memory))
+
+
+def kept_units(weight: Tensor, tau: Tensor, *, code_compat: bool = False) -> Tensor:
+    """Mark the units whose weights are larger on average than their threshold.
+
+    Args:
+        weight: float (units, ...).
+        tau: float (units,).
+        code_compat: let the gradient pass outside of [-1, 1] instead of inside.
+
+    Returns:
+        1 or 0, float (units,), with the gradient of their margin where it may pass.
+    """
+    margin = weight.abs().flatten(1).mean(1) - tau
+    inside = margin.clamp(-1, 1)
+    through = margin - inside if code_compat else inside
+    return (margin > 0).to(margin.dtype) + (through - through.detach())
+
+
+def yielded(weight: Tensor, change: Tensor, *, code_compat: bool = False) -> Tensor:
+    """Move each unit's weights against the sign of their sum by its threshold's change.
+
+    Args:
+        weight: float (units, ...).
+        change: of the mean threshold, float (units,); shared out to a unit's weights.
+        code_compat: divide by the size of a convolution's kernel instead of by all its weights.
+    """
+    rows = weight.flatten(1)
+    shares = math.prod(weight.shape[2:]) if code_compat and weight.ndim > 2 else rows.shape[1]
+    step = change * rows.sum(1).sign() / shares
+    return (rows - step[:, None]).reshape(weight.shape)
+
+
+def _shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
+    return {layer.name: (layer.units,) for layer in info.graph.layers}
