@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-RunAt = Literal["here", "threads", "processes", "work-pools"]
+RunAt = Literal["here", "threads", "processes", "dask", "work-pools"]
 """Who trains: this process without Prefect's tasks, threads or processes of Prefect's task runner,
-or the workers of a Prefect work pool."""
+the processes of a Dask cluster, or the workers of a Prefect work pool."""
 
 Track = Literal["mlflow", "nothing"]
 """Where numbers are copied to."""

@@ -5,7 +5,7 @@ imported where it is used, since a worker that only cancels a run imports this f
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from flows import logs
 
 if TYPE_CHECKING:
     from fedx_core.client import Place
+    from fedx_core.messages import ClientJob
 
 
 def name_of(round_index: int, client: str, purpose: str, attempt: int) -> str:
@@ -27,6 +28,13 @@ def name_of(round_index: int, client: str, purpose: str, attempt: int) -> str:
     if attempt:
         words.append(f"try{attempt + 1}")
     return "-".join(words)
+
+
+def name_of_group(jobs: "Sequence[ClientJob]") -> str:
+    """Name the work of one client, or of several: ``r7-client-00..client-09``."""
+    first, last = jobs[0], jobs[-1]
+    who = first.client if first is last else f"{first.client}..{last.client}"
+    return name_of(first.round_index, who, first.purpose, first.attempt)
 
 
 def run_name() -> str:
@@ -66,14 +74,27 @@ def fedx_client(job: dict[str, Any], place: dict[str, str]) -> None:
     )
 
 
-def train_plainly(job: dict[str, Any], place: dict[str, str]) -> dict[str, Any]:
-    """Do a client's job on a task runner: plain values in, a plain report out."""
+def train_plainly(jobs: list[dict[str, Any]], place: dict[str, str]) -> list[dict[str, Any]]:
+    """Do clients' jobs on a task runner, one after another: plain values in and out.
+
+    One alone that fails raises its error, for Prefect to show; of several each has an answer.
+
+    Args:
+        jobs: as those of :func:`fedx_client`.
+        place: likewise.
+
+    Returns:
+        For each job a :class:`fedx_core.messages.ClientReport`, or among several also a
+        :class:`fedx_core.messages.ClientFailure`, as plain values.
+    """
     from fedx_core.client import Place, train
     from fedx_core.messages import ClientJob, parse, plain
+    from fedx_core.runtime import attempt
 
+    asked, where = [parse(ClientJob, job) for job in jobs], parse(Place, place)
+    do = train if len(asked) == 1 else attempt
     with logs.shown():
-        report: dict[str, Any] = plain(train(parse(ClientJob, job), parse(Place, place)))
-    return report
+        return [plain(do(job, where)) for job in asked]
 
 
 def at_site(place: "Place", run: str, environment: Mapping[str, str]) -> "Place":

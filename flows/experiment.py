@@ -118,6 +118,7 @@ def carry_out(
     display: Display,
     tracker: Tracker,
     prefect_run: str = "",
+    clients_per_task: int = 1,
 ) -> dict[str, Any]:
     """Run the rounds.
 
@@ -128,6 +129,7 @@ def carry_out(
         display: what is shown.
         tracker: where numbers are copied to.
         prefect_run: id of the flow run, if there is one.
+        clients_per_task: clients that one of Prefect's tasks trains.
 
     Returns:
         What ``results/summary.json`` says.
@@ -143,7 +145,9 @@ def carry_out(
 
     try:
         with (
-            choose(run_at, workers, order.setting.place, display.warn) as runtime,
+            choose(
+                run_at, workers, order.setting.place, display.warn, clients_per_task
+            ) as runtime,
             display,
             order.folder.at_work(waiting),
         ):

@@ -36,6 +36,7 @@ def fedx(
     sweep: form.Name = "",
     run_at: RunAt = "threads",
     workers: form.Count = None,
+    clients_per_task: form.Count = None,
     run_root: form.Text = "",
     data_root: form.Text = "",
     store: form.Text = "",
@@ -69,9 +70,12 @@ def fedx(
         branch_from: RUN@ROUND, such as base@10: that run's rounds up to that one are shared
             instead of run again.
         sweep: What the run is one of; MLflow shows such runs below one.
-        run_at: Who trains: here (this process, no tasks), threads, processes, or work-pools (the
-            workers of fedx-client/train, or of what FEDX_CLIENT_DEPLOYMENT names).
+        run_at: Who trains: here (this process, no tasks), threads, processes, dask (a cluster of
+            this machine, or that of FEDX_DASK_SCHEDULER), or work-pools (the workers of
+            fedx-client/train, or of what FEDX_CLIENT_DEPLOYMENT names).
         workers: Clients at once on this machine, 1 or more; None takes its cores.
+        clients_per_task: Clients that one task trains one after another on threads, processes or
+            dask, for many that take milliseconds each; None is 1.
         run_root: Folder of all runs; empty takes FEDX_RUN_ROOT, or runs.
         data_root: Folder of all data sets; empty takes FEDX_DATA_ROOT, or data.
         store: URI that the runs share, such as s3://fedx/runs; empty takes FEDX_STORE, or keeps
@@ -122,6 +126,7 @@ def fedx(
             order,
             run_at=run_at,
             workers=workers or default_workers(),
+            clients_per_task=clients_per_task or 1,
             display=display,
             tracker=tracking.tracker(track, display.warn, display.mention),
             prefect_run=str(flow_run.id),

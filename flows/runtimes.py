@@ -1,4 +1,6 @@
-"""Ways to carry a round: in this process, on a task runner of Prefect's, or on its work pools.
+"""Ways to carry a round: in this process, on Prefect's task runners, or on its work pools.
+
+Task runners are Prefect's threads, its processes, and Dask.
 
 What they run is the same, bit for bit. Tensors never enter Prefect: a client is told names and
 hashes, and what it answers is small and plain.
@@ -6,16 +8,17 @@ hashes, and what it answers is small and plain.
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError
 from fedx_core.messages import ClientFailure, ClientJob, ClientReport, parse, plain
 from fedx_core.runtime import InProcess, Outcome, Runtime, late
+from flows import dask_cluster
 from flows.choices import RunAt
 from flows.server_tasks import server_task
 from flows.work_pools import OnWorkPools
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
 T = TypeVar("T")
+Pool = Literal["threads", "processes", "dask"]
 
 
 def default_workers() -> int:
@@ -32,7 +36,11 @@ def default_workers() -> int:
 
 
 def choose(
-    run_at: RunAt, workers: int, place: Place, warn: Callable[[str], None] = print
+    run_at: RunAt,
+    workers: int,
+    place: Place,
+    warn: Callable[[str], None] = print,
+    clients_per_task: int = 1,
 ) -> AbstractContextManager[Runtime]:
     """Open a runtime; close it when the run is over.
 
@@ -41,97 +49,125 @@ def choose(
         workers: clients at once on this machine, and threads for evaluation.
         place: of the run; a store in memory is of use to threads alone.
         warn: takes one line for people.
+        clients_per_task: see :class:`OnTaskRunner`.
 
     Raises:
-        ConfigError: clients in other processes can't see this store.
+        ConfigError: clients in other processes can't see this store, or there are no tasks that
+            could have several clients.
     """
-    if run_at in ("processes", "work-pools"):
+    if run_at in ("processes", "dask", "work-pools"):
         for uri in (place.store, place.memory):
             if uri.startswith("memory://"):
                 raise ConfigError(
                     f"{uri} is seen by one process only, and clients on {run_at} run in others; "
                     "use a folder, file:// or s3:// for --store, or --run-at threads"
                 )
+    if clients_per_task > 1 and run_at in ("here", "work-pools"):
+        raise ConfigError(
+            f"{clients_per_task} clients a task were asked for, but --run-at {run_at} has no tasks "
+            "of clients; leave --clients-per-task out, or use threads, processes or dask"
+        )
     if run_at == "here":
         return nullcontext(InProcess(workers))
     if run_at == "work-pools":
         return nullcontext(OnWorkPools.configured(workers, warn))
-    return OnTaskRunner.opened(workers, processes=run_at == "processes")
+    return OnTaskRunner.opened(workers, run_at, clients_per_task)
 
 
 @dataclass
 class OnTaskRunner:
-    """Clients as tasks on Prefect's thread pool or process pool, inside a flow.
+    """Clients as tasks on Prefect's thread pool, its process pool, or Dask, inside a flow.
 
     Args:
         workers: clients at once.
-        processes: one process a client instead of one thread.
+        kind: of the pool.
+        clients_per_task: clients that one task trains one after another. A task costs Prefect some
+            milliseconds on threads and some hundred elsewhere, which many short clients then share;
+            what they answer comes, or is late, together.
     """
 
     workers: int
-    processes: bool
+    kind: Pool
+    clients_per_task: int
     _runner: "TaskRunner[Any]"
 
     @classmethod
     @contextmanager
-    def opened(cls, workers: int, *, processes: bool) -> Iterator["OnTaskRunner"]:
+    def opened(
+        cls, workers: int, kind: Pool, clients_per_task: int = 1
+    ) -> Iterator["OnTaskRunner"]:
         """Start the pool; stop it at the end."""
-        runtime = cls(workers, processes, _pool(workers, processes))
+        runtime = cls(workers, kind, clients_per_task, _pool(kind, workers))
         runtime._runner.__enter__()
         try:
+            if kind == "dask":
+                dask_cluster.reach(runtime._runner)
             yield runtime
         finally:
-            runtime._runner.__exit__(None, None, None)
+            runtime._stop()
+
+    def _stop(self) -> None:
+        self._runner.__exit__(None, None, None)
 
     def server_step(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
         """Run it as a task in this thread."""
         return server_task(name, step, arguments)
 
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        """Yield outcomes as they come; a failed task is a lost client."""
+        """Yield outcomes as they come; a failed task is a lost client, or several."""
         from prefect import Task
         from prefect.cache_policies import NO_CACHE
         from prefect.futures import as_completed
 
-        from flows.client import name_of, train_plainly
+        from flows.client import name_of_group, train_plainly
 
         where = plain(place)
         futures = {}
-        for job in jobs:
+        for start in range(0, len(jobs), self.clients_per_task):
+            group = jobs[start : start + self.clients_per_task]
             client_task = Task(
                 train_plainly,
-                name=job.purpose,
-                task_run_name=name_of(job.round_index, job.client, job.purpose, job.attempt),
+                name=group[0].purpose,
+                task_run_name=name_of_group(group),
                 cache_policy=NO_CACHE,
                 persist_result=False,
             )
-            parameters = {"job": plain(job), "place": where}
-            futures[self._runner.submit(client_task, parameters)] = job
+            parameters = {"jobs": plain(group), "place": where}
+            futures[self._runner.submit(client_task, parameters)] = group
         broken = False
         try:
             for future in as_completed(list(futures), timeout=jobs[0].deadline or None):
-                job = futures.pop(future)
+                group = futures.pop(future)
                 try:
-                    yield parse(ClientReport, future.result())
+                    yield from (_outcome(answer) for answer in future.result())
                 except Exception as error:  # a client may fail in any way; the round goes on
                     broken |= isinstance(error, BrokenProcessPool)
                     reason = f"{getattr(error, 'code', type(error).__name__)}: {error}"
-                    yield ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
+                    for job in group:
+                        yield ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
         except TimeoutError:
             # They end by themselves, and what they still store is never counted.
-            yield from (late(job) for job in futures.values())
+            yield from (late(job) for group in futures.values() for job in group)
         if broken:
-            self._runner.__exit__(None, None, None)
-            self._runner = _pool(self.workers, self.processes)
+            self._stop()
+            self._runner = _pool(self.kind, self.workers)
             self._runner.__enter__()
 
 
-def _pool(workers: int, processes: bool) -> "TaskRunner[Any]":
+def _pool(kind: Pool, workers: int) -> "TaskRunner[Any]":
     from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-    if processes:
+    if kind == "dask":
+        return dask_cluster.task_runner(workers)
+    if kind == "processes":
         return ProcessPoolTaskRunner(max_workers=workers, initializer=_leave_interrupts)
     return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def _outcome(answer: Mapping[str, Any]) -> Outcome:
+    if "reason" in answer:
+        return parse(ClientFailure, answer)
+    return parse(ClientReport, answer)
 
 
 def _leave_interrupts() -> None:

@@ -35,6 +35,14 @@ At = Annotated[
         help="Who trains; threads if not given. work-pools needs the workers of prefect.yaml.",
     ),
 ]
+ClientsPerTask = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Clients that one task trains one after another on threads, processes or dask; "
+        "1 if not given.",
+    ),
+]
 Engine = Annotated[
     bool,
     typer.Option(

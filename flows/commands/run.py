@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from flows.choices import Preset, RunAt, Show, Track
 from flows.commands.options import (
     AsJson,
     At,
+    ClientsPerTask,
     DataRoot,
     Engine,
     Params,
@@ -77,6 +78,7 @@ def run(
     params: Params = None,
     run_at: At = None,
     workers: Workers = None,
+    clients_per_task: ClientsPerTask = None,
     run_root: RunRoot = "runs",
     data_root: DataRoot = None,
     store: Store = None,
@@ -115,7 +117,7 @@ def run(
         branch_from=branch_from,
         sweep=sweep,
     )
-    start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+    start(request, run_at, workers, clients_per_task, engine=engine, track=track, as_json=as_json)
 
 
 def resume(
@@ -123,6 +125,7 @@ def resume(
     rounds: Annotated[int | None, typer.Option(help="Rounds in all, to go further.")] = None,
     run_at: At = None,
     workers: Workers = None,
+    clients_per_task: ClientsPerTask = None,
     run_root: RunRoot = "runs",
     data_root: DataRoot = None,
     store: Store = None,
@@ -140,13 +143,14 @@ def resume(
     request = Request(
         run=run, rounds=rounds, run_root=run_root, data_root=data_root, store=store, resume=True
     )
-    start(request, run_at, workers, engine=engine, track=track, as_json=as_json)
+    start(request, run_at, workers, clients_per_task, engine=engine, track=track, as_json=as_json)
 
 
 def start(
     request: "Request",
     run_at: RunAt | None,
     workers: int | None,
+    clients_per_task: int | None = None,
     *,
     engine: bool,
     track: Track,
@@ -156,6 +160,10 @@ def start(
     if not engine and run_at not in (None, "here"):
         raise typer.BadParameter(
             f"--run-at {run_at} is carried by Prefect; leave --no-engine out, or use here"
+        )
+    if not engine and clients_per_task is not None:
+        raise typer.BadParameter(
+            "--clients-per-task is about tasks of Prefect; leave --no-engine out, or the option"
         )
     from flows.experiment import check_data, settle
 
@@ -168,8 +176,12 @@ def start(
         order.folder.discard_unless_begun(order.setting.place.store)
         raise
     with _interruptible(order.run):
-        go = _on_prefect if engine else _in_process
-        found = go(order, request, run_at, workers, track, "json" if as_json else "terminal")
+        show: Show = "json" if as_json else "terminal"
+        if engine:
+            how = {"run_at": run_at, "workers": workers, "clients_per_task": clients_per_task}
+            found = _on_prefect(order, request, track, show, how)
+        else:
+            found = _in_process(order, workers, track, show)
     if as_json:
         print(json.dumps({"event": "summary", **found}), flush=True)
     else:
@@ -177,12 +189,7 @@ def start(
 
 
 def _in_process(
-    order: "Order",
-    request: "Request",
-    run_at: RunAt | None,
-    workers: int | None,
-    track: Track,
-    show: Show,
+    order: "Order", workers: int | None, track: Track, show: Show
 ) -> dict[str, Any]:
     from flows import live, tracking
     from flows.experiment import carry_out
@@ -199,12 +206,7 @@ def _in_process(
 
 
 def _on_prefect(
-    order: "Order",
-    request: "Request",
-    run_at: RunAt | None,
-    workers: int | None,
-    track: Track,
-    show: Show,
+    order: "Order", request: "Request", track: Track, show: Show, how: Mapping[str, Any]
 ) -> dict[str, Any]:
     import dataclasses
     from functools import partial
@@ -214,9 +216,8 @@ def _on_prefect(
 
     asked = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
     asked |= {"run": order.run, "overrides": dict(request.overrides)}
-    run = partial(
-        fedx, **asked, run_at=run_at or "threads", workers=workers, track=track, show=show
-    )
+    asked |= {**how, "run_at": how["run_at"] or "threads"}
+    run = partial(fedx, **asked, track=track, show=show)
     return away.end(run, order.folder, order.settings.federation.rounds)
 
 

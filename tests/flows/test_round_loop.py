@@ -27,7 +27,7 @@ def test_the_choices_of_the_form_are_the_plug_ins_the_models_and_the_data_sets()
     assert FIELDS["relevance"]["enum"] == [form.AS_SET, *plugins.names("relevance")]
     assert FIELDS["model"]["enum"] == [form.AS_SET, *CATALOGUE]
     assert set(tiny().datasets) < set(FIELDS["dataset"]["enum"])
-    assert FIELDS["run_at"]["enum"] == ["here", "threads", "processes", "work-pools"]
+    assert FIELDS["run_at"]["enum"] == ["here", "threads", "processes", "dask", "work-pools"]
 
 
 def test_every_field_has_a_description_a_default_and_a_place() -> None:

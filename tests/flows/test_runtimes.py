@@ -1,6 +1,7 @@
 """However a round is carried, what comes of it is the same."""
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.store import open_store
 from flows import work_pools
+from flows.choices import RunAt
 from flows.client import fedx_client
 from flows.round_loop import fedx
 from flows.runtimes import OnTaskRunner, choose
@@ -55,17 +57,24 @@ def test_two_threads_of_one_process_agree(bed: Bed, expected: tuple[object, ...]
     assert what_came(bed.setting().place.store) == expected
 
 
-@pytest.mark.parametrize("run_at", ["here", "threads", "processes"])
+@pytest.mark.parametrize(
+    ("run_at", "clients_per_task"),
+    [("here", None), ("threads", None), ("threads", 2), ("processes", None), ("dask", 2)],
+)
 def test_a_flow_agrees_with_one_process(
     run_at: str,
+    clients_per_task: int | None,
     bed: Bed,
     tiny_params: Path,
     expected: tuple[object, ...],
     prefect_server: None,
 ) -> None:
+    if run_at == "dask":
+        pytest.importorskip("prefect_dask")
     found = fedx(
         run="run", params=str(tiny_params), run_root=str(bed.runs), data_root=str(bed.data),
-        run_at=run_at, workers=2, track="nothing", show="nothing",
+        run_at=run_at, workers=2, clients_per_task=clients_per_task, track="nothing",
+        show="nothing",
     )  # fmt: skip
     assert what_came(bed.setting().place.store) == expected
     with get_client(sync_client=True) as client:
@@ -77,7 +86,15 @@ def test_a_flow_agrees_with_one_process(
             f"{step}-r{number}"
             for step in ("dispatch", "aggregate", "relevance", "prune", "evaluate", "commit")
             for number in (1, 2, 3)
-        } | {f"r{number}-client-0{client}" for number in (1, 2, 3) for client in (0, 1, 2)}
+        } | {
+            f"r{number}-{group}"
+            for number in (1, 2, 3)
+            for group in (
+                ("client-00..client-01", "client-02")
+                if clients_per_task
+                else ("client-00", "client-01", "client-02")
+            )
+        }
         names: set[str] = set()
         deadline = time.monotonic() + 20  # task runs reach the server as events
         while not wanted <= names and time.monotonic() < deadline:
@@ -111,6 +128,52 @@ def test_a_failed_task_is_a_lost_client(
     (failure,) = report.failures
     assert failure.client == "client-01"
     assert failure.reason.startswith("E_DATA: ")
+
+
+def test_of_several_clients_in_a_task_one_is_lost_without_the_others(
+    bed: Bed, tiny_data: Path, tmp_path: Path, prefect_server: None
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data / "synthetic", data / "synthetic")
+    shutil.rmtree(data / "synthetic" / "shards" / "client-01")
+    setting = Bed(data, tmp_path / "runs").setting()
+    settings = tiny(federation__rounds=1, federation__min_reports=2, federation__attempts=2)
+
+    @flow
+    def run() -> None:
+        with choose("threads", 1, setting.place, clients_per_task=3) as runtime:
+            list(federate(settings, setting, runtime))
+
+    run()
+    (report,) = history(open_store(setting.place.store))
+    (failure,) = report.failures
+    assert (failure.client, failure.attempt) == ("client-01", 1)
+    assert failure.reason.startswith("E_DATA: ")
+    assert set(report.client_metrics) == {"client-00", "client-02"}
+
+
+@pytest.mark.parametrize("run_at", ["here", "work-pools"])
+def test_clients_in_groups_are_refused_where_there_are_no_tasks(run_at: RunAt) -> None:
+    with pytest.raises(ConfigError, match=f"3 clients a task.*--run-at {run_at}"):
+        choose(run_at, 1, Place(store="/s", shards="", memory="/m"), clients_per_task=3)
+
+
+def test_without_dask_we_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prefect_dask.task_runners", None)
+    with (
+        pytest.raises(ConfigError, match=r"pip install 'fedx\[dask\]'.*--run-at processes"),
+        choose("dask", 1, Place(store="/s", shards="", memory="/m")),
+    ):
+        pass
+
+
+def test_a_dask_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDX_DASK_SCHEDULER", "nonsense://nowhere")
+    with (
+        pytest.raises(RunError, match=r"nonsense://nowhere.*FEDX_DASK_SCHEDULER"),
+        choose("dask", 1, Place(store="/s", shards="", memory="/m")),
+    ):
+        pass
 
 
 def test_a_late_task_is_a_lost_client(
@@ -168,7 +231,7 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
 
     @flow
     def run() -> None:
-        with OnTaskRunner.opened(1, processes=True) as runtime:
+        with OnTaskRunner.opened(1, "processes") as runtime:
             list(federate(tiny(), bed.setting(), Killing(runtime)))
 
     run()
@@ -180,7 +243,7 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
 
 def test_a_store_in_memory_is_refused_where_clients_are_in_other_processes() -> None:
     place = Place(store="memory://here", shards="/nowhere", memory="/nowhere")
-    for run_at in ("processes", "work-pools"):
+    for run_at in ("processes", "dask", "work-pools"):
         with pytest.raises(ConfigError, match="one process only"):
             choose(run_at, 1, place)
     with choose("here", 1, place) as runtime:

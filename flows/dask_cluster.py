@@ -1,0 +1,56 @@
+"""Where clients run on Dask: on a cluster of this machine's own, or on one that is there."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from fedx_core.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from prefect.task_runners import TaskRunner
+
+SCHEDULER = "FEDX_DASK_SCHEDULER"
+
+
+def task_runner(workers: int) -> "TaskRunner[Any]":
+    """Describe the cluster: the scheduler of FEDX_DASK_SCHEDULER, or processes of this machine.
+
+    Each process does one client at a time and keeps its model, and all open shards by their paths,
+    so a scheduler's workers must see the same folders as this machine.
+
+    Args:
+        workers: processes of a cluster of our own.
+
+    Raises:
+        ConfigError: Dask is not installed.
+    """
+    try:
+        from prefect_dask.task_runners import DaskTaskRunner
+    except ImportError as error:
+        raise ConfigError(
+            f"--run-at dask needs Dask, which is not installed ({error}); install it with "
+            "`pip install 'fedx[dask]'`, or use --run-at processes"
+        ) from error
+    if address := os.environ.get(SCHEDULER):
+        return DaskTaskRunner(address=address)
+    return DaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": workers,
+            "threads_per_worker": 1,  # torch has one thread a client, and models are kept by thread
+            "dashboard_address": None,
+        }
+    )
+
+
+def reach(runner: Any) -> None:
+    """Start the cluster, or find its scheduler, before anything depends on it.
+
+    Raises:
+        RunError: no scheduler answers.
+    """
+    try:
+        _ = runner.client  # made when it is first asked for
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RunError(
+            f"no Dask scheduler answers at {os.environ.get(SCHEDULER, 'this machine')} ({error}); "
+            f"start one with `dask scheduler`, or unset {SCHEDULER} for a cluster of this machine"
+        ) from error
