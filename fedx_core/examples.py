@@ -335,14 +335,18 @@ def _below(values: NDArray[np.integer], bound: int) -> bool:
 # Reading
 
 
-def read(folder: Path) -> Prepared:
+def read(folder: Path, *parts: str) -> Prepared:
     """Open a set without reading its pixels.
+
+    Args:
+        folder: of the set.
+        parts: that are wanted; files of others need not be there. None named takes all.
 
     Raises:
         DataError: there is no set, or its arrays don't fit its manifest.
         VersionError: another version of FedX wrote it.
     """
-    return _opened(Path(folder), None)
+    return _opened(Path(folder), parts or None)
 
 
 def read_part(folder: Path, part: str) -> Examples:

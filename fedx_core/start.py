@@ -87,7 +87,7 @@ def load(setting: Setting, settings: ExperimentConfig) -> Data:
     Raises:
         DataError: something is missing, or was made with other settings.
     """
-    prepared = examples.read(setting.data / "prepared")
+    prepared = examples.read(setting.data / "prepared", "test")  # training images may be elsewhere
     held_back = examples.read(setting.data / "reference")
     shards = examples.read_manifest(Path(setting.place.shards))
     dataset = settings.datasets[settings.dataset]

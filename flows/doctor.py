@@ -105,10 +105,10 @@ def _data(params: Path, root: Path) -> Iterator[Check]:
     yield Check("settings", True, str(params))
     folder = root / settings.dataset
     try:
-        prepared = examples.read(folder / "prepared")
+        prepared = examples.read(folder / "prepared", "test")
         examples.read(folder / "reference")
         clients = examples.read_manifest(folder / "shards")["clients"]
-        images = sum(len(part) for part in prepared.parts.values())
+        images = sum(prepared.manifest["parts"].values())
         yield Check("data", True, f"{settings.dataset}: {images} images, {len(clients)} clients")
     except FedXError as error:
         yield Check("data", False, str(error), f"fedx data {settings.dataset}")

@@ -156,7 +156,7 @@ def write_model(folder: RunFolder, store: str, data: Path) -> None:
         data: folder of the data set that it was trained on.
     """
     opened = open_store(store)
-    journal, description = Journal(opened), examples.read(data / "prepared").description
+    journal, description = Journal(opened), examples.read(data / "prepared", "test").description
     last = journal.commits()[-1].report
     card = model_file.card_of(journal, description, last.round_index)
     write(folder.model, model_file.pack(federation.final_model(opened), card))

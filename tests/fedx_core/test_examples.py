@@ -63,6 +63,19 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert prepared.manifest["settings"] == {"limit": 8}
 
 
+def test_the_parts_that_are_wanted_are_read_where_others_are_kept_elsewhere(tmp_path: Path) -> None:
+    parts = {"train": tiny(5), "test": tiny(3, seed=1)}
+    examples.write(tmp_path / "set", description(), parts, {})
+    for path in (tmp_path / "set").glob("train.*"):
+        path.unlink()
+    found = examples.read(tmp_path / "set", "test")
+    assert np.array_equal(found.parts["test"].labels, parts["test"].labels)
+    assert list(found.parts) == ["test"]
+    assert found.manifest["parts"] == {"train": 5, "test": 3}
+    with pytest.raises(DataError):
+        examples.read(tmp_path / "set")
+
+
 def test_equal_content_gives_equal_bytes_whether_streamed_or_not(tmp_path: Path) -> None:
     whole = tiny(6)
     streamed = Stream((image for image in whole.images), whole.labels, whole.groups)

