@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-RunAt = Literal["here", "threads", "processes", "dask", "work-pools"]
+RunAt = Literal["here", "threads", "processes", "dask", "work-pools", "sites"]
 """Who trains: this process without Prefect's tasks, threads or processes of Prefect's task runner,
-the processes of a Dask cluster, or the workers of a Prefect work pool."""
+the processes of a Dask cluster, the workers of a Prefect work pool, or institutions that have
+the data (``fedx site``)."""
 
 Track = Literal["mlflow", "nothing"]
 """Where numbers are copied to."""

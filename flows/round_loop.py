@@ -71,8 +71,9 @@ def fedx(
             instead of run again.
         sweep: What the run is one of; MLflow shows such runs below one.
         run_at: Who trains: here (this process, no tasks), threads, processes, dask (a cluster of
-            this machine, or that of FEDX_DASK_SCHEDULER), or work-pools (the workers of
-            fedx-client/train, or of what FEDX_CLIENT_DEPLOYMENT names).
+            this machine, or that of FEDX_DASK_SCHEDULER), work-pools (the workers of
+            fedx-client/train, or of what FEDX_CLIENT_DEPLOYMENT names), or sites (institutions that
+            have the data and were admitted).
         workers: Clients at once on this machine, 1 or more; None takes its cores.
         clients_per_task: Clients that one task trains one after another on threads, processes or
             dask, for many that take milliseconds each; None is 1.

@@ -1,4 +1,4 @@
-"""Ways to carry a round: in this process, on Prefect's task runners, or on its work pools.
+"""Ways to carry a round: in this process, on Prefect's task runners or work pools, or at sites.
 
 Task runners are Prefect's threads, its processes, and Dask.
 
@@ -21,6 +21,7 @@ from fedx_core.runtime import InProcess, Outcome, Runtime, late
 from flows import dask_cluster
 from flows.choices import RunAt
 from flows.server_tasks import server_task
+from flows.sites.runtime import AtSites
 from flows.work_pools import OnWorkPools
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def choose(
     place: Place,
     warn: Callable[[str], None] = print,
     clients_per_task: int = 1,
+    *,
+    engine: bool = True,
 ) -> AbstractContextManager[Runtime]:
     """Open a runtime; close it when the run is over.
 
@@ -50,6 +53,7 @@ def choose(
         place: of the run; a store in memory is of use to threads alone.
         warn: takes one line for people.
         clients_per_task: see :class:`OnTaskRunner`.
+        engine: whether a Prefect flow runs this; only sites can do without.
 
     Raises:
         ConfigError: clients in other processes can't see this store, or there are no tasks that
@@ -62,7 +66,7 @@ def choose(
                     f"{uri} is seen by one process only, and clients on {run_at} run in others; "
                     "use a folder, file:// or s3:// for --store, or --run-at threads"
                 )
-    if clients_per_task > 1 and run_at in ("here", "work-pools"):
+    if clients_per_task > 1 and run_at in ("here", "work-pools", "sites"):
         raise ConfigError(
             f"{clients_per_task} clients a task were asked for, but --run-at {run_at} has no tasks "
             "of clients; leave --clients-per-task out, or use threads, processes or dask"
@@ -71,6 +75,8 @@ def choose(
         return nullcontext(InProcess(workers))
     if run_at == "work-pools":
         return nullcontext(OnWorkPools.configured(workers, warn))
+    if run_at == "sites":
+        return nullcontext(AtSites.configured(workers, warn, place, engine=engine))
     return OnTaskRunner.opened(workers, run_at, clients_per_task)
 
 

@@ -32,7 +32,8 @@ Workers = Annotated[
 At = Annotated[
     RunAt | None,
     typer.Option(
-        help="Who trains; threads if not given. work-pools needs the workers of prefect.yaml.",
+        help="Who trains; threads if not given. work-pools needs the workers of prefect.yaml, "
+        "sites those of fedx site admit.",
     ),
 ]
 ClientsPerTask = Annotated[

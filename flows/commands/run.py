@@ -157,9 +157,9 @@ def start(
     as_json: bool,
 ) -> None:
     """Carry a request out, and show it."""
-    if not engine and run_at not in (None, "here"):
+    if not engine and run_at not in (None, "here", "sites"):
         raise typer.BadParameter(
-            f"--run-at {run_at} is carried by Prefect; leave --no-engine out, or use here"
+            f"--run-at {run_at} is carried by Prefect; leave --no-engine out, or use here or sites"
         )
     if not engine and clients_per_task is not None:
         raise typer.BadParameter(
@@ -181,7 +181,7 @@ def start(
             how = {"run_at": run_at, "workers": workers, "clients_per_task": clients_per_task}
             found = _on_prefect(order, request, track, show, how)
         else:
-            found = _in_process(order, workers, track, show)
+            found = _in_process(order, run_at or "here", workers, track, show)
     if as_json:
         print(json.dumps({"event": "summary", **found}), flush=True)
     else:
@@ -189,7 +189,7 @@ def start(
 
 
 def _in_process(
-    order: "Order", workers: int | None, track: Track, show: Show
+    order: "Order", run_at: RunAt, workers: int | None, track: Track, show: Show
 ) -> dict[str, Any]:
     from flows import live, tracking
     from flows.experiment import carry_out
@@ -198,7 +198,7 @@ def _in_process(
     display = live.display(show)
     return carry_out(
         order,
-        run_at="here",
+        run_at=run_at,
         workers=workers or default_workers(),
         display=display,
         tracker=tracking.tracker(track, display.warn, display.mention),

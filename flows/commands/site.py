@@ -1,7 +1,8 @@
 """``fedx site``: institutions with data of their own, and the coordinator that asks them to train.
 
 At a site: ``enroll`` makes its keys, ``trust`` names its coordinator, ``approve`` agrees to what is
-computed. At the coordinator: ``admit`` lets a site take part.
+computed, ``serve`` takes orders. At the coordinator: ``admit`` lets a site take part, ``invite``
+tells it where its orders will lie.
 """
 
 import json
@@ -13,6 +14,7 @@ import typer
 from flows.commands.options import JsonObject
 from flows.commands.site_approve import approve
 from flows.commands.site_options import CoordinatorHome, SiteHome
+from flows.commands.site_serve import invite, serve
 
 if TYPE_CHECKING:
     from fedx_core.sites.keys import Public
@@ -120,6 +122,8 @@ def trust(
 
 
 app.command()(approve)
+app.command()(serve)
+app.command()(invite)
 
 
 def _read(file: Path) -> "Public":

@@ -29,7 +29,7 @@ PASSED_ON = (
     "PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH",
     "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTPS_PROXY", "NO_PROXY", "https_proxy", "no_proxy",
-    "FEDX_SITE_HOME", "FEDX_SHARDS",
+    "FEDX_SITE_HOME", "FEDX_SHARDS", "FEDX_PLAIN_HTTP",
 )  # fmt: skip
 """What the command gets of the worker's environment; Prefect's password is not among it."""
 

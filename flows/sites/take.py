@@ -23,7 +23,7 @@ from fedx_core.sites.wire import Wire
 from flows import exits
 from flows.sites import serve
 from flows.sites.command import order_of
-from flows.sites.folders import shards, site_home
+from flows.sites.folders import plain_http, shards, site_home
 
 
 def take(text: str, home: Home, images: Path, wire: Wire) -> str:
@@ -57,7 +57,7 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     code = exits.DONE
     try:
-        done = take(sys.stdin.read(), Home(site_home()), shards(), Wire())
+        done = take(sys.stdin.read(), Home(site_home()), shards(), Wire(plain_http=plain_http()))
         said = json.dumps({"done": done})
     except FedXError as error:
         code, said = exits.exit_code(error.code), exits.said(error.code, str(error), as_json=True)
