@@ -19,11 +19,11 @@ the second line.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedx_core import strict_json
 from fedx_core.errors import (
     AlreadyExistsError,
     LostRaceError,
@@ -32,6 +32,7 @@ from fedx_core.errors import (
     VersionError,
 )
 from fedx_core.messages import (
+    LARGEST_RECORD,
     PROTOCOL,
     ClientFailure,
     ClientReport,
@@ -236,7 +237,7 @@ class Journal:
                 ) from error
 
     def _read(self, key: str) -> Any:
-        data = self.store.read(key)
+        data = self.store.read(key, LARGEST_RECORD)
         if data is None:
             return None
         line = _line(data)
@@ -257,9 +258,10 @@ def _line(data: Buffer) -> bytes:
 
 def _plain(key: str, line: bytes) -> Any:
     try:
-        return json.loads(line)
-    except ValueError as error:
-        raise PayloadError(f"{key} is corrupt: {error}; restore it from a copy") from error
+        # Scores may be NaN, such as those of a test part without labels.
+        return strict_json.loads(line, LARGEST_RECORD, finite=False)
+    except PayloadError as error:
+        raise type(error)(f"{key} is corrupt: {error}; restore it from a copy") from error
 
 
 def _closing(round_index: int, number: int) -> str:
