@@ -2,8 +2,12 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from flows.locks import exclusive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,4 +69,17 @@ def connect(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+    with _made_by_one(uri):
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or uri
+        return MlflowClient(tracking_uri=uri, registry_uri=registry)
+
+
+@contextmanager
+def _made_by_one(uri: str) -> Iterator[None]:
+    """Let one process at a time open a database: MLflow makes its tables when it finds none."""
+    path = absolute(uri).removeprefix(_SQLITE)
+    if path == absolute(uri):
+        yield
+        return
+    with exclusive(Path(path).with_name(f".{Path(path).name}.lock")):
+        yield

@@ -1,4 +1,6 @@
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,3 +190,13 @@ def test_a_run_that_fails_before_its_first_round_is_told_apart(
     assert only_run(client).info.status == "KILLED"
     assert steps(client, "sparsity") == [1]
     assert client.search_registered_models() == []
+
+
+def test_runs_that_open_a_new_database_together_all_find_it(tmp_path: Path) -> None:
+    code = (
+        "from flows.tracking import places; "
+        f"print(len(places.connect('sqlite:///{tmp_path}/mlflow.db').search_experiments()))"
+    )
+    command = [sys.executable, "-c", code]
+    begun = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in begun] == ["1", "1", "1"]
