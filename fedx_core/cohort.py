@@ -35,11 +35,12 @@ def score_at_clients(
     place: Place,
     state: ServerState,
     holdings: Mapping[str, Holding],
-) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
     """Let every client score the model (or its own) on its test part; a lost one is left out.
 
     Returns:
-        By client: the scores, and the bytes fetched for them.
+        By client: the scores, and the bytes fetched for them; and the keys of what is of no use
+        after the commit. Until then another server of the run may be after the same scores.
     """
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
@@ -47,7 +48,6 @@ def score_at_clients(
     for _ in cohort.run():
         pass
     reports = cohort.reports
-    _clear(server, jobs, reports, cohort.failures)
     scores = {
         client: {
             "examples": float(reports[client].examples),
@@ -56,24 +56,21 @@ def score_at_clients(
         for client in clients
         if client in reports
     }
-    return scores, {j.client: j.base.size for j in jobs if j.base and j.client in reports}
+    fetched = {j.client: j.base.size for j in jobs if j.base and j.client in reports}
+    return scores, fetched, _keys(jobs, {**cohort.failures, **reports})
 
 
-def _clear(
-    server: Server,
-    jobs: Sequence[ClientJob],
-    reports: Mapping[str, ClientReport],
-    failures: Mapping[str, ClientFailure],
-) -> None:
-    """Forget what was stored only to be scored."""
-    outcomes: dict[str, ClientReport | ClientFailure] = {**failures, **reports}
+def _keys(
+    jobs: Sequence[ClientJob], outcomes: Mapping[str, ClientReport | ClientFailure]
+) -> list[str]:
+    """Name what was stored only to be scored."""
+    keys = [base.key for base in rounds.bases(jobs)]
     for first in jobs:
         job = first
         for _ in range(outcomes[first.client].attempt + 1):
-            server.store.delete(job.report_key)
+            keys.append(job.report_key)
             job = rounds.next_attempt(job)
-    for base in rounds.bases(jobs):
-        server.store.delete(base.key)
+    return keys
 
 
 def number(report: ClientReport, name: str) -> float:

@@ -58,6 +58,7 @@ def finish(
     per_client: dict[str, dict[str, float]] = {}
     own = dict(draft.method_metrics)
     traffic = dict(draft.traffic)
+    passing: list[str] = []
     with clock("evaluate"):
         if not method.personal:
             labels = server.test.labels
@@ -78,7 +79,7 @@ def finish(
                 if description.label_kind == "multi":
                     metrics |= _label_frequency(server)
         if method.personal or is_last:
-            per_client, fetched = score_at_clients(server, runtime, place, state, holdings)
+            per_client, fetched, passing = score_at_clients(server, runtime, place, state, holdings)
             if method.communicates:
                 for client, size in fetched.items():
                     traffic[client] = replace(traffic.get(client, Traffic()), evaluation=size)
@@ -98,6 +99,8 @@ def finish(
         method_metrics=own | method.measured(before, state, server.bench.info),
     )
     commit = runtime.server_step("commit", rounds.commit, server, state, report, holdings, evidence)
+    for key in passing:
+        server.store.delete(key)
     return state, commit
 
 

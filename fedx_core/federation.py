@@ -1,6 +1,7 @@
 """The loop over rounds: yields one report a round, resumes, branches, and keeps a quorum."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -11,9 +12,16 @@ from fedx_core.client import Place
 from fedx_core.cohort import gather, number
 from fedx_core.conclude import Clock, finish
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import RunError
+from fedx_core.errors import (
+    FedXError,
+    LostRaceError,
+    ObjectMissingError,
+    PayloadError,
+    RunError,
+    StoreError,
+)
 from fedx_core.journal import Closed, Commit, Holding, Journal, Run
-from fedx_core.messages import PROTOCOL, RoundReport, ServerState, Traffic
+from fedx_core.messages import PROTOCOL, Ref, RoundReport, ServerState, Traffic
 from fedx_core.retention import forget
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
@@ -71,7 +79,9 @@ def federate(
     data = load(setting, settings)
     if resume:
         branch = branch_of(journal)
-    if not commits:
+    if commits:
+        forget(journal, setting.place, commits, settings.federation.keep_states)
+    else:
         beginning = check_beginning(settings, data, branch)
         if not resume:
             origin = f"{branch.store}@{branch.round_index}" if branch else ""
@@ -89,9 +99,14 @@ def federate(
     if branch is not None and len(commits) <= branch.round_index:
         commits, report = _branch(server, runtime, setting.place, branch, commits)
         yield report
-    state = checkpoint.unpack_server_state(store.get(commits[-1].state))
+    state = _last_state(store, commits)
     while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
-        state, commit = _round(server, runtime, setting.place, state, commits)
+        try:
+            state, commit = _round(server, runtime, setting.place, state, commits)
+        except FedXError as error:
+            # A server that was faster has tidied away what this one still needed.
+            _check_not_lost(journal, len(commits), error)
+            raise
         commits.append(commit)
         forget(journal, setting.place, commits, settings.federation.keep_states)
         yield commit.report
@@ -132,6 +147,41 @@ def _model(store: Store, commit: Commit) -> StateDict:
     return checkpoint.unpack_server_state(store.get(commit.state)).model
 
 
+def _last_state(store: Store, commits: Sequence[Commit]) -> ServerState:
+    last, *earlier = reversed(commits)
+    try:
+        return checkpoint.unpack_server_state(store.get(last.state))
+    except (ObjectMissingError, PayloadError) as error:
+        whole = next((commit for commit in earlier if _is_whole(store, commit.state)), None)
+        raise PayloadError(
+            f"the state of round {last.round_index} is corrupt or gone ({error}); restore "
+            f"{last.state.key} from a copy of the run's store"
+            + (f"; that of round {whole.round_index} is whole: {whole.state.key}" if whole else "")
+        ) from error
+
+
+def _is_whole(store: Store, ref: Ref) -> bool:
+    try:
+        store.get(ref)
+    except (ObjectMissingError, PayloadError):
+        return False
+    return True
+
+
+def _check_not_lost(journal: Journal, round_index: int, cause: FedXError | None = None) -> None:
+    """Refuse to go on with a round that another server has committed.
+
+    Raises:
+        LostRaceError: one has.
+    """
+    with suppress(StoreError):  # then the cause says more
+        if not isinstance(cause, LostRaceError) and journal.committed(round_index) is not None:
+            raise LostRaceError(
+                f"round {round_index} was committed by another server of this run; this one stops "
+                "and has changed nothing"
+            ) from cause
+
+
 # One round
 
 
@@ -147,13 +197,14 @@ def _round(
             "dispatch", rounds.dispatch, server, before, last.state, holdings
         )
     with clock("train"):
-        closed, combined = server.journal.closed(round_index), None
+        closings = server.journal.closings(round_index)
+        closed, combined = closings[-1] if closings else None, None
         if closed is not None and not rounds.all_there(server, closed):
-            server.journal.reopen(round_index)
+            _check_not_lost(server.journal, round_index)
             closed = None
         if closed is None:
             closed, combined = gather(server, runtime, place, jobs, before)
-            server.journal.close(closed)
+            server.journal.close(closed, len(closings))
     with clock("aggregate"):
         aggregated = runtime.server_step(
             "aggregate", rounds.aggregate, server, before, closed, combined

@@ -199,11 +199,8 @@ class Journal:
 
     def closed(self, round_index: int) -> Closed | None:
         """Return who counts in a round, or None if that isn't fixed yet."""
-        return (self.closings(round_index) or [None])[-1]
-
-    def reopen(self, round_index: int) -> None:
-        """Take back who counts in a round of which nothing was committed."""
-        self.store.delete(f"{_folder(round_index)}/closed")
+        closings = self.closings(round_index)
+        return closings[-1] if closings else None
 
     def commit(self, record: Commit) -> None:
         """Finish a round."""

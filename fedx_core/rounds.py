@@ -156,7 +156,9 @@ def jobs_for(
             schema = bench.wire(server_state.mask, variant).down
             payload = bench.method.downlink(server_state, bench.info, variant)
             data = bench.codec.encode(payload, schema)
-            sent[variant] = put_by_hash(server.store, "downlink", data), schema.digest.hex()
+            # A folder for each round, so that tidying one up takes nothing from the next.
+            stored = put_by_hash(server.store, f"downlink/{round_index:04d}", data)
+            sent[variant] = stored, schema.digest.hex()
         base, digest = sent[variant]
         jobs.append(
             ClientJob(

@@ -190,7 +190,9 @@ def test_figures_are_drawn_of_whatever_runs_are_compared(
     assert fedx("compare", "base", "--figures", "drawn", "--json") == 0
     files = [Path(name) for name in json.loads(capsys.readouterr().out)["figures"]]
     assert {file.name for file in files} == {
-        f"score-by-{kind}.{ending}" for kind in ("rate", "alive", "mib") for ending in ("png", "svg")
+        f"score-by-{kind}.{ending}"
+        for kind in ("rate", "alive", "mib")
+        for ending in ("png", "svg")
     } | {"score.csv", "score.tex"}
     assert all(file.read_bytes() for file in files)
     with (tmp_path / "drawn" / "score.csv").open() as file:
