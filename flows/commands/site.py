@@ -2,7 +2,7 @@
 
 At a site: ``enroll`` makes its keys, ``trust`` names its coordinator, ``approve`` agrees to what is
 computed, ``serve`` takes orders. At the coordinator: ``admit`` lets a site take part, ``invite``
-tells it where its orders will lie.
+tells it where its orders will lie, ``roster`` makes those admitted the clients of a data set.
 """
 
 import json
@@ -14,6 +14,7 @@ import typer
 from flows.commands.options import JsonObject
 from flows.commands.site_approve import approve
 from flows.commands.site_options import CoordinatorHome, SiteHome
+from flows.commands.site_roster import roster
 from flows.commands.site_serve import invite, serve
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def trust(
 app.command()(approve)
 app.command()(serve)
 app.command()(invite)
+app.command()(roster)
 
 
 def _read(file: Path) -> "Public":

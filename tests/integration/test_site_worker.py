@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from fedx_core.sites.orders import Order
 from flows.sites import command
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.settings import Settings
+from people import installed
 
 pytestmark = pytest.mark.integration
 
@@ -134,17 +134,6 @@ def site(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Site:
     mine = Home(home).enroll("north")
     Home(home).trust(coordinator.public)
     return Site(home, live.prefect(settings), coordinator, mine, environment, folder)
-
-
-def installed(folder: Path) -> None:
-    """Say what pyproject.toml declares, as an installation of FedX does."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    about = folder / "fedx-0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fedx\nVersion: 0\n")
-    lines = [f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in names.items())
-             for group, names in declared.items()]  # fmt: skip
-    (about / "entry_points.txt").write_text("".join(lines))
 
 
 def order(

@@ -1,0 +1,50 @@
+"""``fedx site roster``: whom a run asks, at a coordinator that has no shards."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import completion
+from flows.commands.options import DataRoot, JsonObject, Params
+from flows.commands.site_options import CoordinatorHome
+
+
+def roster(
+    dataset: Annotated[
+        str,
+        typer.Argument(
+            help="A key of datasets in params.yaml.", autocompletion=completion.datasets
+        ),
+    ],
+    params: Params = None,
+    data_root: DataRoot = None,
+    coordinator_home: CoordinatorHome = "sites",
+    as_json: JsonObject = False,
+) -> None:
+    """Make all admitted sites the clients of a data set, without having seen their shards.
+
+    The coordinator has a test set and a reference set of its own. How many images a site may say
+    it has stands in `fedx site admit --max-examples`.
+
+        fedx site roster eurosat
+    """
+    from fedx_core import config
+    from fedx_core.errors import ConfigError
+    from fedx_core.sites.registry import Registry
+    from flows.sites import roster as rosters
+
+    experiment = config.load(params or "params.yaml")
+    if dataset not in experiment.datasets:
+        raise ConfigError(
+            f"no data set {dataset!r} in {params or 'params.yaml'}; choose one of "
+            f"{', '.join(experiment.datasets)}, or describe it there"
+        )
+    registry = Registry(Path(coordinator_home))
+    path = rosters.write(experiment, dataset, Path(data_root or "data"), registry)
+    names = list(registry.names())
+    if as_json:
+        print(json.dumps({"dataset": dataset, "clients": names, "file": str(path)}))
+    else:
+        print(f"{path}: {', '.join(names)}")
