@@ -44,7 +44,9 @@ class Answered:
         base: SHA-256 of the downlink; empty without one.
         mask: SHA-256 of the mask; empty without one.
         schema: digest of the downlink's schema.
+        memory: SHA-256 of what the site had kept for itself; empty without any.
         uplink_key: where the payload goes.
+        variant: which of the method's payloads the site exchanges.
     """
 
     run: str
@@ -57,7 +59,9 @@ class Answered:
     base: str
     mask: str
     schema: str
+    memory: str
     uplink_key: str
+    variant: str
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,18 @@ def _answered(job: ClientJob) -> Answered:
         attempt=job.attempt,
         purpose=job.purpose,
         seed=job.seed,
-        plan=job.plan.sha256,
-        base=job.base.sha256 if job.base else "",
-        mask=job.mask.sha256 if job.mask else "",
+        plan=_hash(job.plan),
+        base=_hash(job.base),
+        mask=_hash(job.mask),
         schema=job.schema,
+        memory=_hash(job.memory),
         uplink_key=job.uplink_key,
+        variant=job.variant,
     )
+
+
+def _hash(ref: Ref | None) -> str:
+    return "" if ref is None else ref.sha256
 
 
 def _same_job(said: Answered, job: ClientJob) -> None:
@@ -153,8 +163,12 @@ def _same_job(said: Answered, job: ClientJob) -> None:
 
 def _check(report: ClientReport, job: ClientJob, admitted: Admitted) -> None:
     """Check what the report itself says; a site may lie in what it signs."""
-    if (report.client, report.attempt, report.purpose) != (job.client, job.attempt, job.purpose):
-        raise StaleError(f"a report of {report.client[:80]!r} in a manifest of {job.client}")
+    for name in ("client", "attempt", "purpose", "variant"):
+        if getattr(report, name) != getattr(job, name):
+            raise StaleError(
+                f"{job.client} signs a report whose {name} is {str(getattr(report, name))[:80]!r}, "
+                f"its job has {getattr(job, name)!r}; it does not count"
+            )
     most = min(admitted.max_examples or MOST_EXAMPLES, MOST_EXAMPLES)
     if not 0 <= report.examples <= most:
         raise ExamplesError(

@@ -56,6 +56,8 @@ FOREIGN = [
     ("another mask", job(mask=ref("masks/c", b"other")), "E_STALE"),
     ("no mask", job(mask=None), "E_STALE"),
     ("another schema", job(schema="e" * 64), "E_STALE"),
+    ("another memory", job(memory=ref("memory/north/0006.0")), "E_STALE"),
+    ("another variant", job(variant="partial"), "E_STALE"),
     ("another key", job(uplink_key="uplink/0007/north.9"), "E_STALE"),
     ("another client's job", job(client="south"), "E_STALE"),
 ]
@@ -72,6 +74,7 @@ def test_an_answer_to_another_job_is_refused(what: str, answered: Any, code: str
 LIES = [
     ("another client", {"client": "south"}, "E_STALE"),
     ("another attempt", {"attempt": 1}, "E_STALE"),
+    ("another variant", {"variant": "partial"}, "E_STALE"),
     ("another purpose", {"purpose": "evaluate"}, "E_STALE"),
     ("more examples than enrolled", {"examples": 501}, "E_EXAMPLES"),
     ("fewer examples than none", {"examples": -1}, "E_EXAMPLES"),

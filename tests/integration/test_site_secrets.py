@@ -1,0 +1,193 @@
+"""T17 of the threat model: a run at sites, and no secret in anything that it leaves or says."""
+
+import base64
+import logging
+import re
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bed import tiny
+from fedx_core import config
+from fedx_core.sites import audit
+from fedx_core.sites.home import Home
+from fedx_core.sites.keys import FILE, Keys
+from fedx_core.sites.registry import Registry
+from fedx_core.sites.wire import Wire
+from fedx_core.store import S3Store, open_store
+from flows.experiment import Request, carry_out, settle
+from flows.live import display
+from flows.sites.inboxes import Inboxes
+from flows.sites.serve import Serving
+from flows.tracking import tracker
+
+pytestmark = pytest.mark.integration
+
+CLIENTS = ("client-00", "client-01", "client-02")
+SIGNATURE = re.compile(r"X-Amz-Signature=\w{8}")
+
+
+@dataclass(frozen=True)
+class Party:
+    """A coordinator and the sites it has admitted."""
+
+    registry: Registry
+    homes: Sequence[Home]
+    shards: Path
+
+    @property
+    def secrets(self) -> dict[str, bytes]:
+        """Every secret as it might be written somewhere, by what it is."""
+        owners: list[Keys] = [self.registry.keys, *(home.keys for home in self.homes)]
+        found = {}
+        for owner in owners:
+            for half, key in (("signing", owner.signing), ("sealing", owner.sealing)):
+                for form, said in (
+                    ("raw", key), ("hex", key.hex().encode()), ("base64", base64.b64encode(key)),
+                    ("repr", repr(key)[2:-1].encode()),
+                ):  # fmt: skip
+                    found[f"{owner.name} {half} {form}"] = said
+        return {**found, "s3": b"canary-of-s3", "prefect": b"canary-of-prefect"}
+
+    def leaked(self, said: bytes) -> list[str]:
+        """Name the secrets in bytes, and whether a signed URL is among them."""
+        leaks = [name for name, secret in self.secrets.items() if secret in said]
+        return leaks + ["a signed URL"] * bool(SIGNATURE.search(said.decode("latin-1")))
+
+
+@pytest.fixture
+def party(
+    s3: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Party:
+    monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(tmp_path / "sites"))
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "fedx:canary-of-prefect")
+    registry = Registry(tmp_path / "sites")
+    homes = []
+    for name in CLIENTS:
+        home = Home(tmp_path / name)
+        registry.admit(home.enroll(name).public, max_examples=100)
+        audit.note(registry.folder, "admitted", site=name)
+        home.trust(registry.keys.public)
+        shard = tmp_path / "shards" / name / name
+        shutil.copytree(tiny_data / "synthetic" / "shards" / name, shard)
+        homes.append(home)
+    return Party(registry, homes, tmp_path / "shards")
+
+
+@contextmanager
+def at_work(party: Party, bucket: str) -> Iterator[list[str]]:
+    """Keep all sites at work, with people who agree to whatever plan they read."""
+    inboxes, said = Inboxes(party.registry, bucket), list[str]()
+    over = threading.Event()
+    troubles: list[BaseException] = []
+
+    def work(home: Home) -> None:
+        try:
+            site = Serving(home, party.shards / home.keys.name, Wire(), said.append)
+            while not over.is_set():
+                site.fetch()
+                site.answer_all()
+                for asked in list(home.approvals.asked()):
+                    home.approvals.approve(asked.sha256)
+                time.sleep(0.05)
+        except BaseException as error:
+            troubles.append(error)
+
+    from flows.sites.post import Post
+
+    for home in party.homes:
+        Post(home.folder, home.keys).invited(inboxes.invite(home.keys.name))
+    threads = [threading.Thread(target=work, args=(home,)) for home in party.homes]
+    for thread in threads:
+        thread.start()
+    try:
+        yield said
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert troubles == []
+
+
+def stored(bucket: str) -> dict[str, bytes]:
+    """Everything in a bucket."""
+    store = open_store(f"s3://{bucket}")
+    assert isinstance(store, S3Store)
+    client: Any = store._client
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [each["Key"] for page in pages for each in page.get("Contents", [])]
+    return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+def empty_mlflow(folder: Path) -> str:
+    """Make a database of MLflow, and return its URI."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    with warnings.catch_warnings():
+        # MLflow 3.17 maps tables in a way that SQLAlchemy 2.1 is about to drop.
+        warnings.simplefilter("ignore")
+        MlflowClient(tracking_uri=uri).search_experiments()
+    return uri
+
+
+def test_a_run_at_sites_leaves_and_says_no_secret(
+    party: Party,
+    s3: str,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_mlflow(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump(config.as_plain(tiny(federation__rounds=1)), sort_keys=False))
+    order = settle(
+        Request(
+            run="secrets", params=str(params), run_root=str(tmp_path / "runs"),
+            data_root=str(tiny_data), store=f"{s3}/secrets",
+        )
+    )  # fmt: skip
+    bucket = s3.removeprefix("s3://")
+    shown = display("log")
+    with at_work(party, bucket) as said:
+        found = carry_out(
+            order, run_at="sites", workers=1, display=shown,
+            tracker=tracker("mlflow", shown.warn, shown.mention),
+        )  # fmt: skip
+    assert found["rounds"] == 1
+    assert len([line for line in said if "train" in line]) == 3
+
+    assert b"overall_accuracy" in (tmp_path / "mlflow.db").read_bytes()
+    objects = stored(bucket)
+    assert any(key.startswith("inbox/") for key in objects)
+    leaks = {key: party.leaked(data) for key, data in objects.items()}
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != FILE]
+    assert {"rounds.csv", "mlflow.db", audit.FILE, "post"} <= {path.name for path in files}
+    leaks |= {str(path): party.leaked(path.read_bytes()) for path in files}
+    printed = capfd.readouterr()
+    leaks["log"] = party.leaked(caplog.text.encode())
+    leaks["stdout"], leaks["stderr"] = (party.leaked(t.encode()) for t in printed)
+    leaks["said"] = party.leaked("\n".join(said).encode())
+    leaks["summary"] = party.leaked(repr(found).encode())
+    assert "botocore" in caplog.text  # so the log does have what libraries say
+    assert {place: names for place, names in leaks.items() if names} == {}
+
+
+def test_the_search_finds_what_is_there(party: Party) -> None:
+    for home in party.homes:
+        assert party.leaked((home.folder / FILE).read_bytes())
+    assert party.leaked(b"https://s3/x?X-Amz-Signature=0123456789") == ["a signed URL"]
+    assert party.leaked(b"nothing") == []
