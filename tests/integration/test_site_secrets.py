@@ -65,9 +65,7 @@ class Party:
 
 
 @pytest.fixture
-def party(
-    s3: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Party:
+def party(s3: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Party:
     monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(tmp_path / "sites"))
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "fedx:canary-of-prefect")
     registry = Registry(tmp_path / "sites")
