@@ -165,12 +165,14 @@ def of_header(data: bytes, draws: Draws) -> bytes:
     return tensor_file(header, data[8 + length :])
 
 
-def of_manifest(data: bytes, draws: Draws) -> bytes:
-    """Change words of a manifest, and sign it as the site that lies."""
-    head, tail = len(b"FEDX/manifest/1\0"), 64
+def of_signed(data: bytes, draws: Draws) -> bytes:
+    """Change words of a manifest or note, and sign it as the site that lies."""
+    head, tail = data.index(b"\0") + 1, 64
     said = data[head:-tail].rstrip(b" ")
     changed = of_words(said.decode(), draws).encode()
-    return SITE.signed("manifest", changed.ljust(len(data) - head - tail))
+    return SITE.signed(
+        data[5 : data.index(b"/", 5)].decode(), changed.ljust(len(data) - head - tail)
+    )
 
 
 def of_order(data: bytes, draws: Draws) -> bytes:
@@ -208,10 +210,11 @@ def families() -> dict[str, dict[str, Target]]:
             **{
                 name: Target(known[name], (of_bytes, of_json, of_json, of_json), share)
                 for name, share in (
-                    ("report", 0.3), ("evaluation", 0.15), ("plan", 0.25), ("record", 0.15),
+                    ("report", 0.25), ("evaluation", 0.15), ("plan", 0.25), ("record", 0.15),
                 )
             },
-            "manifest": Target(known["manifest"], (of_bytes, of_manifest), 0.1),
+            "manifest": Target(known["manifest"], (of_bytes, of_signed), 0.1),
+            "note": Target(known["note"], (of_bytes, of_signed), 0.05),
             "order": Target(known["order"], (of_bytes, of_order), 0.05),
         },
     }  # fmt: skip

@@ -36,7 +36,7 @@ from fedx_core.messages import (
 )
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan
-from fedx_core.sites import manifest, orders
+from fedx_core.sites import manifest, notes, orders
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys
 from fedx_core.sites.registry import Admitted
@@ -240,6 +240,10 @@ def read_manifest(data: bytes) -> ClientReport:
     return report
 
 
+def read_note(data: bytes) -> notes.Note:
+    return notes.read(data, JOB, SITE.public)
+
+
 def read_order(data: bytes) -> orders.Order:
     return orders.open_order(data, SITE, COORDINATOR.public)
 
@@ -281,5 +285,9 @@ def readers() -> dict[str, Reader]:
         "plan": Reader(read_plan, (canonical(plan()),)),
         "record": Reader(read_record, (_record(),)),
         "manifest": Reader(read_manifest, (manifest.write(REPORT, JOB, SITE),)),
+        "note": Reader(
+            read_note,
+            tuple(notes.write(word, JOB, SITE, size=9) for word in ("ready", "refused")),
+        ),
         "order": Reader(read_order, (_order(),)),
     }

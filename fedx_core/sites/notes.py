@@ -10,11 +10,11 @@ so it stays in the site's own book (:mod:`fedx_core.sites.audit`).
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from fedx_core import strict_json
 from fedx_core.errors import PayloadError, StaleError
 from fedx_core.messages import ClientJob, canonical, parse
 from fedx_core.sites.keys import Keys, Public, unsigned
@@ -76,10 +76,8 @@ def read(data: bytes, job: ClientJob, site: Public) -> Note:
         raise PayloadError(f"a note of {len(data)} bytes from {site.name}, wanted {NOTE_SIZE}")
     said = unsigned(site, _KIND, data)
     try:
-        note = parse(Note, json.loads(said))
-    except PayloadError:
-        raise
-    except (ValueError, RecursionError) as error:
+        note = parse(Note, strict_json.loads(said, MANIFEST_SIZE))
+    except PayloadError as error:
         raise PayloadError(f"a malformed note of {site.name}: {error}") from error
     if note.job != digest(job):
         raise StaleError(f"{site.name} speaks of another job than that of round {job.round_index}")

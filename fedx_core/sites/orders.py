@@ -10,11 +10,11 @@ does not name:
     get   one object under ``inbox/SITE/``, where the next order will lie
 """
 
-import json
 import math
 import re
 from dataclasses import dataclass
 
+from fedx_core import strict_json
 from fedx_core.errors import (
     IdentifierError,
     PayloadError,
@@ -101,8 +101,8 @@ def open_order(data: bytes, keys: Keys, coordinator: Public, *, now: float | Non
         raise TooBigError(f"an order of {len(data)} bytes, wanted {MAX_ORDER} at most")
     said = unsigned(coordinator, "order", keys.open(data))
     try:
-        order = parse(Order, json.loads(said))
-    except (ValueError, RecursionError):
+        order = parse(Order, strict_json.loads(said, MAX_ORDER, finite=False))
+    except ValueError:
         # What is wrong in it would be shown with its value, and that may be a signed URL.
         raise PayloadError(
             "an order that is signed but malformed; install one version of FedX at the "

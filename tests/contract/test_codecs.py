@@ -10,9 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedx_core import plugins
-from fedx_core.codec.base import HEADER, Codec
-from fedx_core.errors import FedXError, PayloadError, SchemaError, VersionError
-from fedx_core.messages import Entry, Schema
+from fedx_core.codec.base import HEADER, Codec, lengths, require_length
+from fedx_core.errors import (
+    FedXError,
+    PayloadError,
+    SchemaError,
+    TooBigError,
+    VersionError,
+)
+from fedx_core.messages import Entry, Ref, Schema
 from fedx_core.state import Payload
 
 NAMES = plugins.names("codec")
@@ -69,6 +75,36 @@ def test_the_length_is_the_header_and_the_kept_values(name: str) -> None:
         count = schema.kept(entry)
         body += (count + 7) // 8 if entry.dtype == "torch.bool" else count * widths[entry.dtype]
     assert len(codec.encode(payload, schema)) == HEADER.size + body
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_length_is_known_and_checked_before_a_payload_is_fetched(name: str) -> None:
+    codec = codec_of(name)
+    payload, schema = sample(codec)
+    size = len(codec.encode(payload, schema))
+    assert lengths(schema) == (size, size)
+    require_length(Ref("uplink/a", "", size), schema)
+    with pytest.raises(TooBigError, match=f"{size + 1} bytes, wanted {size}; not fetched"):
+        require_length(Ref("uplink/a", "", size + 1), schema)
+    with pytest.raises(PayloadError, match=f"{size - 1} bytes, wanted {size}; not fetched"):
+        require_length(Ref("uplink/a", "", size - 1), schema)
+
+
+def test_where_senders_choose_the_length_lies_between_nothing_and_all() -> None:
+    entries = (Entry("sent/w", "torch.bool", (4, 1)), Entry("w", "torch.float32", (4, 3)))
+    schema = Schema(
+        entries, {"w": torch.tensor([[True], [False], [True], [True]])}, {"w": "sent/w"}
+    )
+    least, most = lengths(schema)
+    assert (least, most) == (HEADER.size + 1, HEADER.size + 1 + 48)
+    codec = codec_of("sliced")
+    for bits in range(16):
+        flipped = torch.tensor([[bool(bits >> place & 1)] for place in range(4)])
+        payload = {"sent/w": flipped, "w": torch.ones(4, 3)}
+        require_length(Ref("uplink/a", "", len(codec.encode(payload, schema))), schema)
+    for size in (least - 1, most + 1):
+        with pytest.raises(PayloadError, match=f"wanted {least} to {most}"):
+            require_length(Ref("uplink/a", "", size), schema)
 
 
 @pytest.mark.parametrize("name", NAMES)

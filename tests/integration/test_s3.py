@@ -7,7 +7,13 @@ import pytest
 
 from bed import Bed, tiny
 from fedx_core import state
-from fedx_core.errors import AlreadyExistsError, ObjectMissingError, PayloadError, StoreError
+from fedx_core.errors import (
+    AlreadyExistsError,
+    ObjectMissingError,
+    PayloadError,
+    StoreError,
+    TooBigError,
+)
 from fedx_core.federation import federate, final_model
 from fedx_core.runtime import InProcess
 from fedx_core.store import create_once, open_store, put_by_hash
@@ -30,6 +36,26 @@ def test_the_verbs_mean_on_s3_what_they_mean_on_files(s3: str) -> None:
     with pytest.raises(AlreadyExistsError):
         store.create("journal/0001/open", b"second")
     assert create_once(store, "journal/0001/open", b"first").size == 5
+
+
+def test_no_more_is_fetched_than_a_reference_or_a_limit_allows(
+    s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.response import StreamingBody
+
+    store = open_store(f"{s3}/large")
+    meant = put_by_hash(store, "uplink", b"meant")
+    store.put(meant.key, bytes(5_000_000))
+    with pytest.raises(TooBigError, match="5000000 bytes, wanted 4999999 at most"):
+        store.read(meant.key, 4_999_999)
+    assert store.read(meant.key, 5_000_000) == bytes(5_000_000)
+
+    def touched(*_: object) -> bytes:
+        raise AssertionError("the body was read")
+
+    monkeypatch.setattr(StreamingBody, "read", touched)
+    with pytest.raises(TooBigError, match="5000000 bytes, wanted 5 at most; it was not fetched"):
+        store.get(meant)
 
 
 def test_of_eight_racers_one_creates_the_key(s3: str) -> None:
