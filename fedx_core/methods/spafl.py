@@ -59,8 +59,8 @@ class Method(base.Method):
 
     personal: ClassVar[bool] = True
 
-    penalty: float = 7e-4
-    threshold_rate: float = 0.01
+    penalty: float = 5e-3
+    threshold_rate: float = 0.02
     clip: float = 3.0
     average: bool = False
     code_compat: bool = False
