@@ -1,0 +1,226 @@
+"""One job at one site, from the coordinator's side: sent, looked after, answered or late."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from fedx_core.errors import FedXError, StoreError, TooBigError
+from fedx_core.messages import ClientFailure, ClientJob, ClientReport
+from fedx_core.runtime import Outcome
+from fedx_core.sites import audit, manifest, notes
+from fedx_core.sites.granting import Granting
+from fedx_core.sites.grants import Grant
+from fedx_core.sites.manifest import MANIFEST_SIZE
+from fedx_core.sites.notes import NOTE_SIZE
+from fedx_core.sites.orders import Order, intent_key, issue, taken_key
+from fedx_core.sites.registry import Admitted, Registry
+from fedx_core.store import Store
+from flows.sites.inboxes import Inboxes, Sent
+
+LONGEST_PAUSE = 600.0
+"""Seconds between two calls of a site that does not take its order, at most."""
+
+Wake = Callable[[ClientJob, bytes], None]
+"""Has a site's worker take a letter, since the site does not look for it itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Office:
+    """What a coordinator needs to deal with its sites in one run.
+
+    Args:
+        store: of the run.
+        granting: in that store.
+        inboxes: of the sites.
+        registry: of the sites.
+        warn: takes one line for people.
+        wake: see :data:`Wake`; None where there is no such way.
+        patience: seconds that a site has to say that it took an order.
+        life: seconds that an order lives if its job has no deadline; then comes another.
+        grace: seconds after the deadline during which an update can still be stored, to be kept
+            and not counted.
+    """
+
+    store: Store
+    granting: Granting
+    inboxes: Inboxes
+    registry: Registry
+    warn: Callable[[str], None]
+    wake: Wake | None
+    patience: float
+    life: float
+    grace: float
+
+
+@dataclass
+class Errand:
+    """A job that a site was sent.
+
+    Args:
+        office: of the run.
+        job: for the site.
+        site: whose answer is believed.
+    """
+
+    office: Office
+    job: ClientJob
+    site: Admitted
+    _ends: float = field(default=0.0, init=False)
+    _sent: Sent | None = field(default=None, init=False)
+    _calls: float = field(default=0.0, init=False)
+    _pause: float = field(default=0.0, init=False)
+    _warned: bool = field(default=False, init=False)
+    _taken: bool = field(default=False, init=False)
+    _waits: bool = field(default=False, init=False)
+    _granted: bool = field(default=False, init=False)
+    _varies: bool = field(default=False, init=False)
+
+    def begin(self) -> Outcome | None:
+        """Send the job, unless it was answered before this coordinator was killed.
+
+        What an earlier go left that can't be believed, a refusal among it, is cleared away: its
+        key can be written once.
+        """
+        earlier, store = self.answer(), self.office.store
+        if isinstance(earlier, ClientReport):
+            return earlier
+        if earlier is not None or store.read(taken_key(self.job), NOTE_SIZE) is not None:
+            for key in (self.job.report_key, taken_key(self.job), intent_key(self.job)):
+                store.delete(key)
+        self.send()
+        return None
+
+    def send(self, ready: int = 0) -> None:
+        """Send the order.
+
+        Args:
+            ready: bytes of a payload whose length the site has said; 0 for the order as a whole.
+        """
+        office, job = self.office, self.job
+        life = job.deadline + office.grace if job.deadline else office.life
+        granting = office.granting
+        least, most = granting.lengths(job)
+        self._varies = least != most
+        grants = granting.for_ready(job, ready, life) if ready else granting.grants(job, life)
+        expires = min(grant.expires for grant in grants)
+
+        def write(inbox: Grant) -> bytes:
+            order = Order(job, grants, inbox, expires)
+            return issue(order, office.registry.keys, self.site.public)
+
+        self._sent = office.inboxes.send(job.client, write)
+        self._ends = time.monotonic() + life
+        self._pause = office.patience
+        self._calls = time.monotonic() + (self._pause if self._sent.expected else 0.0)
+
+    def look(self) -> Outcome | None:
+        """See whether there is an answer; do what the site needs to give one."""
+        if (outcome := self.answer()) is not None:
+            return outcome
+        if not self._taken:
+            self._look_for_word()
+        if self._varies and not self._granted:
+            note = self._note(intent_key(self.job))
+            if note is not None:
+                self._granted = True
+                try:
+                    self.send(ready=note.size)
+                except TooBigError as error:
+                    return self._refused(error)
+        if time.monotonic() > self._ends:
+            self._granted = self._taken = False
+            self.office.store.delete(taken_key(self.job))
+            self.send()
+        return None
+
+    def answer(self) -> Outcome | None:
+        """Return what the site has answered, if it may be believed, or why it may not."""
+        job = self.job
+        try:
+            data = self.office.store.read(job.report_key, MANIFEST_SIZE)
+            if data is None:
+                return None
+            if notes.is_note(said := bytes(data)):
+                note = notes.read(said, job, self.site.public)
+                return self._failure(f"{note.code}: {job.client} refused; its own book says more")
+            return manifest.read(said, job, self.site)
+        except StoreError:
+            raise
+        except FedXError as error:
+            return self._refused(error)
+
+    def keep_late(self) -> bool:
+        """Keep an answer that came too late, for people to look at; tell whether all is done."""
+        store, job = self.office.store, self.job
+        if not isinstance(report := self.answer(), ClientReport):
+            return report is not None or time.monotonic() > self._ends
+        place = f"late/{job.round_index:04d}/{job.client}.{job.attempt}"
+        if (said := store.read(job.report_key, MANIFEST_SIZE)) is not None:
+            store.put(f"{place}.report", said)
+        if report.uplink is not None:
+            try:
+                store.put(place, store.get(report.uplink))
+            except FedXError as error:
+                self._refused(error)
+        audit.note(
+            self.office.registry.folder, "late", run=job.run, round_index=job.round_index,
+            client=job.client, attempt=job.attempt, kept=place,
+        )  # fmt: skip
+        self.office.warn(
+            f"{job.client} answered round {job.round_index} too late; kept as {place}, not counted"
+        )
+        return True
+
+    def _look_for_word(self) -> None:
+        """See whether the site has the order; after a while call it, or people."""
+        note = self._note(taken_key(self.job))
+        self._taken = note is not None and note.word == "taken"
+        if note is not None and note.word == "waits" and not self._waits:
+            self._waits = True
+            plan = self.job.plan.sha256[:12]
+            self.office.warn(
+                f"{self.job.client} waits for its people to agree to plan {plan} "
+                f"(there: `fedx site approve {plan}`)"
+            )
+        if not self._taken and time.monotonic() > self._calls:
+            self._call()
+
+    def _call(self) -> None:
+        assert self._sent is not None
+        # A site that is off is not rung at for days.
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._calls = time.monotonic() + self._pause
+        if self.office.wake is not None:
+            self.office.wake(self.job, self._sent.letter)
+        elif not (self._warned or self._waits):
+            self._warned = True
+            client = self.job.client
+            invite = f"`fedx site invite {client}` here and `fedx site serve --invitation` there"
+            self.office.warn(
+                f"{client} does not take the order of round {self.job.round_index}; is "
+                f"`fedx site serve` at work there?"
+                + ("" if self._sent.expected else f" It knows of no inbox: {invite}")
+            )
+
+    def _note(self, key: str) -> notes.Note | None:
+        """Read a word of the site's; one that can't be believed is no word."""
+        try:
+            data = self.office.store.read(key, NOTE_SIZE)
+            return None if data is None else notes.read(bytes(data), self.job, self.site.public)
+        except StoreError:
+            raise
+        except FedXError as error:
+            self._refused(error)
+            self.office.store.delete(key)
+            return None
+
+    def _refused(self, error: FedXError) -> ClientFailure:
+        job = self.job
+        audit.refused(
+            self.office.registry.folder, error, run=job.run, round_index=job.round_index,
+            client=job.client, attempt=job.attempt,
+        )  # fmt: skip
+        return self._failure(f"{error.code}: {error}")
+
+    def _failure(self, reason: str) -> ClientFailure:
+        return ClientFailure(client=self.job.client, attempt=self.job.attempt, reason=reason)
