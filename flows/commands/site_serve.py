@@ -27,6 +27,7 @@ def serve(
         typer.Option(min=0, help="Seconds without an order after which it ends by itself."),
     ] = None,
     site_home: SiteHome = "site",
+    as_json: JsonObject = False,
 ) -> None:
     """Take orders as they come, with model and data in memory, until Ctrl-C.
 
@@ -41,7 +42,10 @@ def serve(
     from flows.sites.serve import Serving
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        if as_json:
+            print(json.dumps({"said": line}), flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     site = Serving(Home(Path(site_home)), Path(shards), Wire(plain_http=plain_http()), say)
     if invitation is not None:

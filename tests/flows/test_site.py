@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from asked import job, plan
+from asked import COORDINATOR, job, plan
 from fedx_core.messages import canonical
 from fedx_core.sites import audit
 from fedx_core.sites.home import Home
@@ -166,3 +166,17 @@ def test_agreement_is_given_and_taken_back_by_hash(
 def test_a_site_without_keys_is_told_how_to_make_them(fedx: Fedx, capsys: Said) -> None:
     assert fedx("site", "approve") == 1
     assert "fedx site enroll NAME" in capsys.readouterr().err
+
+
+def test_a_site_at_work_says_what_it_does_to_people_and_programs(
+    fedx: Fedx, capsys: Said, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "site")
+    home.enroll("north")
+    home.trust(COORDINATOR.public)
+    assert fedx("site", "serve", "--idle", "0") == 0
+    said = capsys.readouterr()
+    assert not said.out
+    assert "E_GRANT: no inbox yet" in said.err
+    assert fedx("site", "serve", "--idle", "0", "--json") == 0
+    assert "E_GRANT: no inbox yet" in json.loads(capsys.readouterr().out)["said"]
