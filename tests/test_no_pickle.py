@@ -72,3 +72,19 @@ def test_the_rule_above_finds_what_it_looks_for(line: str) -> None:
 
 def test_what_is_safe_is_allowed() -> None:
     assert found_in("np.load(p, allow_pickle=False)\nyaml.safe_load(t)\nmodel.eval()") == []
+
+
+def test_no_result_of_prefects_is_kept_since_it_would_be_pickled() -> None:
+    decorated = 0
+    for path in (ROOT / "flows").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "flow",
+                "Task",
+                "task",
+                "prefect.flow",
+            ):
+                decorated += 1
+                words = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                assert words.get("persist_result") == "False", f"{path}:{node.lineno}"
+    assert decorated >= 5
