@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import acceptance, state
+from fedx_core import acceptance, evaluation, state
 from fedx_core.client import Place
 from fedx_core.errors import NormError, QuorumError
 from fedx_core.federation import federate, final_model
@@ -123,6 +123,21 @@ def test_a_client_that_lies_about_its_scores_is_left_out_of_them(bed: Bed) -> No
     assert set(report.per_client) == {"client-01"}
     assert report.metrics == {"overall_accuracy": 1.0}
     assert [line["code"] for line in book(bed)] == ["E_NONFINITE", "E_EXAMPLES"]
+
+
+def test_a_score_that_an_honest_clients_images_cannot_give_is_left_out(
+    bed: Bed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = evaluation.metrics
+
+    def without_labels(*arguments: Any) -> dict[str, float]:
+        return scored(*arguments) | {"macro_f1": float("nan")}
+
+    monkeypatch.setattr(evaluation, "metrics", without_labels)
+    report = run(bed, InProcess(1))
+    assert len(report.per_client) == 3
+    assert all("loss" in own and "macro_f1" not in own for own in report.per_client.values())
+    assert book(bed) == []
 
 
 def test_an_update_beyond_the_norm_that_is_set_is_refused(bed: Bed) -> None:

@@ -37,6 +37,7 @@ def test_who_finds_a_run_at_work_goes_on_after_it(tmp_path: Path, tiny_data: Pat
             data_root=str(tiny_data),
         )
     )
+    assert order.setting.audit == order.folder.path
     shown = Listening(display("nothing"))
 
     def work() -> None:
