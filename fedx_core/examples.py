@@ -268,7 +268,7 @@ def _write_array(
     with path.open("wb", buffering=1 << 20) as file:
         file.write(header.getvalue())
         for block in blocks:
-            payload = np.ascontiguousarray(block, dtype=dtype).tobytes()
+            payload = np.ascontiguousarray(block, dtype=dtype).reshape(-1).view(np.uint8).data
             file.write(payload)
             hasher.update(payload)
     return hasher.hexdigest()

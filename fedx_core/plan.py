@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fedx_core import state
 from fedx_core.codec.base import Codec
 from fedx_core.config import ExperimentConfig, Plugin, TrainingConfig, as_plain
 from fedx_core.errors import ConfigError, DataError
@@ -88,7 +89,7 @@ class Workbench:
     def loaded(self, values: Mapping[str, Tensor], mask: Mask | None) -> nn.Module:
         """Return the same model with the values of a dense state whose dead entries are zero."""
         model = self.model_for(mask)
-        model.load_state_dict(cut(values, self.cuts(mask)))
+        state.load_(model, cut(values, self.cuts(mask)))
         return model
 
     @property

@@ -143,7 +143,9 @@ def _pillow(payload: bytes) -> Image:
     with pillow.open(io.BytesIO(payload)) as file:
         if file.mode == "L" or file.mode.startswith("I;16"):
             return np.asarray(file)[None]
-        return np.asarray(file.convert("RGB")).transpose(2, 0, 1)
+        rgb = file if file.mode == "RGB" else file.convert("RGB")
+        # In the order in which it is stored; many threads do this, one writes.
+        return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
 
 
 def _tiff(payload: bytes) -> Image:

@@ -8,8 +8,9 @@ no image is decoded before it is asked for.
 import os
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,6 +26,9 @@ from fedx_core.seeding import derive
 SPLITS = ("train", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
 """Of the splits, where a data set has none of its own."""
+
+_BLOCK = 32
+"""Images that a thread reads in one go."""
 
 Item = TypeVar("Item")
 
@@ -125,13 +129,22 @@ def no_groups(count: int) -> NDArray[np.int16]:
 
 def decoded(read: Callable[[Item], Image], items: Sequence[Item]) -> Iterator[Image]:
     """Read images on all cores, in order, with a bounded number waiting."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(items), 256):
-            with warnings.catch_warnings():
-                # Rasterio's; patches without a position on the map are as good as any.
-                warnings.filterwarnings("ignore", message="Dataset has no geotransform")
-                images = list(pool.map(read, items[start : start + 256]))
-            yield from images
+    cores = os.cpu_count() or 1
+    waiting: deque[Future[list[Image]]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
+        # Rasterio's; patches without a position on the map are as good as any.
+        warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+        for start in range(0, len(items), _BLOCK):
+            waiting.append(pool.submit(_all, read, items[start : start + _BLOCK]))
+            # The others are read while these are written.
+            if len(waiting) > 2 * cores:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _all(read: Callable[[Item], Image], items: Sequence[Item]) -> list[Image]:
+    return [read(item) for item in items]
 
 
 def found(what: str, candidates: Iterable[Path], advice: str) -> Path:

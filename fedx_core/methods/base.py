@@ -354,7 +354,7 @@ def hold(support: Mapping[str, Tensor]) -> LocalRule:
 
 def load(local: Local) -> None:
     """Load what was sent; see :func:`sent`."""
-    local.model.load_state_dict(cut(sent(local), local.cuts))
+    state.load_(local.model, cut(sent(local), local.cuts))
 
 
 def sent(local: Local) -> StateDict:

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from fedx_core import state
 from fedx_core.errors import NonFiniteError, SchemaError
@@ -72,3 +73,35 @@ def test_values_that_are_not_finite_are_counted_by_entry_and_owner() -> None:
         state.require_finite(poisoned, "client-01")
     # A sum may overflow though every value is finite.
     state.require_finite({"large": torch.full((4,), 3e38)}, "client-01")
+
+
+def test_loading_in_place_does_what_load_state_dict_does() -> None:
+    def model(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3, 2))
+
+    with torch.random.fork_rng():
+        given, one, other = model(1), model(2), model(2)
+    one.to(memory_format=torch.channels_last)
+    values = given.state_dict()
+    state.load_(one, values)
+    other.load_state_dict(values)
+    assert state.equal(one.state_dict(), other.state_dict())
+    assert all(parameter.requires_grad for parameter in one.parameters())
+    kernel = one.get_parameter("0.weight")
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+    assert kernel is not given.get_parameter("0.weight")
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"0.bias": torch.zeros(1)}, "0.bias"), ({"extra": torch.zeros(1)}, "extra")],
+)
+def test_loading_in_place_refuses_what_does_not_fit_and_changes_nothing(
+    change: state.StateDict, name: str
+) -> None:
+    model = nn.Sequential(nn.Linear(2, 3))
+    before = state.copy(model.state_dict())
+    with pytest.raises(SchemaError, match=f"{name!r} differs"):
+        state.load_(model, {**before, "0.weight": torch.ones(3, 2), **change})
+    assert state.equal(model.state_dict(), before)
