@@ -329,9 +329,9 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
         )
     if any(holding.memory is not None for holding in last.holdings.values()):
         raise RunError(
-            f"{branch.store}'s clients keep things to themselves (training.batch_norm: local or "
-            "training.optimiser_state: kept), which a branch can't take over; run the first rounds "
-            "again instead"
+            f"{branch.store}'s clients keep things to themselves (training.batch_norm: local, "
+            "training.optimiser_state: kept, or a method such as spafl), which a branch can't take "
+            "over; run the first rounds again instead"
         )
     # What settings it began with lack, since they are newer, are their defaults.
     theirs, ours = config.as_plain(config.parse(run.config)), config.as_plain(settings)

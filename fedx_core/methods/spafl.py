@@ -93,9 +93,8 @@ class Method(base.Method):
         """Send the thresholds' mean, zero at first."""
         if variant == "own":
             return {}
-        taus = {n: server.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
         model = super().downlink(server, info) if variant == "first" else {}
-        return {**state.as_section(taus, "threshold"), **model}
+        return {**state.as_section(_thresholds(server, info), "threshold"), **model}
 
     def train(self, local: Local) -> Update:
         """Take over what the thresholds' mean has changed, then train weights and thresholds."""
@@ -175,11 +174,10 @@ class Method(base.Method):
         self, before: ServerState, after: ServerState, info: ModelInfo
     ) -> dict[str, float]:
         """Say how high the thresholds are on average, and by how much they moved."""
-        old = {n: before.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
-        total = sum(float(tau.double().sum()) for tau in after.memory.values())
+        old, new = _thresholds(before, info), _thresholds(after, info)
         return {
-            "threshold": total / max(state.count(after.memory), 1),
-            "threshold_step": state.norm(state.subtract(after.memory, old)),
+            "threshold": float(torch.cat([tau.double() for tau in new.values()]).mean()),
+            "threshold_step": state.norm(state.subtract(new, old)),
         }
 
     def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
@@ -194,7 +192,7 @@ class Method(base.Method):
 
     def averaged(self, server: ServerState, memories: Iterable[StateDict]) -> StateDict | None:
         """Average the personal weights, and leave out what lies below the mean thresholds."""
-        if not self.average:
+        if not self.average or not server.memory:  # or nobody has trained yet
             return None
         weights = weighted_mean((1, state.section(memory, "weights")) for memory in memories)
         return self.sparse(weights, state.copy(server.memory))
@@ -229,6 +227,10 @@ def yielded(weight: Tensor, change: Tensor, *, code_compat: bool = False) -> Ten
     shares = math.prod(weight.shape[2:]) if code_compat and weight.ndim > 2 else rows.shape[1]
     step = change * rows.sum(1).sign() / shares
     return (rows - step[:, None]).reshape(weight.shape)
+
+
+def _thresholds(server: ServerState, info: ModelInfo) -> StateDict:
+    return {n: server.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
 
 
 def _shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:

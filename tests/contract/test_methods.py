@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from alone import alone, info_of
 from bed import Bed, tiny
 from fedx_core import checkpoint, plugins, state
 from fedx_core.client import Place
@@ -15,7 +16,10 @@ from fedx_core.errors import ConfigError
 from fedx_core.federation import federate, final_model, history
 from fedx_core.journal import Journal
 from fedx_core.messages import ClientFailure, ClientJob, ServerState
+from fedx_core.methods.base import Turn
+from fedx_core.models import catalogue
 from fedx_core.runtime import InProcess, Outcome
+from fedx_core.start import Branch
 from fedx_core.store import open_store
 
 NAMES = plugins.names("methods")
@@ -135,6 +139,53 @@ def test_kept_moments_survive_a_resume_and_rounds_without_the_client(name: str, 
         assert ("fc.weight" in kept) == (name == "local_only")
     a_round = {step / rounds for step, rounds in steps}
     assert len(a_round) == 1, "steps add up over the rounds that a client took part in"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stages_leave_their_arguments_as_they_are_and_give_the_same_again(name: str) -> None:
+    method = plugins.build("methods", name, {"pruning_rate": 0.5} if name == "fedx" else {})
+    info = info_of()
+    model = catalogue.build("resnet6", 3, 4, seed=1)
+    server = method.start(state.copy(model.state_dict()))
+    seen = []
+    for place in (0, 1):
+        turn = Turn(client="a", place=place, round_index=1, purpose="train", returning=False)
+        variant = method.variant(turn, info)
+        local = alone(
+            downlink=method.downlink(server, info, variant), mask=server.mask, variant=variant
+        )
+        given = [state.digest(part) for part in (server.model, server.memory, local.downlink)]
+        updates = [method.train(local), method.train(local)]
+        wire = method.schema(info, server.mask, None, variant)
+        assert list(local.downlink) == [entry.name for entry in wire.down.entries]
+        assert list(updates[0].payload) == [entry.name for entry in wire.up.entries]
+        assert state.equal(updates[0].payload, updates[1].payload)
+        assert [u.metrics for u in updates[:1]] == [u.metrics for u in updates[1:]]
+        sent = state.digest(updates[0].payload)
+        after = method.aggregate(server, updates, info)
+        assert after.round_index == 1
+        assert state.equal(after.model, method.aggregate(server, updates, info).model)
+        assert sent == state.digest(updates[0].payload)
+        parts = (server.model, server.memory, local.downlink)
+        assert given == [state.digest(part) for part in parts]
+        seen.append(variant)
+    assert (len(set(seen)) > 1) == (name == "fedlp_hetero")
+
+
+@pytest.mark.parametrize("name", ["fedlp_hetero", "mpfl", "spafl"])
+def test_a_run_may_branch_from_fedavg_into_a_method_with_payloads_of_its_own(
+    name: str, bed: Bed
+) -> None:
+    shared = bed.setting("shared")
+    list(federate(settings_for("fedavg", federation__rounds=1), shared, InProcess(1)))
+    branch = Branch(store=shared.place.store, round_index=1)
+    setting = bed.setting("branch")
+    reports = list(federate(settings_for(name), setting, InProcess(1), branch=branch))
+    assert [report.round_index for report in reports] == [1, 2]
+    models = [final_model(open_store(s.place.store)) for s in (shared, setting)]
+    if name == "spafl":
+        assert state.equal(*models), "clients begin where FedAvg stopped"
+    assert reports[1].train_loss > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
