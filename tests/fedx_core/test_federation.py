@@ -458,7 +458,7 @@ def test_one_client_with_kept_moments_trains_as_if_there_were_no_rounds(bed: Bed
     plan = parse(Plan, json.loads(bytes(store.get(commits[0].plan))))
     model = set_up(plan).model.to(memory_format=torch.channels_last)
     model.load_state_dict(checkpoint.unpack_server_state(store.get(commits[0].state)).model)
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     pool = client.open_shard(setting.place, POOLED, "train")
     for round_index in (1, 2, 3):
         seed = seeding.derive(settings.seed, round_index, POOLED, "train")

@@ -62,7 +62,7 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     examples = draw()
     settings = replace(SETTINGS, flips=False, epochs=1)
     by_hand = copy.deepcopy(model)
-    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     losses = []
     for images, labels in batches(examples, settings, seeding.derive(9, 0)):
         pixels = torch.from_numpy(images).float() / 255
@@ -83,7 +83,7 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
 def test_kept_moments_make_several_fits_one_long_training() -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1).to(memory_format=torch.channels_last)
     by_hand, start = copy.deepcopy(model), copy.deepcopy(model)
-    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     moments: state.StateDict = {}
     for seed in (7, 8, 9):
         kept = fit(model, draw(), label_kind="single", pixels=PIXELS, settings=SETTINGS, seed=seed,
