@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from flows import points
 from flows.points import Point
@@ -9,12 +11,22 @@ from flows.record import Record
 from flows.report.parts import Column, Table
 from flows.run_folder import write
 
+if TYPE_CHECKING:
+    from flows.figures.style import Figure
+
+Printed = Mapping[str, Mapping[float, float]]
+"""Scores by series and rate."""
+
 SHARE = ".1%"
-KINDS = ("by-rate", "by-alive", "by-mib")
 
 
 def write_all(
-    records: Sequence[Record], metric: str, folder: Path, stem: str = "score", note: str = ""
+    records: Sequence[Record],
+    metric: str,
+    folder: Path,
+    stem: str = "score",
+    note: str = "",
+    printed: Printed = MappingProxyType({}),
 ) -> list[str]:
     """Write scores by rate, by parameters alive and by MiB, and the points as CSV and LaTeX.
 
@@ -24,6 +36,7 @@ def write_all(
         folder: made where it is missing.
         stem: what the files' names begin with.
         note: above each figure.
+        printed: scores of others by series and rate, shown beside ours.
 
     Returns:
         Names of the files. Data sets have figures of their own; a figure that no point is in is
@@ -35,13 +48,11 @@ def write_all(
     from flows.figures import files, tradeoffs
 
     found = points.points(records, metric)
-    draw = dict(
-        zip(
-            KINDS,
-            (tradeoffs.against_rate, tradeoffs.against_alive, tradeoffs.against_bytes),
-            strict=True,
-        )
-    )
+    draw: Mapping[str, Callable[[Sequence[Point]], Figure]] = {
+        "by-rate": lambda own: tradeoffs.against_rate(own, metric, note, printed),
+        "by-alive": lambda own: tradeoffs.against_alive(own, metric, note),
+        "by-mib": lambda own: tradeoffs.against_bytes(own, metric, note),
+    }
     across: Mapping[str, Callable[[Point], float | None]] = {
         "by-rate": lambda p: p.rate,
         "by-alive": lambda p: p.alive,
@@ -54,15 +65,22 @@ def write_all(
         for kind, figure in draw.items():
             if any(across[kind](point) is not None for point in own):
                 said = "-".join([stem, kind, *([dataset] if len(datasets) > 1 else [])])
-                names += files.save(folder, said, figure(own, metric, note))
-    described = table(found, metric, stem)
-    write(folder / f"{stem}.csv", described.as_csv().encode())
-    write(folder / f"{stem}.tex", described.as_latex().encode())
-    return [*names, f"{stem}.csv", f"{stem}.tex"]
+                names += files.save(folder, said, figure(own))
+    return [*names, *save_table(table(found, metric, stem, printed), folder)]
 
 
-def table(found: Sequence[Point], metric: str, name: str) -> Table:
-    """Put points into a table, a line each."""
+def save_table(table: Table, folder: Path) -> list[str]:
+    """Write a table as CSV and LaTeX, and name the files."""
+    contents = {f"{table.name}.csv": table.as_csv(), f"{table.name}.tex": table.as_latex()}
+    for name, text in contents.items():
+        write(folder / name, text.encode())
+    return list(contents)
+
+
+def table(
+    found: Sequence[Point], metric: str, name: str, printed: Printed = MappingProxyType({})
+) -> Table:
+    """Put points into a table, a line each; with a column of others' scores where there are any."""
     share = SHARE if metric != "loss" else ".3f"
     return Table(
         name=name,
@@ -70,10 +88,12 @@ def table(found: Sequence[Point], metric: str, name: str) -> Table:
         columns=[
             Column("data set"), Column("model"), Column("series"), Column("q", "g"),
             Column("parameters alive", ",.0f"), Column("MiB", ",.2f"), Column("score", share),
-            Column("from", share), Column("to", share), Column("seeds", "d"), Column("runs"),
+            Column("from", share), Column("to", share),
+            *([Column("paper", share)] if printed else []), Column("seeds", "d"), Column("runs"),
         ],
         rows=[
             [p.dataset, p.model, p.series, p.rate, p.alive, p.mib, p.score, p.low, p.high,
+             *([printed.get(p.series, {}).get(p.rate or 0.0)] if printed else []),
              len(p.runs), " ".join(p.runs)]
             for p in found
         ],

@@ -48,6 +48,7 @@ class Point:
         alive: see above; None where a model is missing.
         mib: see above; 0 for bounds.
         score: of the test images after the last round.
+        personal: whether clients score models of their own, each on its own test images.
         low: lower end of the interval; None with one seed.
         high: upper end.
     """
@@ -61,6 +62,7 @@ class Point:
     alive: float | None
     mib: float
     score: float
+    personal: bool = False
     low: float | None = None
     high: float | None = None
 
@@ -90,10 +92,12 @@ def points(records: Sequence[Record], metric: str) -> list[Point]:
 def front(found: Iterable[Point]) -> list[Point]:
     """Return the points that no other one beats in both score and MiB, cheapest first.
 
-    Points that send nothing are bounds, not rivals, and are left out.
+    Points that send nothing are bounds and no rivals, and scores of clients' own models are of
+    other images; both are left out.
     """
     best: list[Point] = []
-    for point in sorted((p for p in found if p.mib), key=lambda p: (p.mib, -p.score)):
+    rivals = [point for point in found if point.mib and not point.personal]
+    for point in sorted(rivals, key=lambda p: (p.mib, -p.score)):
         if not best or point.score > best[-1].score:
             best.append(point)
     return best
@@ -147,6 +151,7 @@ def _point(
         alive=fmean(alive) if len(alive) == len(taken) else None,
         mib=fmean(compare.mib_sent(record.reports) for record in taken),
         score=score,
+        personal=plugins.load("methods", settings.method.name).personal,
         low=None if half is None else score - half,
         high=None if half is None else score + half,
     )

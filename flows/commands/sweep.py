@@ -16,7 +16,7 @@ from flows.exits import FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from flows.grid import Grid
-    from flows.sweep import Job, Outcome
+    from flows.sweep import Job, Outcome, Processes
 
 
 def sweep(
@@ -57,20 +57,35 @@ def sweep(
         _say_plan(asked, found, as_json=as_json)
         return
     launch = sweeping.Processes(sweep=asked.name, places=places, workers=workers, track=track)
-    with _stopping(launch):
-        ends = sweeping.carry_out(found, launch, jobs, _teller(len(found)))
-    failed = [outcome for outcome in ends if outcome.ending == "failed"]
+    ends, failed = carried_out(found, launch, jobs)
     if as_json:
         print(json.dumps({"sweep": asked.name, "runs": [vars(outcome) for outcome in ends]}))
     elif not failed:
         print(f"fedx compare --grid {grid}")
     if failed:
+        raise typer.Exit(FAILED)
+
+
+def carried_out(
+    found: Sequence["Job"], launch: "Processes", jobs: int
+) -> tuple[list["Outcome"], int]:
+    """Run what is not finished, and say on stderr what became of each.
+
+    Returns:
+        What became of each, and how many failed.
+    """
+    from flows import sweep as sweeping
+
+    with _stopping(launch):
+        ends = sweeping.carry_out(found, launch, jobs, _teller(len(found)))
+    failed = sum(outcome.ending == "failed" for outcome in ends)
+    if failed:
         print(
-            f"{len(failed)} of {len(ends)} runs failed; mend what they say and start the sweep "
-            "again, which leaves the others as they are",
+            f"{failed} of {len(ends)} runs failed; mend what they say and start again, which "
+            "leaves the others as they are",
             file=sys.stderr,
         )
-        raise typer.Exit(FAILED)
+    return ends, failed
 
 
 def _say_plan(grid: "Grid", found: Sequence["Job"], *, as_json: bool) -> None:

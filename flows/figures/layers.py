@@ -20,13 +20,15 @@ Layers = Mapping[str, tuple[int, int]]
 
 
 @style.styled
-def units_by_layer(runs: Mapping[str, Layers]) -> Figure:
+def units_by_layer(runs: Mapping[str, Layers], note: str = "") -> Figure:
     """Stack kept and pruned units layer by layer, one panel a run (the paper's Fig. 3).
 
     Args:
         runs: by the name to show; at least one, each with at least one layer.
+        note: above the figure.
     """
     figure = Figure(figsize=(style.WIDTH, 0.6 + 2.1 * len(runs)), layout="constrained")
+    style.note(figure, note)
     panels = figure.subplots(len(runs), 1, squeeze=False)[:, 0]
     for axes, (name, layers) in zip(panels, runs.items(), strict=True):
         _stack(axes, layers)

@@ -77,6 +77,12 @@ def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     axes.grid(axis=axis)
 
 
+def note(figure: Figure, text: str) -> None:
+    """Write above a figure what its reader must know, such as that it is no result."""
+    if text:
+        figure.suptitle(text, fontsize="medium", fontweight="bold", color=PRUNED, x=0.01, ha="left")
+
+
 def plain(axes: Axes) -> None:
     """Take frame and ticks away."""
     axes.set_xticks([])

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from flows.figures import style
 from flows.figures.curves import LABELS
@@ -19,7 +20,12 @@ Across = Callable[[Point], float | None]
 
 
 @style.styled
-def against_rate(points: Sequence[Point], metric: str, note: str = "") -> Figure:
+def against_rate(
+    points: Sequence[Point],
+    metric: str,
+    note: str = "",
+    printed: Mapping[str, Mapping[float, float]] = MappingProxyType({}),
+) -> Figure:
     """Draw the score against the share that was removed, a line a series.
 
     FedAvg removes nothing: it is the point at 0 of every pruning method of its model.
@@ -28,8 +34,12 @@ def against_rate(points: Sequence[Point], metric: str, note: str = "") -> Figure
         points: of one data set, at least one.
         metric: that scores are of.
         note: above the figure, such as what it lacks.
+        printed: the paper's scores by series and rate, hollow; left out where models are several.
     """
-    return _drawn(points, metric, lambda point: point.rate, "share removed (q)", note)
+    figure = _drawn(points, metric, lambda point: point.rate, "share removed (q)", note)
+    if len({point.model for point in points}) == 1:
+        _beside(figure.axes[0], printed, _looks(points))
+    return figure
 
 
 @style.styled
@@ -40,7 +50,10 @@ def against_alive(points: Sequence[Point], metric: str, note: str = "") -> Figur
 
 @style.styled
 def against_bytes(points: Sequence[Point], metric: str, note: str = "") -> Figure:
-    """Draw the score against MiB on the wire; rings mark the points that nothing beats in both."""
+    """Draw the score against MiB on the wire; rings mark the points that nothing beats in both.
+
+    Dotted are scores of clients' own models on their own images, which have no part in that.
+    """
     figure = _drawn(
         points,
         metric,
@@ -78,9 +91,26 @@ def _drawn(
         _legend(axes)
     for axes in grid[len(panels) :]:
         axes.remove()
-    if note:
-        figure.suptitle(note, fontsize="small", x=0.01, ha="left")
+    style.note(figure, note)
     return figure
+
+
+def _beside(
+    axes: Axes,
+    printed: Mapping[str, Mapping[float, float]],
+    looks: Mapping[str, tuple[str, str]],
+) -> None:
+    label = "in the paper's text"
+    for series, scores in printed.items():
+        if series in looks:
+            colour, marker = looks[series]
+            axes.plot(
+                list(scores), list(scores.values()), marker, markersize=9, markerfacecolor="none",
+                markeredgecolor=colour, label=label,
+            )  # fmt: skip
+            label = "_nolegend_"
+    if printed:
+        _legend(axes)
 
 
 def _panels(points: Sequence[Point]) -> Mapping[str, Sequence[Point]]:
@@ -121,7 +151,8 @@ def _looks(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     several = not _several_methods(points) and len({p.model for p in points}) > 1
     names = list(dict.fromkeys(p.model if several else p.series for p in points))
     colours = style.run_colours(names)
-    return {name: (colours[name], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
+    looks = {name: (colours[name], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
+    return looks | {name: (style.INK, "*") for name in names if name == UNPRUNED}
 
 
 def _line(
@@ -131,9 +162,14 @@ def _line(
     if not there:
         return
     xs = [x for x, _ in there]
+    alone = name == UNPRUNED  # on top, since lines begin there
+    own = there[0][1].personal
     axes.plot(
-        xs, [p.score for _, p in there], color=colour, marker=marker, markersize=5, label=name
-    )
+        xs, [p.score for _, p in there], color=colour, marker=marker,
+        label=f"{name}, clients' own" if own else name,
+        markersize=11 if alone else 5, zorder=4 if alone else 2,
+        linestyle=":" if own else "-", markerfacecolor="none" if own else colour,
+    )  # fmt: skip
     bars = [(x, p.score, p.low, p.high) for x, p in there if p.low is not None]
     for x, score, low, high in bars:
         assert low is not None
@@ -151,7 +187,9 @@ def _frame(
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
     elif values and max(values) > WIDE_RANGE * min(values):
         axes.set_xscale("log")
-    if horizontal.startswith("parameters"):
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    if not horizontal.startswith("share"):
         axes.xaxis.set_major_formatter(FuncFormatter(_amount))
     axes.set_xlabel(horizontal)
     axes.set_ylabel(LABELS.get(metric, metric))
@@ -165,5 +203,8 @@ def _amount(value: float, _: int) -> str:
 
 
 def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[1]:
+    count = len(axes.get_legend_handles_labels()[1])
+    if count > 6:
+        axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    elif count:
         axes.legend(fontsize="small")

@@ -14,18 +14,16 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core import config
 from fedx_core.errors import DataError, RunExistsError
 from fedx_core.federation import final_model
 from fedx_core.journal import Journal
 from fedx_core.state import equal
 from fedx_core.store import open_store
-from flows import experiment, run_folder, sharing, sweep
 from flows import grid as grids
+from flows import sharing, sweep
 from flows.grid import Grid
-from flows.live import display
 from flows.sweep import Job, Outcome, Places
-from flows.tracking import NoTracker
+from sweeping import Here
 
 TWO_RATES = {"method.pruning_rate": [0.3, 0.5], "seed": [1]}
 
@@ -34,34 +32,6 @@ def grid_of(tmp_path: Path, params: Path, content: dict[str, Any]) -> Grid:
     path = tmp_path / "rates.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return grids.load(path, params)
-
-
-class Here:
-    """Carries runs out in this process, and remembers which."""
-
-    def __init__(self, places: Places, failing: str = "") -> None:
-        self.places, self.failing, self.ran = places, failing, list[str]()
-
-    def __call__(self, job: Job) -> str:
-        step = job.step
-        self.ran.append(step.run)
-        if self.failing and self.failing in step.run:
-            return "error E_X: made to fail"
-        params = self.places.run_root / ".params" / f"{step.run}.yaml"
-        run_folder.write_yaml(params, config.as_plain(step.settings))
-        request = experiment.Request(
-            run=step.run,
-            params=str(params),
-            run_root=str(self.places.run_root),
-            data_root=str(job.data_root),
-            branch_from=step.origin or None,
-            resume=job.standing == "begun",
-        )
-        order = experiment.settle(request)
-        experiment.carry_out(
-            order, run_at="here", workers=1, display=display("nothing"), tracker=NoTracker()
-        )
-        return ""
 
 
 def carry_out(grid: Grid, places: Places, launch: Here) -> dict[str, Outcome]:

@@ -9,11 +9,12 @@ from flows.points import Point
 
 def point(
     series: str, rate: float | None, score: float, *, model: str = "resnet6", mib: float = 10.0,
-    half: float | None = None,
+    personal: bool = False, half: float | None = None,
 ) -> Point:  # fmt: skip
     return Point(
         dataset="synthetic", model=model, method=series.split()[0], series=series, runs=("r",),
         rate=rate, alive=None if rate is None else 1e5 * (1 - rate) + 1, mib=mib, score=score,
+        personal=personal,
         low=None if half is None else score - half, high=None if half is None else score + half,
     )  # fmt: skip
 
@@ -23,7 +24,7 @@ POINTS = [
     point("fedx (lrp)", 0.5, 0.7, mib=15, half=0.05),
     point("fedx (lrp)", 0.9, 0.4, mib=12, half=0.1),
     point("feddst", 0.5, 0.3, mib=16),
-    point("spafl", None, 0.6, mib=1),
+    point("spafl", None, 0.6, mib=1, personal=True),
 ]
 
 
@@ -57,7 +58,8 @@ def test_intervals_are_drawn_where_there_are_seeds() -> None:
 
 def test_the_front_is_ringed_among_the_bytes() -> None:
     found = lines(tradeoffs.against_bytes(POINTS, "overall_accuracy"))
-    assert found["Pareto front"] == [(1, 0.6), (15, 0.7), (20, 0.8)]
+    assert found["spafl, clients' own"] == [(1, 0.6)]
+    assert found["Pareto front"] == [(12, 0.4), (15, 0.7), (20, 0.8)]
 
 
 def both_models(methods: Sequence[str]) -> list[Point]:
