@@ -34,11 +34,11 @@ class Office:
         inboxes: of the sites.
         registry: of the sites.
         warn: takes one line for people.
-        wake: see :data:`Wake`; None where there is no such way.
         patience: seconds that a site has to say that it took an order.
         life: seconds that an order lives if its job has no deadline; then comes another.
         grace: seconds after the deadline during which an update can still be stored, to be kept
             and not counted.
+        wake: see :data:`Wake`; None where there is no such way.
     """
 
     store: Store
@@ -46,10 +46,10 @@ class Office:
     inboxes: Inboxes
     registry: Registry
     warn: Callable[[str], None]
-    wake: Wake | None
     patience: float
     life: float
     grace: float
+    wake: Wake | None = None
 
 
 @dataclass

@@ -6,8 +6,8 @@ does not, so rounds go on while Prefect's server is away.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from fedx_core.client import Place
@@ -54,6 +54,7 @@ class AtSites:
     patience: float = 10.0
     life: float = 3600.0
     grace: float = 120.0
+    _opened: tuple[str, Office] | None = field(default=None, init=False, repr=False)
     _late: list[Errand] = field(default_factory=list, init=False, repr=False)
 
     @classmethod
@@ -78,8 +79,8 @@ class AtSites:
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
         """Send all jobs, then look for answers until there is one of each or it is too late."""
         started = time.monotonic()
-        with ExitStack() as stack:
-            office = self._office(place, stack)
+        with self._bell() as wake:
+            office = replace(self.office(place), wake=wake)
             waiting: list[Errand] = []
             for job in jobs:
                 try:
@@ -124,27 +125,30 @@ class AtSites:
     def _keep_late(self) -> None:
         self._late = [errand for errand in self._late if not errand.keep_late()]
 
-    def _office(self, place: Place, stack: ExitStack) -> Office:
-        store = open_store(place.store)
-        presigner = Presigner(store, plain_http=self.plain_http)
-        return Office(
-            store=store,
-            granting=Granting(store, presigner),
-            inboxes=Inboxes(self.registry, presigner.bucket, plain_http=self.plain_http),
-            registry=self.registry,
-            warn=self.warn,
-            wake=self._wake(stack),
-            patience=self.patience,
-            life=self.life,
-            grace=self.grace,
-        )
+    def office(self, place: Place) -> Office:
+        """Open what a run needs, once: clients of S3 and models take long to make."""
+        if self._opened is None or self._opened[0] != place.store:
+            store = open_store(place.store)
+            presigner = Presigner(store, plain_http=self.plain_http)
+            office = Office(
+                store=store,
+                granting=Granting(store, presigner),
+                inboxes=Inboxes(self.registry, presigner.bucket, plain_http=self.plain_http),
+                registry=self.registry,
+                warn=self.warn,
+                patience=self.patience,
+                life=self.life,
+                grace=self.grace,
+            )
+            self._opened = (place.store, office)
+        return self._opened[1]
 
-    def _wake(self, stack: ExitStack) -> Wake | None:
+    def _bell(self) -> AbstractContextManager[Wake | None]:
         if not self.engine:
-            return None
+            return nullcontext()
         from flows.sites.waking import Waking
 
-        return stack.enter_context(Waking(self.warn))
+        return Waking(self.warn)
 
 
 def _failure(job: ClientJob, reason: str) -> ClientFailure:
