@@ -4,6 +4,8 @@ An update is decoded once, when it comes, and combined as soon as its turn has c
 not grow with the cohort, and the sums are those of :class:`fedx_core.rounds.StoredUpdates`.
 """
 
+import dataclasses
+import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -49,9 +51,11 @@ class Cohort:
             One for each outcome: an update that counts, or None where there is none.
         """
         outstanding = {job.client: job for job in self.jobs}
+        began = time.monotonic()
         while outstanding:
             again: dict[str, ClientJob] = {}
-            for outcome in self.runtime.run_cohort(list(outstanding.values()), self.place):
+            going = [self._timed(job, began) for job in outstanding.values()]
+            for outcome in self.runtime.run_cohort(going, self.place):
                 job = outstanding[outcome.client]
                 update = None
                 if isinstance(outcome, ClientReport):
@@ -64,7 +68,7 @@ class Cohort:
                     audit.uncounted(self.server.audit, job, outcome)
                     if outcome.sent:
                         self.refused[job.client] = self.refused.get(job.client, 0) + outcome.sent
-                    if self._may_try_again(job):
+                    if self._may_try_again(outcome):
                         again[job.client] = rounds.next_attempt(job)
                 yield update
                 del update  # whoever took it decides for how long it is held
@@ -77,8 +81,21 @@ class Cohort:
         failure = self.failures.get(client)
         return client in self.reports or (failure is not None and not self._may_try_again(failure))
 
-    def _may_try_again(self, tried: ClientJob | ClientFailure) -> bool:
-        return tried.attempt + 1 < self.server.config.federation.attempts
+    def _may_try_again(self, failure: ClientFailure) -> bool:
+        return not failure.late and failure.attempt + 1 < self.server.config.federation.attempts
+
+    def _timed(self, job: ClientJob, began: float) -> ClientJob:
+        """Say how long a try may take: what the tries before it have left of the round's time."""
+        spent = time.monotonic() - began if job.attempt else 0.0
+        return dataclasses.replace(
+            job,
+            deadline=max(job.deadline - spent, 0.001) if job.deadline else 0.0,
+            needed=max(self._needed - len(self.reports), 0),
+        )
+
+    @property
+    def _needed(self) -> int:
+        return min(self.server.config.federation.min_reports or len(self.jobs), len(self.jobs))
 
     def closed(self) -> Closed:
         """Fix who counts, once all have been tried.
@@ -86,13 +103,12 @@ class Cohort:
         Raises:
             QuorumError: fewer clients count than the round needs.
         """
-        needed = self.server.config.federation.min_reports or len(self.jobs)
-        if len(self.reports) < min(needed, len(self.jobs)) or not self.reports:
+        if len(self.reports) < self._needed or not self.reports:
             lost = "; ".join(f"{f.client}: {f.reason}" for f in self.failures.values())
             raise QuorumError(
                 f"round {self.jobs[0].round_index}: {len(self.reports)} of {len(self.jobs)} "
-                f"clients reported, {needed} needed (federation.min_reports); everything is kept, "
-                f"so mend the cause and `fedx resume {self.server.run}`. Lost: {lost}",
+                f"clients reported, {self._needed} needed (federation.min_reports); everything is "
+                f"kept, so mend the cause and `fedx resume {self.server.run}`. Lost: {lost}",
                 {client: failure.reason for client, failure in self.failures.items()},
             )
         return Closed(

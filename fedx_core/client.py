@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import fedx_core
 from fedx_core import allocator, checkpoint, evaluation, examples, masks, state, strict_json
 from fedx_core.codec import base as framing
 from fedx_core.errors import (
@@ -26,6 +27,7 @@ from fedx_core.errors import (
     ObjectMissingError,
     PayloadError,
     SchemaError,
+    VersionError,
 )
 from fedx_core.examples import Examples
 from fedx_core.masks import Mask
@@ -103,9 +105,9 @@ def work(job: ClientJob, store: Store, place: Place) -> ClientReport:
     """
     started = time.perf_counter()
     if job.protocol != PROTOCOL:
-        raise PayloadError(
-            f"job of protocol {job.protocol}, this client runs {PROTOCOL}; "
-            "install the server's version of FedX"
+        raise VersionError(
+            f"job of protocol {job.protocol}, this client runs protocol {PROTOCOL} (FedX "
+            f"{fedx_core.__version__}); install the server's version of FedX"
         )
     plan = _plan(store, job.plan)
     torch.set_num_threads(plan.training.threads)

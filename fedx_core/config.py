@@ -162,7 +162,10 @@ class FederationConfig(Block):
         participation: share of the clients in each round's cohort, in (0, 1].
         min_reports: clients that must report for a round to count; 0 wants the whole cohort.
         attempts: how often a failed client is tried in one round.
-        round_timeout: seconds until a client of a round counts as lost; 0 waits for ever.
+        round_timeout: seconds until a client of a round counts as lost, all its tries together; 0
+            waits for ever.
+        grace: seconds that a round waits beyond round_timeout while fewer than min_reports have
+            reported; it goes on as soon as enough have.
         keep_states: committed states that ``fedx gc`` keeps.
         selection: keep the best round's model and stop early; null does neither.
         max_update_norm: an update whose values, as they are sent, have a larger Euclidean norm is
@@ -178,6 +181,7 @@ class FederationConfig(Block):
     # Runs from before these were settings lack them.
     selection: SelectionConfig | None = None
     max_update_norm: float = 0.0
+    grace: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("rounds", "attempts", "keep_states"):
@@ -187,11 +191,9 @@ class FederationConfig(Block):
             raise ConfigError(
                 f"federation.participation must lie in (0, 1], got {self.participation}"
             )
-        for name in ("round_timeout", "max_update_norm"):
+        for name in ("round_timeout", "max_update_norm", "grace"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(
-                    f"federation.{name} must be 0 or more, got {getattr(self, name)}"
-                )
+                raise ConfigError(f"federation.{name} must be 0 or more, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, kw_only=True)

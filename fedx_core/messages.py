@@ -139,6 +139,8 @@ class ClientJob:
         memory: what this client stored for itself when it last counted.
         uplink_key: where the client's payload goes, write-once.
         deadline: seconds that the client has; 0 for ever.
+        grace: seconds that it has on top while fewer than ``needed`` of its cohort have reported.
+        needed: reports that the round still lacks.
         variant: which of the method's payloads this client exchanges; see ``Method.variant``.
     """
 
@@ -157,6 +159,8 @@ class ClientJob:
     uplink_key: str
     deadline: float
     variant: str = ""
+    grace: float = 0.0
+    needed: int = 0
 
     @property
     def report_key(self) -> str:
@@ -200,12 +204,14 @@ class ClientFailure:
         attempt: which try this was.
         reason: what went wrong, with the error's code.
         sent: bytes of an update that was stored and refused.
+        late: it was given up; what it still stores is kept, and never counted.
     """
 
     client: str
     attempt: int
     reason: str
     sent: int = 0
+    late: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

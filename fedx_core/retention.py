@@ -1,7 +1,8 @@
 """What a committed round no longer needs: payloads, older memories, all but a few states.
 
 The last ``federation.keep_states`` states stay, and the best round's. What pruning events saw stays
-for as long as the run does.
+for as long as the run does. What lost clients had stored, or store late, stays until ``fedx gc``:
+it counts for nothing, and somebody may want to know what it was.
 
 Every key follows from the journal; nothing is listed.
 """
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 
 from fedx_core.client import Place
 from fedx_core.journal import Commit, Journal
-from fedx_core.store import open_store
+from fedx_core.messages import ClientFailure, ClientReport
+from fedx_core.store import Store, open_store
 
 
 def collect_garbage(place: Place, keep_states: int) -> None:
@@ -19,6 +21,7 @@ def collect_garbage(place: Place, keep_states: int) -> None:
     commits = journal.commits()
     for count in range(1, len(commits) + 1):
         forget(journal, place, commits[:count], keep_states)
+        _forget_lost(journal, place, commits[count - 1].round_index)
 
 
 def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_states: int) -> None:
@@ -33,13 +36,8 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
     store, round_index = journal.store, commits[-1].round_index
     closed, opened = journal.closed(round_index), journal.opened(round_index)
     if closed is not None and opened is not None:
-        attempts = {f.client: f.attempt for f in closed.failures}
-        attempts |= {r.client: r.attempt for r in closed.reports}
-        for client, last in attempts.items():
-            for attempt in range(last + 1):
-                stem = f"uplink/{round_index:04d}/{client}.{attempt}"
-                store.delete(stem)
-                store.delete(f"{stem}.report")
+        for report in closed.reports:
+            _forget_tries(store, round_index, report)
         for base in (opened.base, *opened.other_bases):
             store.delete(base.key)
     if round_index:
@@ -54,3 +52,19 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
         for client, holding in before.holdings.items():
             if holding.memory is not None and after.holdings[client].memory != holding.memory:
                 memories.delete(holding.memory.key)
+
+
+def _forget_lost(journal: Journal, place: Place, round_index: int) -> None:
+    closed = journal.closed(round_index)
+    memories = open_store(place.memory)
+    for failure in closed.failures if closed is not None else ():
+        _forget_tries(journal.store, round_index, failure)
+        for attempt in range(failure.attempt + 1):
+            memories.delete(f"memory/{failure.client}/{round_index:04d}.{attempt}")
+
+
+def _forget_tries(store: Store, round_index: int, last: ClientReport | ClientFailure) -> None:
+    for attempt in range(last.attempt + 1):
+        stem = f"uplink/{round_index:04d}/{last.client}.{attempt}"
+        store.delete(stem)
+        store.delete(f"{stem}.report")

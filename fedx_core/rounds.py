@@ -26,7 +26,7 @@ from fedx_core import acceptance, checkpoint, evaluation, masks, seeding, state
 from fedx_core.client import train
 from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import FedXError, ObjectMissingError, PayloadError
+from fedx_core.errors import FedXError, ObjectMissingError, PayloadError, StoreError
 from fedx_core.examples import Description, Examples
 from fedx_core.journal import Closed, Commit, Evidence, Holding, Journal, Opened
 from fedx_core.masks import Mask, Scores
@@ -176,6 +176,7 @@ def jobs_for(
                 memory=memory,
                 uplink_key=f"{folder}/{round_index:04d}/{client}.0",
                 deadline=server.config.federation.round_timeout,
+                grace=server.config.federation.grace if purpose == "train" else 0.0,
                 variant=variant,
             )
         )
@@ -212,6 +213,8 @@ def accept(
             acceptance.check_norm(update, server.config.federation.max_update_norm)
         return report, update
     except FedXError as error:
+        if isinstance(error, StoreError) and not isinstance(error, ObjectMissingError):
+            raise  # that the server can't reach its store is no fault of the client's
         failure = ClientFailure(
             client=job.client,
             attempt=job.attempt,

@@ -28,6 +28,33 @@ class Runtime(Protocol):
         """Run clients and yield what comes of each, in any order."""
 
 
+class Patience:
+    """How long some jobs are waited for: to their deadline, or longer while too few have reported.
+
+    Args:
+        jobs: of one cohort; they share a deadline, and begin now.
+    """
+
+    def __init__(self, jobs: Sequence[ClientJob]) -> None:
+        first = jobs[0] if jobs else None
+        self._needed = first.needed if first else 0
+        self._soft = time.monotonic() + ((first.deadline if first else 0.0) or math.inf)
+        self._hard = self._soft + (first.grace if first else 0.0)
+
+    def saw(self, outcome: Outcome) -> None:
+        """Count what came of a job, if it may count."""
+        self._needed -= isinstance(outcome, ClientReport)
+
+    def left(self) -> float | None:
+        """Return for how many seconds to wait from now on, 0 or more; None for ever."""
+        ends = self._hard if self._needed > 0 else self._soft
+        return None if ends == math.inf else max(ends - time.monotonic(), 0.0)
+
+    def is_over(self) -> bool:
+        """Tell whether who has not reported by now is late."""
+        return self.left() == 0.0
+
+
 def attempt(job: ClientJob, place: Place) -> Outcome:
     """Train one client; whatever goes wrong becomes a value with its reason."""
     try:
@@ -49,11 +76,11 @@ class InProcess:
 
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
         """Yield outcomes as they come; no more clients are under way than there are workers."""
-        deadline = jobs[0].deadline if jobs else 0.0
+        patience = Patience(jobs)
+        deadline = patience.left() is not None
         if not deadline and (self.workers == 1 or len(jobs) == 1):
             yield from (attempt(job, place) for job in jobs)
             return
-        ends = time.monotonic() + (deadline or math.inf)
         queue = list(reversed(jobs))
         running: dict[Future[Outcome], ClientJob] = {}
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="fedx-client")
@@ -62,14 +89,14 @@ class InProcess:
                 while queue and len(running) < self.workers:
                     job = queue.pop()
                     running[pool.submit(attempt, job, place)] = job
-                left = ends - time.monotonic()
-                done, _ = wait(running, left if deadline else None, FIRST_COMPLETED)
-                if not done:
-                    yield from (late(job) for job in (*running.values(), *reversed(queue)))
-                    return
+                done, _ = wait(running, patience.left(), FIRST_COMPLETED)
                 for future in done:
                     del running[future]
+                    patience.saw(future.result())
                     yield future.result()
+                if patience.is_over():
+                    yield from (late(job) for job in (*running.values(), *reversed(queue)))
+                    return
         finally:
             # A late client's thread ends by itself; what it still stores is never counted.
             pool.shutdown(wait=not deadline, cancel_futures=True)
@@ -77,5 +104,5 @@ class InProcess:
 
 def late(job: ClientJob) -> ClientFailure:
     """Say that a client took longer than its round gives it."""
-    reason = f"late: no report after {job.deadline:g} seconds (federation.round_timeout)"
-    return ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
+    reason = f"late: no report after {job.deadline:.3g} seconds (federation.round_timeout)"
+    return ClientFailure(client=job.client, attempt=job.attempt, reason=reason, late=True)

@@ -19,6 +19,7 @@ import hashlib
 import os
 import re
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,6 +36,13 @@ from fedx_core.errors import (
 from fedx_core.messages import Ref
 
 Buffer = bytes | bytearray | memoryview
+
+_TRIES = 5
+_PAUSE_SECONDS = 0.2
+_ADVICE = {
+    "RequestTimeTooSkewed": "set this machine's clock, then `fedx resume`",
+    "SlowDown": "S3 wants fewer requests; wait, then `fedx resume`",
+}
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
@@ -318,24 +326,22 @@ class S3Store:
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key."""
-        from botocore.exceptions import ClientError
-
-        try:
-            self._call("put_object", key, Body=bytes(data), IfNoneMatch="*")
-        except StoreError as error:
-            cause = error.__cause__
-            status = (
-                cause.response["ResponseMetadata"]["HTTPStatusCode"]
-                if isinstance(cause, ClientError)
-                else 0
-            )
-            if status in (409, 412):
+        tries = 0
+        while True:
+            try:
+                self._call("put_object", key, Body=bytes(data), IfNoneMatch="*")
+                return reference(key, data)
+            except StoreError as error:
+                status, tries = _status(error), tries + 1
                 # A retry after a lost reply meets its own object.
-                if _holds(self, key, data):
+                if status in (409, 412) and _holds(self, key, data):
                     return reference(key, data)
-                raise AlreadyExistsError(f"key {key!r} is taken in {self.bucket}") from error
-            raise
-        return reference(key, data)
+                if status == 412:
+                    raise AlreadyExistsError(f"key {key!r} is taken in {self.bucket}") from error
+                # 409: somebody was creating it in the same moment, and need not have succeeded.
+                if status != 409 or tries == _TRIES:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
 
     def get(self, ref: Ref) -> Buffer:
         """Return an object, its hash checked."""
@@ -343,10 +349,25 @@ class S3Store:
 
     def read(self, key: str, limit: int | None = None) -> Buffer | None:
         """Return the bytes under a key, or None; the length comes before them."""
-        try:
-            found = self._call("get_object", key)
-        except ObjectMissingError:
-            return None
+        from botocore.exceptions import BotoCoreError
+
+        tries = 0
+        while True:
+            try:
+                return self._fetched(key, limit)
+            except ObjectMissingError:
+                return None
+            except BotoCoreError as error:  # amid the bytes; before them, botocore tries again
+                tries += 1
+                if tries == _TRIES:
+                    raise StoreError(
+                        f"get_object s3://{self.bucket}/{self.prefix}{key}: {error}, {tries} "
+                        "times; check the network, then `fedx resume`"
+                    ) from error
+                time.sleep(_PAUSE_SECONDS)
+
+    def _fetched(self, key: str, limit: int | None) -> bytes:
+        found = self._call("get_object", key)
         with contextlib.closing(found["Body"]) as stream:
             size: int = found["ContentLength"]
             _check_size(key, size, limit)
@@ -378,12 +399,22 @@ class S3Store:
         except ClientError as error:
             if error.response["Error"]["Code"] in ("NoSuchKey", "404"):
                 raise ObjectMissingError(f"no object at {place}") from error
-            raise StoreError(f"{verb} {place}: {error}") from error
+            advice = _ADVICE.get(error.response["Error"]["Code"])
+            if advice is None and error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                advice = "look after the S3 server, then `fedx resume`"
+            said = f"{verb} {place}: {error}"
+            raise StoreError(f"{said}; {advice}" if advice else said) from error
         except BotoCoreError as error:
             raise StoreError(
                 f"{verb} {place}: {error}; check AWS_ENDPOINT_URL_S3 and the network, "
                 "then `fedx resume`"
             ) from error
+
+
+def _status(error: StoreError) -> int:
+    """Return with which HTTP status S3 has refused something; 0 where it has not answered."""
+    response = getattr(error.__cause__, "response", {})
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
 def _explained(error: OSError, path: Path) -> StoreError:

@@ -10,14 +10,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError
 from fedx_core.messages import ClientFailure, ClientJob, ClientReport, parse, plain
-from fedx_core.runtime import InProcess, Outcome, Runtime, late
+from fedx_core.runtime import InProcess, Outcome, Patience, Runtime, late
 from flows import dask_cluster
 from flows.choices import RunAt
 from flows.server_tasks import server_task
@@ -127,7 +127,7 @@ class OnTaskRunner:
 
         from flows.client import name_of_group, train_plainly
 
-        where = plain(place)
+        where, patience = plain(place), Patience(jobs)
         futures = {}
         for start in range(0, len(jobs), self.clients_per_task):
             group = jobs[start : start + self.clients_per_task]
@@ -141,19 +141,22 @@ class OnTaskRunner:
             parameters = {"jobs": plain(group), "place": where}
             futures[self._runner.submit(client_task, parameters)] = group
         broken = False
-        try:
-            for future in as_completed(list(futures), timeout=jobs[0].deadline or None):
-                group = futures.pop(future)
-                try:
-                    yield from (_outcome(answer) for answer in future.result())
-                except Exception as error:  # a client may fail in any way; the round goes on
-                    broken |= isinstance(error, BrokenProcessPool)
-                    reason = f"{getattr(error, 'code', type(error).__name__)}: {error}"
-                    for job in group:
-                        yield ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
-        except TimeoutError:
-            # They end by themselves, and what they still store is never counted.
-            yield from (late(job) for group in futures.values() for job in group)
+        while futures and not patience.is_over():
+            with suppress(TimeoutError):
+                for future in as_completed(list(futures), timeout=patience.left()):
+                    group = futures.pop(future)
+                    try:
+                        outcomes = [_outcome(answer) for answer in future.result()]
+                    except Exception as error:  # a client may fail in any way; the round goes on
+                        broken |= isinstance(error, BrokenProcessPool)
+                        outcomes = [_lost(job, error) for job in group]
+                    for outcome in outcomes:
+                        patience.saw(outcome)
+                        yield outcome
+                    if patience.is_over():
+                        break
+        # They end by themselves, and what they still store is never counted.
+        yield from (late(job) for group in futures.values() for job in group)
         if broken:
             self._stop()
             self._runner = _pool(self.kind, self.workers)
@@ -168,6 +171,11 @@ def _pool(kind: Pool, workers: int) -> "TaskRunner[Any]":
     if kind == "processes":
         return ProcessPoolTaskRunner(max_workers=workers, initializer=_leave_interrupts)
     return ThreadPoolTaskRunner(max_workers=workers)
+
+
+def _lost(job: ClientJob, error: Exception) -> ClientFailure:
+    reason = f"{getattr(error, 'code', type(error).__name__)}: {error}"
+    return ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
 
 
 def _outcome(answer: Mapping[str, Any]) -> Outcome:

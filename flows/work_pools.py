@@ -23,7 +23,7 @@ from fedx_core.messages import (
     parse,
     plain,
 )
-from fedx_core.runtime import Outcome, late
+from fedx_core.runtime import Outcome, Patience, late
 from fedx_core.store import open_store
 from flows import children
 from flows.prompt import Away, Prompt
@@ -95,7 +95,7 @@ class OnWorkPools:
 
         While Prefect's server is away, clients go on, deadlines hold and nothing is started twice.
         """
-        started = time.monotonic()
+        started, patience = time.monotonic(), Patience(jobs)
         unstarted = list(jobs)
         waiting: dict[UUID, ClientJob] = {}
         read = open_store(place.store).read
@@ -118,22 +118,21 @@ class OnWorkPools:
                         time.sleep(POLL_SECONDS)
                     for run in runs:
                         if run.state is not None and run.state.is_final():
-                            yield _outcome(read, waiting.pop(run.id), run)
+                            found = _outcome(read, waiting.pop(run.id), run)
+                            patience.saw(found)
+                            yield found
                     if time.monotonic() - looked > LOOK_SECONDS:
                         there = {i: _reported(read, job) for i, job in waiting.items()}
                         for run_id, outcome in there.items():
                             if outcome is not None:
                                 del waiting[run_id]
+                                patience.saw(outcome)
                                 yield outcome
                         looked = time.monotonic()
-                    spent = time.monotonic() - started
-                    for run_id in [i for i, job in waiting.items() if _is_late(job, spent)]:
-                        job = waiting.pop(run_id)
-                        children.cancel(ask, [run_id])
-                        yield late(job)
-                    yield from (late(job) for job in unstarted if _is_late(job, spent))
-                    unstarted = [job for job in unstarted if not _is_late(job, spent)]
-                    if not idle and spent > PATIENCE_SECONDS:
+                    if patience.is_over():
+                        yield from (late(job) for job in (*waiting.values(), *unstarted))
+                        return  # and cancel those that wait
+                    if not idle and time.monotonic() - started > PATIENCE_SECONDS:
                         idle = self._warned_of_idleness(runs)
             finally:
                 children.cancel(ask, waiting)
@@ -177,10 +176,6 @@ class OnWorkPools:
                 f"{queue}`"
             )
         return bool(idle)
-
-
-def _is_late(job: ClientJob, spent: float) -> bool:
-    return bool(job.deadline) and spent > job.deadline
 
 
 def _outcome(read: Read, job: ClientJob, run: "FlowRun") -> Outcome:

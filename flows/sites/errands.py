@@ -97,7 +97,7 @@ class Errand:
             ready: bytes of a payload whose length the site has said; 0 for the order as a whole.
         """
         office, job = self.office, self.job
-        life = job.deadline + office.grace if job.deadline else office.life
+        life = job.deadline + job.grace + office.grace if job.deadline else office.life
         granting = office.granting
         least, most = granting.lengths(job)
         self._varies = least != most

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from fedx_core.client import Place
 from fedx_core.errors import SiteError, StoreError
 from fedx_core.messages import ClientFailure, ClientJob
-from fedx_core.runtime import Outcome, late
+from fedx_core.runtime import Outcome, Patience, late
 from fedx_core.sites.granting import Granting
 from fedx_core.sites.presigner import Presigner
 from fedx_core.sites.registry import Registry
@@ -78,7 +78,7 @@ class AtSites:
 
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
         """Send all jobs, then look for answers until there is one of each or it is too late."""
-        started = time.monotonic()
+        patience = Patience(jobs)
         with self._bell() as wake:
             office = replace(self.office(place), wake=wake)
             waiting: list[Errand] = []
@@ -92,10 +92,11 @@ class AtSites:
                 if outcome is None:
                     waiting.append(errand)
                 else:
+                    patience.saw(outcome)
                     yield outcome
-            yield from self._look_after(waiting, started)
+            yield from self._look_after(waiting, patience)
 
-    def _look_after(self, waiting: list[Errand], started: float) -> Iterator[Outcome]:
+    def _look_after(self, waiting: list[Errand], patience: Patience) -> Iterator[Outcome]:
         heard = time.monotonic()
         failing: float | None = None
         while waiting:
@@ -114,12 +115,12 @@ class AtSites:
                 if outcome is not None:
                     waiting.remove(errand)
                     heard = time.monotonic()
+                    patience.saw(outcome)
                     yield outcome
-            spent = time.monotonic() - started
-            for errand in [e for e in waiting if 0 < e.job.deadline < spent]:
-                waiting.remove(errand)
-                self._late.append(errand)
-                yield late(errand.job)
+            if patience.is_over():
+                self._late += waiting
+                yield from (late(errand.job) for errand in waiting)
+                waiting = []
             self._keep_late()
 
     def _keep_late(self) -> None:

@@ -364,6 +364,17 @@ def test_a_run_folder_of_another_version_is_refused(bed: Bed) -> None:
         list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
 
 
+def test_a_job_of_another_version_is_refused_with_both_named(bed: Bed) -> None:
+    @dataclass(frozen=True)
+    class Newer(InProcess):
+        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+            for job in jobs:
+                yield attempt(replace(job, protocol=99), place)
+
+    with pytest.raises(QuorumError, match=r"E_VERSION: job of protocol 99, this .* protocol 1 \("):
+        list(federate(tiny(federation__rounds=1), bed.setting(), Newer()))
+
+
 def test_a_run_that_does_not_exist_cannot_be_resumed(bed: Bed) -> None:
     with pytest.raises(RunError, match="no run 'run' to resume"):
         list(federate(tiny(), bed.setting(), InProcess(1), resume=True))
