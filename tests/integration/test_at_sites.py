@@ -1,0 +1,447 @@
+"""Rounds at sites that hold keys, data and approvals, and nothing of the coordinator's store."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bed import ROOT, Bed, tiny
+from fedx_core.client import Place, train
+from fedx_core.config import ExperimentConfig
+from fedx_core.errors import ConfigError, QuorumError
+from fedx_core.federation import federate
+from fedx_core.journal import Journal
+from fedx_core.messages import ClientFailure, ClientJob, ClientReport
+from fedx_core.runtime import InProcess, Outcome
+from fedx_core.sites import presigner as presigning
+from fedx_core.sites import serving
+from fedx_core.sites.home import Home
+from fedx_core.sites.registry import Registry
+from fedx_core.sites.wire import Wire
+from fedx_core.start import Setting
+from fedx_core.store import Store, open_store
+from flows.cli import app
+from flows.sites.errands import Errand
+from flows.sites.post import Post
+from flows.sites.runtime import AtSites
+from flows.sites.serve import Serving, take
+
+pytestmark = pytest.mark.integration
+
+CLIENTS = ("client-00", "client-01", "client-02")
+
+
+@dataclass
+class Sites:
+    """A coordinator's folder and a folder for each of its sites, with that site's shard alone.
+
+    Args:
+        folder: of all of them.
+        bed: with the data.
+        bucket: URI.
+    """
+
+    folder: Path
+    bed: Bed
+    bucket: str
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.registry = Registry(self.folder / "coordinator")
+        for name in CLIENTS:
+            home = self.home(name)
+            home.enroll(name)
+            home.trust(self.registry.keys.public)
+            self.registry.admit(home.keys.public)
+            shard = self.bed.data / "synthetic" / "shards" / name
+            shutil.copytree(shard, self.shards(name) / name)
+
+    def home(self, name: str) -> Home:
+        return Home(self.folder / name)
+
+    def shards(self, name: str) -> Path:
+        return self.folder / f"shards-of-{name}"
+
+    def runtime(self, **named: Any) -> AtSites:
+        return AtSites(1, self.registry, self.said.append, **named)
+
+    def setting(self, run: str) -> Setting:
+        setting = self.bed.setting(run)
+        return replace(setting, place=replace(setting.place, store=f"{self.bucket}/sites/{run}"))
+
+    def serving(self, name: str) -> Serving:
+        return Serving(self.home(name), self.shards(name), Wire(), self.said.append)
+
+    def invite(self, name: str) -> Path:
+        """Have the coordinator's people write a site's invitation."""
+        path = self.folder / f"{name}.invitation"
+        arguments = [
+            "site", "invite", name, "--store", f"{self.bucket}/sites", "--out", str(path),
+            "--coordinator-home", str(self.registry.folder),
+        ]  # fmt: skip
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return path
+
+    def welcome(self, site: Serving) -> None:
+        """Carry an invitation to a site."""
+        site.invited(base64.b64decode(self.invite(site.home.keys.name).read_bytes()))
+
+    def agree(self, *names: str) -> None:
+        """Have a site's people agree to whatever waits."""
+        for name in names or CLIENTS:
+            approvals = self.home(name).approvals
+            for asked in approvals.asked():
+                approvals.approve(asked.sha256)
+
+    def book(self, name: str) -> list[dict[str, Any]]:
+        """What a site, or the coordinator, has written down."""
+        path = self.folder / name / "audit.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @contextmanager
+    def process(self, name: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A warm site as a process, with none of our environment but what Python needs."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "FEDX_SITE_HOME": str(self.home(name).folder),
+            "FEDX_SHARDS": str(self.shards(name)),
+        }
+        log = (self.folder / f"{name}.log").open("ab")
+        command = (sys.executable, "-m", "flows.cli", "site", "serve", *arguments)
+        with log, subprocess.Popen(command, env=environment, stderr=log, cwd=self.folder) as site:
+            try:
+                yield site
+            finally:
+                site.kill()
+
+
+@pytest.fixture
+def sites(tmp_path: Path, bed: Bed, s3: str, request: pytest.FixtureRequest) -> Sites:
+    return Sites(tmp_path / "sites", bed, f"{s3}/{request.node.name[:40]}")
+
+
+@dataclass(frozen=True)
+class Asking(InProcess):
+    """A runtime that keeps what the first round asks of its clients, and trains nobody."""
+
+    jobs: list[ClientJob] = field(default_factory=list)
+
+    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        self.jobs.extend(jobs)
+        for job in jobs:
+            yield ClientFailure(client=job.client, attempt=job.attempt, reason="nobody asked")
+
+
+def first_jobs(setting: Setting, settings: ExperimentConfig) -> dict[str, ClientJob]:
+    """Begin a run, and return what its first round asks of each client."""
+    asking = Asking()
+    with pytest.raises(QuorumError):
+        list(federate(settings, setting, asking))
+    return {job.client: job for job in asking.jobs if job.attempt == 0}
+
+
+def what_came(store: str) -> tuple[object, ...]:
+    """Hashes of all states, and every byte that was counted."""
+    commits = Journal(open_store(store)).commits()
+    return (
+        [commit.state.sha256 for commit in commits],
+        [(c.report.traffic, c.report.paper_bytes, c.report.metrics) for c in commits],
+    )
+
+
+def errand(sites: Sites, runtime: AtSites, setting: Setting, job: ClientJob) -> Errand:
+    return Errand(runtime.office(setting.place), job, sites.registry.site(job.client))
+
+
+def answer(site: Serving) -> None:
+    """Let a site take what lies in its inbox, agreeing to what it is asked."""
+    site.fetch()
+    site.answer_all()
+    for asked in site.home.approvals.asked():
+        site.home.approvals.approve(asked.sha256)
+    site.answer_all()
+
+
+def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
+    sites: Sites, bed: Bed
+) -> None:
+    here, there = bed.setting("here"), sites.setting("there")
+    list(federate(tiny(), here, InProcess(1)))
+    done = threading.Event()
+
+    def people() -> None:
+        while not done.wait(0.2):
+            sites.agree()
+
+    watching = threading.Thread(target=people)
+    watching.start()
+    try:
+        with (
+            sites.process("client-00", "--invitation", str(sites.invite("client-00"))) as first,
+            sites.process("client-01", "--invitation", str(sites.invite("client-01"))),
+            sites.process("client-02", "--invitation", str(sites.invite("client-02"))),
+        ):
+            reports = list(federate(tiny(), there, sites.runtime()))
+            known = Path(f"/proc/{first.pid}/environ").read_bytes()
+    finally:
+        done.set()
+        watching.join()
+    assert [report.pruned for report in reports] == [False, True, False]
+    assert what_came(there.place.store) == what_came(here.place.store)
+    assert any("waits for its people to agree" in line for line in sites.said)
+    # The sites have neither the store's credentials nor each other's data.
+    assert b"AWS" not in known
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    for path in sites.folder.rglob("*"):
+        assert not path.is_file() or secret not in path.read_bytes(), path
+    assert [path.name for path in sites.shards("client-00").iterdir()] == ["client-00"]
+    # What a site holds for itself is there once, and letters can be read by their site alone.
+    assert not Post(sites.home("client-00").folder, sites.home("client-00").keys).letters
+
+
+def test_what_passes_between_them_shows_no_grant(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    sites.invite("client-00")
+    assert asked.begin() is None
+    assert asked._sent is not None
+    for data in (asked._sent.letter, asked._sent.letter.hex().encode()):
+        assert b"X-Amz" not in data
+        assert b"http" not in data
+    assert b"X-Amz" not in (sites.folder / "coordinator/inboxes/client-00.json").read_bytes()
+
+
+def test_a_site_that_was_killed_goes_on_with_the_letter_that_it_had(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    site = sites.home("client-00")
+    with sites.process("client-00", "--invitation", str(sites.invite("client-00"))) as process:
+        assert asked.begin() is None
+        while not list(site.approvals.asked()):  # it has the order, and waits for its people
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+    assert asked.look() is None
+    sites.agree("client-00")
+    with sites.process("client-00") as process:
+        while (outcome := asked.look()) is None:
+            assert process.poll() is None
+            time.sleep(0.05)
+    assert isinstance(outcome, ClientReport)
+
+
+def test_a_site_killed_while_it_stores_trains_once_and_stores_once(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    asked.begin()
+    trained: list[ClientJob] = []
+
+    def once(asked_for: ClientJob, store: Store, place: Place) -> ClientReport:
+        trained.append(asked_for)
+        return work(asked_for, store, place)
+
+    def dies(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    work = serving.client.work
+    monkeypatch.setattr(serving.client, "work", once)
+    with monkeypatch.context() as killed:
+        killed.setattr(serving.manifest, "write", dies)  # after the payload, before the report
+        with pytest.raises(KeyboardInterrupt):
+            answer(site)
+    assert open_store(setting.place.store).read(job.uplink_key) is not None
+    assert asked.look() is None
+    again = sites.serving("client-00")
+    again.answer_all()
+    assert isinstance(asked.look(), ClientReport)
+    assert len(trained) == 1
+
+
+def test_an_expired_order_is_dropped_by_its_site_and_sent_anew(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presigning, "MARGIN_SECONDS", 0.0)
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(life=1.0), setting, job)
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    asked.begin()
+    time.sleep(2.1)
+    site.fetch()
+    assert site.answer_all() == 1
+    assert [line["code"] for line in sites.book("client-00")] == ["E_GRANT"]
+    monkeypatch.setattr(presigning, "MARGIN_SECONDS", 300.0)
+    assert asked.look() is None  # it is sent anew
+    answer(site)
+    assert isinstance(asked.look(), ClientReport)
+
+
+def test_a_late_update_is_kept_and_not_counted(sites: Sites) -> None:
+    setting = sites.setting("run")
+    jobs = first_jobs(setting, tiny(federation__round_timeout=0.5))
+    runtime = sites.runtime()
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    outcomes = list(runtime.run_cohort([jobs["client-00"]], setting.place))
+    assert [type(outcome) for outcome in outcomes] == [ClientFailure]
+    assert "late" in outcomes[0].reason
+    answer(site)
+    runtime.server_step("commit", lambda: None)
+    store = open_store(setting.place.store)
+    update, report = (store.read(f"late/0001/client-00.0{end}") for end in ("", ".report"))
+    assert update == store.read(jobs["client-00"].uplink_key) is not None
+    assert report is not None
+    (line,) = [line for line in sites.book("coordinator") if line["event"] == "late"]
+    assert (line["client"], line["round_index"], line["attempt"]) == ("client-00", 1, 0)
+    assert any("too late; kept as late/0001/client-00.0" in said for said in sites.said)
+
+
+def test_a_coordinator_that_was_killed_finds_what_was_answered_meanwhile(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    asked.begin()
+    answer(site)
+    (outcome,) = sites.runtime().run_cohort([job], setting.place)
+    assert isinstance(outcome, ClientReport)
+    assert site.fetch() == 0  # and nobody was asked again
+
+
+def test_a_payload_whose_length_the_site_alone_knows_is_granted_when_it_is_ready(
+    sites: Sites, bed: Bed
+) -> None:
+    settings = tiny(method__name="fedlp", codec__name="masked")
+    setting, here = sites.setting("run"), bed.setting("here")
+    job = first_jobs(setting, settings)["client-00"]
+    runtime = sites.runtime()
+    asked = errand(sites, runtime, setting, job)
+    least, most = asked.office.granting.lengths(job)
+    assert least < most
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    asked.begin()
+    answer(site)
+    assert asked.look() is None  # it is ready, and granted with another letter
+    answer(site)
+    report = asked.look()
+    assert isinstance(report, ClientReport)
+    expected = train(first_jobs(here, settings)["client-00"], here.place)
+    assert report.uplink == expected.uplink
+
+
+def test_a_site_that_can_not_do_its_job_says_the_code_and_keeps_the_reason(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    shutil.rmtree(sites.shards("client-00"))
+    asked.begin()
+    answer(site)
+    outcome = asked.look()
+    assert isinstance(outcome, ClientFailure)
+    assert outcome.reason.startswith("E_DATA: client-00 refused")
+    assert str(sites.folder) not in outcome.reason
+    assert any("shards-of-client-00" in line["said"] for line in sites.book("client-00"))
+    # Its cause was mended, and the run resumed: the refusal does not stand for ever.
+    shutil.copytree(
+        sites.bed.data / "synthetic/shards/client-00", sites.shards("client-00") / "client-00"
+    )
+    again = errand(sites, sites.runtime(), setting, job)
+    assert again.begin() is None
+    answer(site)
+    assert isinstance(again.look(), ClientReport)
+
+
+def test_a_site_that_does_not_look_into_its_inbox_is_woken_with_the_same_letter(
+    sites: Sites,
+) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    rung: list[bytes] = []
+    asked = errand(sites, sites.runtime(), setting, job)
+    office = replace(asked.office, wake=lambda _, letter: rung.append(letter))
+    asked = Errand(office, job, sites.registry.site(job.client))
+    asked.begin()  # it was never told of an inbox
+    assert asked.look() is None
+    assert len(rung) == 1
+    site = sites.serving("client-00")
+    with pytest.raises(Exception, match="nobody at this site has agreed"):
+        take(rung[0], site.home, site.images, Wire())
+    sites.agree("client-00")
+    take(rung[0], site.home, site.images, Wire())
+    assert isinstance(asked.look(), ClientReport)
+    # From then on it knows where its letters lie.
+    next_job = replace(job, attempt=1, uplink_key="uplink/0001/client-00.1")
+    following = Errand(office, next_job, asked.site)
+    following.begin()
+    answer(site)
+    assert isinstance(following.look(), ClientReport)
+    assert len(rung) == 1
+
+
+def test_two_runs_that_use_one_site_find_each_others_letters_and_go_one_further(
+    sites: Sites,
+) -> None:
+    settings = [sites.setting("one"), sites.setting("two")]
+    jobs = [first_jobs(setting, tiny())["client-00"] for setting in settings]
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    errands = [errand(sites, sites.runtime(), s, j) for s, j in zip(settings, jobs, strict=True)]
+    for each in errands:
+        each.begin()
+    assert site.fetch() == 2
+    answer(site)
+    assert all(isinstance(each.look(), ClientReport) for each in errands)
+
+
+def test_a_client_that_was_not_admitted_is_a_lost_client(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    stranger = replace(job, client="south")
+    (outcome,) = sites.runtime().run_cohort([stranger], setting.place)
+    assert isinstance(outcome, ClientFailure)
+    assert outcome.reason.startswith("E_UNKNOWN_SITE")
+
+
+def test_sites_need_a_store_that_can_grant(sites: Sites, bed: Bed) -> None:
+    place = bed.setting("run").place
+    with pytest.raises(ConfigError, match=r"s3://BUCKET"):
+        AtSites.configured(1, print, place, engine=False)
+
+
+def test_plain_http_to_another_machine_is_refused_unless_allowed(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://store.example:8333")
+    place = sites.setting("run").place
+    with pytest.raises(ConfigError, match=r"plain HTTP.*FEDX_PLAIN_HTTP"):
+        AtSites.configured(1, print, place, engine=False)
+    monkeypatch.setenv("FEDX_PLAIN_HTTP", "allowed")
+    assert AtSites.configured(1, print, place, engine=False).plain_http
