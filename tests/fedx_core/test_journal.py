@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from fedx_core.errors import LostRaceError, PayloadError, RunExistsError, VersionError
 from fedx_core.journal import Closed, Commit, Journal, Opened, Run
-from fedx_core.messages import PROTOCOL, Ref, RoundReport
+from fedx_core.messages import PROTOCOL, Ref, RoundReport, canonical, plain
 from fedx_core.store import MemoryStore
 
 REF = Ref("states/a", "a" * 64, 3)
@@ -49,6 +51,17 @@ def test_records_come_back_and_saying_the_same_again_is_no_conflict(journal: Jou
     assert journal.opened(1) == opened
     assert journal.closed(1) == closed
     assert journal.opened(2) is None
+
+
+def test_a_round_that_an_earlier_version_opened_may_be_opened_again(journal: Journal) -> None:
+    opened = Opened(round_index=1, state=REF, base=REF, cohort=("a",))
+    earlier = plain(opened)
+    del earlier["other_bases"]
+    journal.store.put("journal/0001/open", canonical(earlier))
+    journal.open(opened)
+    assert journal.opened(1) == opened
+    with pytest.raises(LostRaceError, match="journal/0001/open"):
+        journal.open(replace(opened, other_bases=(REF,)))
 
 
 def test_another_servers_record_is_never_overwritten(journal: Journal) -> None:
