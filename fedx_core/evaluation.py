@@ -134,6 +134,34 @@ def label_frequency_scores(
     }
 
 
+def label_frequency_precision(
+    frequencies: NDArray[np.floating], counts: NDArray[np.integer], images: int
+) -> float | None:
+    """Score the same predictor in micro average precision from counts of labels alone.
+
+    It gives all images the same scores, so the order of labels decides: each one that is added
+    brings as many predictions as there are images, of which those that bear it are right.
+
+    Args:
+        frequencies: share of images with each label where it was learned, (classes,).
+        counts: images that bear each label where it is scored, (classes,).
+        images: there.
+
+    Returns:
+        None where no image bears a label.
+    """
+    total = int(counts.sum())
+    if not total or not images:
+        return None
+    precision, hits, predicted = 0.0, 0, 0
+    for frequency in np.unique(frequencies)[::-1]:  # labels of equal frequency come together
+        alike = frequencies == frequency
+        here = int(counts[alike].sum())
+        hits, predicted = hits + here, predicted + images * int(alike.sum())
+        precision += here / total * hits / predicted
+    return precision
+
+
 def _macro_f1(predicted: Tensor, targets: Tensor, classes: int) -> float:
     """Average F1 over the classes that occur or are predicted.
 

@@ -16,6 +16,7 @@ from flows.commands.options import JsonObject, Params, RunRoot
 if TYPE_CHECKING:
     from flows.grid import Grid
     from flows.record import Record
+    from flows.report.parts import Table
     from flows.tables import Column
 
 WIDE = 10_000
@@ -64,6 +65,13 @@ def compare(
             help="Draw scores by share removed, by parameters alive and by MiB, means over seeds.",
         ),
     ] = None,
+    by_client: Annotated[
+        bool,
+        typer.Option(
+            "--by-client",
+            help="Show scores of each client's own test images as well, and how many they are.",
+        ),
+    ] = False,
     run_root: RunRoot = "runs",
     as_json: JsonObject = False,
 ) -> None:
@@ -95,15 +103,20 @@ def compare(
     if table is not None:
         answers.save(table, answers.as_csv(rows))
     drawn = _drawn(records, chosen, figures)
+    parted = _by_client(records) if by_client else []
     if as_json:
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
-        print(json.dumps({**found, "warnings": warnings, **averaged, **drawn}))
+        clients = {"by_client": {part.name: part.as_rows() for part in parted}}
+        extra = {**averaged, **drawn, **(clients if by_client else {})}
+        print(json.dumps({**found, "warnings": warnings, **extra}))
         return
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     _show(rows, _columns(rows, chosen, targets, equal), differing)
     if averaged:
         over_seeds.show(averaged, chosen, _width())
+    for part in parted:
+        print(f"\n{part.title}:\n{part.as_text()}\n{part.note}".rstrip())
     if figures is not None:
         print(f"\n{figures}")
 
@@ -116,6 +129,19 @@ def _drawn(records: Sequence["Record"], metric: str, folder: Path | None) -> dic
 
     files = drawn.write_all(records, metric, folder)
     return {"figures": [str(folder / name) for name in files]}
+
+
+def _by_client(records: Sequence["Record"]) -> list["Table"]:
+    """Put scores by client into tables, one a data set; those without yet are left out."""
+    from flows.report import gather, scores
+
+    runs = [gather.read(record) for record in records]
+    datasets = dict.fromkeys(run.record.settings.dataset for run in runs)
+    found = (
+        scores.by_client(name, [r for r in runs if r.record.settings.dataset == name])
+        for name in datasets
+    )
+    return [table for table in found if table is not None]
 
 
 def _sweep(path: Path | None, params: str | None, runs: list[str] | None) -> "Grid | None":

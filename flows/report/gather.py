@@ -81,10 +81,15 @@ def gather(root: Path, names: Iterable[str]) -> list[Run]:
                 "name each once; a copy gets a name of its own by `run` in its run.yaml"
             )
         seen[found.name] = found.folder.path
-    return [_read(found) for found in records]
+    return [read(found) for found in records]
 
 
-def _read(found: Record) -> Run:
+def read(found: Record) -> Run:
+    """Read what else there is of one run.
+
+    Raises:
+        RunError: a file of it is damaged.
+    """
     return Run(
         record=found,
         summary=results.summary(found.settings, found.reports, {"run": found.name}),

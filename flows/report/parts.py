@@ -75,6 +75,21 @@ class Table:
         writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
         return text.getvalue()
 
+    def as_rows(self) -> list[dict[str, Cell]]:
+        """Return a mapping a row, by the columns' titles."""
+        titles = [column.title for column in self.columns]
+        return [dict(zip(titles, row, strict=True)) for row in self.rows]
+
+    def as_text(self) -> str:
+        """Write for a terminal: aligned columns, numbers to the right."""
+        lines = [[column.title for column in self.columns], *self.shown()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        signs = [">" if numeric else "<" for numeric in self.numeric()]
+        return "\n".join(
+            "  ".join(f"{c:{s}{w}}" for c, s, w in zip(line, signs, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
     def as_latex(self) -> str:
         """Write as a table for LaTeX with the package booktabs."""
         align = "".join("r" if numeric else "l" for numeric in self.numeric())

@@ -32,14 +32,6 @@ def show(found: Sequence[Row], as_json: bool = False) -> str:
             {**dataclasses.asdict(r), "images": r.images, "same_mask": r.same_mask} for r in found
         ]
         return json.dumps({"rows": plain, "equal_masks": equal, "masks": len(found)})
-    described = table(found)
-    cells = [[column.title for column in described.columns], *described.shown()]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(f"{cell:{'<' if not n else '>'}{w}}" for n, (cell, w) in enumerate(
-            zip(line, widths, strict=True)))
-        for line in cells
-    ]  # fmt: skip
     low, high = (round(pick(row.images for row in found)) for pick in (min, max))
     return "\n".join(
         [
@@ -47,7 +39,7 @@ def show(found: Sequence[Row], as_json: bool = False) -> str:
             "(ours: one image, two FLOPs a multiply-add, mean of both data sets; mask: three",
             "operations a prunable parameter; see fedx_core/table2.py)",
             "",
-            *lines,
+            table(found).as_text(),
             "",
             f"{equal} of {len(found)} masks are equal to the printed digits. Relevance can't be",
             "checked: the paper gives neither its reference set nor what it counts. Its numbers",

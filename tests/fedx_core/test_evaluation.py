@@ -98,3 +98,13 @@ def test_macro_f1_has_the_bits_of_torchmetrics() -> None:
                 multiclass_f1_score(logits.argmax(1), targets, classes, average="macro")
             )
             assert evaluation.metrics(logits, targets.numpy(), "single")["macro_f1"] == expected
+
+
+def test_label_frequencies_score_the_same_by_counts_as_by_images() -> None:
+    random = np.random.default_rng(3)
+    frequencies = np.array([0.5, 0.1, 0.3, 0.3, 0.0])
+    labels = (random.random((40, 5)) < frequencies[[1, 0, 2, 3, 4]]).astype(np.uint8)
+    wanted = evaluation.label_frequency_scores(frequencies, labels)["label_frequency_micro_map"]
+    found = evaluation.label_frequency_precision(frequencies, labels.sum(0), 40)
+    assert found == pytest.approx(wanted, abs=1e-6)
+    assert evaluation.label_frequency_precision(frequencies, np.zeros(5, int), 40) is None
