@@ -14,8 +14,9 @@ A block's cells are all combinations of its values. Everything here is a pure fu
 import itertools
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ KEYS = ("name", "preset", "base", "grid", "baseline")
 PRESET = "preset"
 SHORT = {"method.pruning_rate": "q", "federation.rounds": "r", "method.warmup_rounds": "v"}
 SEED = "seed"
+METHOD = "method.name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,9 @@ class Cell:
 
     Args:
         run: its name.
-        label: what it is without its seed; cells of one label differ in the seed alone.
+        label: its method, and the settings that not all cells of that method have alike; cells of
+            one label differ in the seed alone. Names of runs say all settings, so that a grid can
+            grow.
         axes: the settings that the grid gives it, by dotted path.
         settings: all of them.
     """
@@ -92,6 +96,7 @@ def load(path: Path, params: Path) -> Grid:
         for axes in _combinations(block)
     )
     _refuse_twins(cells)
+    cells = _labelled(cells)
     known = {axis for cell in cells for axis in cell.axes}
     if missing := [axis for axis in baseline if axis not in known]:
         raise ConfigError(
@@ -159,19 +164,35 @@ def _starting(
     if name is None:
         return config.override(settings, base)
     plain = config.override(settings, base)
-    method = axes.get("method.name", plain.get("method", {}).get("name", ""))
+    method = axes.get(METHOD, plain.get("method", {}).get("name", ""))
     return config.override(config.override(settings, preset.settings(str(name), method)), base)
 
 
 def _cell(sweep: str, plain: Mapping[str, Any], axes: Mapping[str, Any]) -> Cell:
     words = [_word(path, value) for path, value in axes.items() if path != SEED]
-    label = "-".join(words) or "all"
     try:
         settings = config.parse(config.override(plain, axes))
     except ConfigError as error:
-        raise type(error)(f"cell {label} of the grid: {error}") from error
+        raise type(error)(f"cell {'-'.join(words)} of the grid: {error}") from error
     run = "-".join([sweep, *words, *([f"s{axes[SEED]}"] if SEED in axes else [])])
-    return Cell(run=checked(run), label=label, axes=axes, settings=settings)
+    return Cell(run=checked(run), label="", axes=axes, settings=settings)
+
+
+def _labelled(cells: Sequence[Cell]) -> tuple[Cell, ...]:
+    """Call each cell by its method and by what tells it from others of that method."""
+    alike: dict[Any, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[cell.axes.get(METHOD)].append(cell)
+
+    def tells(path: str, cell: Cell) -> bool:
+        others = alike[cell.axes.get(METHOD)]
+        return path == METHOD or any(c.axes.get(path) != cell.axes[path] for c in others)
+
+    return tuple(
+        replace(cell, label="-".join(words) or "all")
+        for cell in cells
+        for words in [[_word(p, v) for p, v in cell.axes.items() if p != SEED and tells(p, cell)]]
+    )
 
 
 def _word(path: str, value: Any) -> str:

@@ -42,7 +42,7 @@ def test_differences_are_taken_seed_by_seed(grid: Grid) -> None:
     pairs = np.array([0.69 - 0.70, 0.74 - 0.74, 0.69 - 0.71, 0.72 - 0.75])
     low, high = stats.t.interval(0.95, 3, loc=pairs.mean(), scale=stats.sem(pairs))
     (found,) = paired.differences(grid, rows(grid))
-    assert (found["cell"], found["baseline"], found["n"]) == ("fedx-q0.5", "fedavg", 4)
+    assert (found["cell"], found["baseline"], found["n"]) == ("fedx", "fedavg", 4)
     assert found["mean"] == pytest.approx(pairs.mean())
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-5)
 
@@ -66,7 +66,7 @@ def test_means_and_spreads_are_over_the_runs_that_are_there(grid: Grid) -> None:
     averages = paired.over_seeds(grid, there)
     assert [(row["cell"], row["n"], row["seeds"]) for row in averages] == [
         ("fedavg", 3, 4),
-        ("fedx-q0.5", 4, 4),
+        ("fedx", 4, 4),
     ]
     assert averages[0]["final"] == pytest.approx(np.mean([0.74, 0.71, 0.75]))
     assert averages[0]["final_sd"] == pytest.approx(np.std([0.74, 0.71, 0.75], ddof=1))

@@ -46,8 +46,8 @@ def test_cells_are_all_combinations_with_names_that_say_what_they_are(
     assert grid.cells[5].settings.method.params["pruning_rate"] == 0.9
     assert {cell.label for cell in grid.cells} == {
         "fedavg",
-        "fedx-magnitude-q0.5-v2",
-        "fedx-magnitude-q0.9-v2",
+        "fedx-q0.5",
+        "fedx-q0.9",
     }
 
 
