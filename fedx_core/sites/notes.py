@@ -11,7 +11,7 @@ so it stays in the site's own book (:mod:`fedx_core.sites.audit`).
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedx_core import strict_json
@@ -47,8 +47,12 @@ class Note:
 
 
 def digest(job: ClientJob) -> str:
-    """Name a job by all that is said in it, 64 hexadecimal digits."""
-    return hashlib.sha256(canonical(job)).hexdigest()
+    """Name a job by all that changes what comes of it, 64 hexadecimal digits.
+
+    How long it may take is left out: a coordinator that was killed asks the same with less time.
+    """
+    timeless = replace(job, deadline=0.0, grace=0.0, needed=0)
+    return hashlib.sha256(canonical(timeless)).hexdigest()
 
 
 def write(word: Word, job: ClientJob, keys: Keys, *, code: str = "", size: int = 0) -> bytes:

@@ -149,25 +149,22 @@ class Errand:
         except FedXError as error:
             return self._refused(error)
 
-    def keep_late(self) -> bool:
-        """Keep an answer that came too late, for people to look at; tell whether all is done."""
-        store, job = self.office.store, self.job
+    def note_late(self) -> bool:
+        """Write an answer that came too late into the book; tell whether there is no more to see.
+
+        It stays where it is for people to look at, until ``fedx gc``.
+        """
+        job = self.job
         if not isinstance(report := self.answer(), ClientReport):
             return report is not None or time.monotonic() > self._ends
-        place = f"late/{job.round_index:04d}/{job.client}.{job.attempt}"
-        if (said := store.read(job.report_key, MANIFEST_SIZE)) is not None:
-            store.put(f"{place}.report", said)
-        if report.uplink is not None:
-            try:
-                store.put(place, store.get(report.uplink))
-            except FedXError as error:
-                self._refused(error)
+        kept = report.uplink.key if report.uplink else job.report_key
         audit.note(
             self.office.registry.folder, "late", run=job.run, round_index=job.round_index,
-            client=job.client, attempt=job.attempt, kept=place,
+            client=job.client, attempt=job.attempt, kept=kept,
         )  # fmt: skip
         self.office.warn(
-            f"{job.client} answered round {job.round_index} too late; kept as {place}, not counted"
+            f"{job.client} answered round {job.round_index} too late; kept as {kept} until "
+            "`fedx gc`, and not counted"
         )
         return True
 

@@ -72,8 +72,7 @@ class AtSites:
 
     def server_step(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
         """Call it, as a task if a flow runs this."""
-        if name == "commit":
-            self._keep_late()  # before the round's payloads are forgotten
+        self._note_late()
         return server_task(name, step, arguments) if self.engine else step(*arguments)
 
     def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
@@ -121,10 +120,10 @@ class AtSites:
                 self._late += waiting
                 yield from (late(errand.job) for errand in waiting)
                 waiting = []
-            self._keep_late()
+            self._note_late()
 
-    def _keep_late(self) -> None:
-        self._late = [errand for errand in self._late if not errand.keep_late()]
+    def _note_late(self) -> None:
+        self._late = [errand for errand in self._late if not errand.note_late()]
 
     def office(self, place: Place) -> Office:
         """Open what a run needs, once: clients of S3 and models take long to make."""
