@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedx_core import config, examples
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import DataError, SiteError
+from fedx_core.errors import DataError, SiteError, StoreError
 from fedx_core.sites.registry import Registry
 
 PARTS = ("train", "test")
@@ -32,8 +32,7 @@ def write(experiment: ExperimentConfig, name: str, root: Path, registry: Registr
         StoreError: the file can't be written.
     """
     prepared, folder = root / name / "prepared", root / name / "shards"
-    shards = [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
-    if shards:
+    if shards := _simulated(folder):
         raise DataError(
             f"{folder} holds shards of a simulation ({', '.join(shards[:3])}, ...); move them "
             "away, or give the coordinator another data root"
@@ -54,6 +53,16 @@ def write(experiment: ExperimentConfig, name: str, root: Path, registry: Registr
             beside, {"class_names": classes, "clients": clients, "settings": settings}
         )
     return folder / examples.MANIFEST
+
+
+def _simulated(folder: Path) -> list[str]:
+    """Name the shards that lie in a folder."""
+    try:
+        return [path.name for path in sorted(folder.glob("*")) if path.is_dir()]
+    except OSError as error:
+        raise StoreError(
+            f"can't read {folder}: {error.strerror}; choose another --data-root"
+        ) from error
 
 
 def _sizes(registry: Registry, site: str) -> dict[str, int]:

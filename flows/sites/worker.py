@@ -11,11 +11,19 @@ how the flow run went. Prefect's engine never starts.
 
 import copy
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import anyio
 import httpx
 from anyio.abc import TaskStatus
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 from prefect.utilities.engine import propose_state
@@ -23,6 +31,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker
 
 from fedx_core.errors import FedXError
 from fedx_core.sites import audit
+from flows.locks import exclusive
 from flows.sites import command
 from flows.sites.folders import site_home
 
@@ -40,6 +49,7 @@ TEMPLATE: dict[str, Any] = {
 }
 """Of the work pool: there is nothing to fill in, and what stands there is never read."""
 
+STOPPED = "the site's worker was stopped; the coordinator asks again"
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Seconds between attempts to report an end while Prefect's server is away."""
 
@@ -78,6 +88,20 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
 
     def __init__(self, work_pool_name: str, *, limit: int | None = None, **named: Any) -> None:
         super().__init__(work_pool_name, limit=limit or 1, **named)
+        self._at_work: set[UUID] = set()
+        self._looked_back = False
+
+    async def start(self, *arguments: Any, **named: Any) -> None:
+        """Work until stopped; a site has one worker, so that it knows what earlier ones left."""
+        with exclusive(site_home() / ".worker.lock", _taken):
+            await super().start(*arguments, **named)
+
+    async def sync_with_backend(self) -> None:
+        """Say that the worker lives, and the first time look for what an earlier one left."""
+        await super().sync_with_backend()
+        if not self._looked_back:
+            await self._end_left_over()
+            self._looked_back = True
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
@@ -91,6 +115,13 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
         task_status: TaskStatus[Any] | None = None,
     ) -> Told:
         """Hand one order to the command, and tell Prefect what came of it."""
+        self._at_work.add(flow_run.id)
+        try:
+            return await self._run(flow_run, task_status)
+        finally:
+            self._at_work.discard(flow_run.id)
+
+    async def _run(self, flow_run: "FlowRun", task_status: TaskStatus[Any] | None) -> Told:
         wanted = False
         with suppress(Abort):
             wanted = (await propose_state(self.client, Running(), flow_run.id)).is_running()
@@ -101,7 +132,7 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
                 end = await self._end(flow_run)
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(5, shield=True):
-                    await self._tell(flow_run.id, Crashed(message="the site's worker was stopped"))
+                    await self._tell(flow_run.id, Crashed(message=STOPPED))
                 raise
             await self._tell(flow_run.id, end)
         return Told()
@@ -123,6 +154,20 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
         """Write a refusal down here; of what it says, which may name folders, Prefect gets none."""
         audit.note(site_home(), "refused", code=code, said=said, flow_run=str(flow_run.id))
         return Failed(message=f"{code}: refused; the site's {audit.FILE} says why")
+
+    async def _end_left_over(self) -> None:
+        """End the flow runs of a worker that was killed, or nobody would ring here again."""
+        unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        found = await self.client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))
+            ),
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name])),
+        )
+        for left in found:
+            if left.id not in self._at_work | self._submitting_flow_run_ids:
+                cancelled = left.state is not None and left.state.is_cancelling()
+                await self._tell(left.id, (Cancelled if cancelled else Crashed)(message=STOPPED))
 
     async def _wanted(self, flow_run_id: "UUID") -> bool:
         """Say whether nobody has cancelled a flow run; while Prefect is away, nobody has."""
@@ -148,3 +193,10 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
                 await anyio.sleep(pause)
             else:
                 return
+
+
+def _taken() -> NoReturn:
+    raise SystemExit(
+        f"another worker of this site is at work ({site_home() / '.worker.lock'} is held); end it "
+        "first, or name another site's folder in FEDX_SITE_HOME"
+    )

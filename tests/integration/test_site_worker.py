@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bed import ROOT
@@ -95,13 +96,13 @@ class Site:
         raise AssertionError(f"not all ended: {found}")
 
     @contextmanager
-    def worker(self, kind: str) -> Iterator[None]:
-        """Run a worker of a type on the site's pool."""
-        log = self.folder / f"{kind}.log"
+    def worker(self, kind: str, name: str = "first") -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a worker of a type on the site's pool, and kill it at the end."""
+        log = self.folder / f"{kind}-{name}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", "worker", "start", "--type", kind,
-                 "--pool", POOL, "--name", f"north-{kind}", "--install-policy", "never"],
+                 "--pool", POOL, "--name", f"north-{name}", "--install-policy", "never"],
                 cwd=self.folder,
                 env=self.environment,
                 stdout=out,
@@ -109,9 +110,10 @@ class Site:
                 start_new_session=True,
             )  # fmt: skip
             try:
-                yield
+                yield process
             finally:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 print(log.read_text()[-4000:])
 
@@ -228,21 +230,65 @@ def test_a_site_runs_nothing_that_prefect_tells_it_and_writes_down_each_attempt(
     assert [name for name in runs if not site.canary(name).exists()] == []
 
 
-def test_a_cancelled_order_ends_at_the_site_too(site: Site) -> None:
+@contextmanager
+def an_order_that_waits(site: Site) -> Iterator[tuple[socket.socket, str]]:
+    """Have the site's worker carry out an order whose plan never comes.
+
+    Returns:
+        The connection on which the site's command waits, and the flow run.
+    """
     deployment = site.prefect.get("/deployments/name/fedx-site/north")
     assert deployment is not None
-    with socket.create_server(("127.0.0.1", 0)) as silent, site.worker("fedx-site"):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(120)
         plan_at = f"http://127.0.0.1:{silent.getsockname()[1]}/plan"
         text = order(site.coordinator, site.keys, plan_at=plan_at)
         run = site.start(deployment["id"], parameters={"order": text})
-        asking, _ = silent.accept()  # it waits for its plan, and may do so for a minute
+        asking, _ = silent.accept()
         with asking:
             asking.settimeout(30)
             assert asking.recv(4) == b"GET "
-            assert site.state(run)["type"] == "RUNNING"
-            cancelling = {"type": "CANCELLING", "name": "Cancelling"}
-            site.prefect.post(f"/flow_runs/{run}/set_state", {"state": cancelling})
-            while asking.recv(4096):
-                pass  # until the site hangs up, for its process is gone
+            yield asking, run
+
+
+def test_a_cancelled_order_ends_at_the_site_too(site: Site) -> None:
+    with site.worker("fedx-site"), an_order_that_waits(site) as (asking, run):
+        assert site.state(run)["type"] == "RUNNING"
+        cancelling = {"type": "CANCELLING", "name": "Cancelling"}
+        site.prefect.post(f"/flow_runs/{run}/set_state", {"state": cancelling})
+        while asking.recv(4096):
+            pass  # until the site hangs up, for its process is gone
         assert site.ends({"it": run})["it"]["type"] == "CANCELLED"
+
+
+def test_what_a_killed_worker_has_left_ends_when_the_next_one_starts(site: Site) -> None:
+    with site.worker("fedx-site") as worker, an_order_that_waits(site) as (_, run):
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.wait()
+        assert site.state(run)["type"] == "RUNNING"
+        with site.worker("fedx-site", "next"):
+            assert site.ends({"it": run})["it"]["type"] == "CRASHED"
+        # The command outlives its worker, and would have finished its work.
+        left = commands_of(site)
+        assert len(left) == 1
+        left[0].kill()
+
+
+def commands_of(site: Site) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            at_home = process.environ().get("FEDX_SITE_HOME") == str(site.home)
+            if at_home and process.cmdline()[1:] == list(command.COMMAND[1:]):
+                found.append(process)
+    return found
+
+
+def test_a_site_has_one_worker(site: Site) -> None:
+    with site.worker("fedx-site"):
+        deadline = time.monotonic() + 60
+        while not (site.home / ".worker.lock").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        with site.worker("fedx-site", "second") as second:
+            assert second.wait(timeout=120) == 1
+        assert "another worker of this site" in (site.folder / "fedx-site-second.log").read_text()
