@@ -131,3 +131,15 @@ def test_methods_lists_all_and_writes_the_grid_of_ones_trials(
     written = yaml.safe_load((tmp_path / "tune.yaml").read_text())
     assert written == preset.tuning_grid("feddst", "synthetic")
     assert fedx("methods", "--tuning", "tune.yaml") == 2
+
+
+def test_the_page_on_methods_names_what_is_tuned() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    for method in METHODS:
+        if tuning := preset.of(method).tuning:
+            shown = {
+                path: ", ".join(str(v).lower() if isinstance(v, bool) else str(v) for v in values)
+                for path, values in tuning.items()
+            }
+            said = "; ".join(f"`{path}`: {values}" for path, values in shown.items())
+            assert f"| `{method}` | {said} |" in page
