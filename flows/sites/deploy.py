@@ -68,14 +68,17 @@ def deploy(site: str) -> str:
         The deployment's name, ``fedx-site/<site>``.
 
     Raises:
-        RunError: Prefect's server does not answer, or refuses.
+        RunError: no Prefect server is named, or it does not answer, or refuses.
     """
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.settings import PREFECT_API_URL
 
     from flows.sites.worker import TEMPLATE, TYPE
 
+    if not PREFECT_API_URL.value():
+        raise RunError("PREFECT_API_URL names no Prefect server; set it to that of the rounds")
     pool = WorkPoolCreate(
         name=pool_of(site),
         type=TYPE,

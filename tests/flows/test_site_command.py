@@ -9,7 +9,7 @@ import anyio
 import psutil
 import pytest
 
-from fedx_core.errors import PayloadError, TooBigError
+from fedx_core.errors import PayloadError, RunError, TooBigError
 from fedx_core.sites import audit, orders
 from flows.sites import command, deploy
 from flows.sites.worker import SiteJob, SiteWorker
@@ -78,10 +78,18 @@ def test_the_template_of_the_pool_has_nothing_to_fill_in() -> None:
 
 
 def test_the_flow_behind_the_deployment_refuses_to_run() -> None:
-    from fedx_core.errors import RunError
-
     with pytest.raises(RunError, match="fedx-site"):
         deploy.fedx_site.fn(ORDER)
+
+
+def test_sites_are_deployed_only_at_a_server_that_somebody_has_named() -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(RunError, match="PREFECT_API_URL"),
+    ):
+        deploy.deploy("north")
 
 
 async def _always() -> bool:
