@@ -1,7 +1,9 @@
 """Institutions that own their data: what runs at them, and how the server's loop reaches them.
 
     runtime  `run_at: sites`: orders out, reports in
-    serve    a site that stays at work, with model and data in memory
+    errands  one of those orders, until it is answered; inboxes: where they lie
+    waking   Prefect as the doorbell of a site that does not look into its inbox
+    serve    a site that stays at work, with model and data in memory; post: its letters
     worker   the Prefect worker `fedx-site`: a sealed order in, a fixed command, nothing else
     take     that command: one order from stdin
     deploy   the work pool and the deployment by which the coordinator wakes a site

@@ -1,158 +1,38 @@
 """Rounds at sites that hold keys, data and approvals, and nothing of the coordinator's store."""
 
-import base64
-import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from bed import ROOT, Bed, tiny
+from bed import Bed, tiny
 from fedx_core.client import Place, train
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ConfigError, QuorumError
+from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
 from fedx_core.journal import Journal
 from fedx_core.messages import ClientFailure, ClientJob, ClientReport
-from fedx_core.runtime import InProcess, Outcome
+from fedx_core.runtime import InProcess
 from fedx_core.sites import notes, serving
 from fedx_core.sites import presigner as presigning
-from fedx_core.sites.home import Home
-from fedx_core.sites.registry import Registry
 from fedx_core.sites.wire import Wire
-from fedx_core.start import Setting
 from fedx_core.store import Store, open_store
-from flows.cli import app
+from flows.runtimes import choose
 from flows.sites.errands import Errand
 from flows.sites.post import Post
 from flows.sites.runtime import AtSites
-from flows.sites.serve import Serving, take
+from flows.sites.serve import take
+from institutions import Sites, answer, errand, first_jobs
 
 pytestmark = pytest.mark.integration
-
-CLIENTS = ("client-00", "client-01", "client-02")
-
-
-@dataclass
-class Sites:
-    """A coordinator's folder and a folder for each of its sites, with that site's shard alone.
-
-    Args:
-        folder: of all of them.
-        bed: with the data.
-        bucket: URI.
-    """
-
-    folder: Path
-    bed: Bed
-    bucket: str
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.registry = Registry(self.folder / "coordinator")
-        for name in CLIENTS:
-            home = self.home(name)
-            home.enroll(name)
-            home.trust(self.registry.keys.public)
-            self.registry.admit(home.keys.public)
-            shard = self.bed.data / "synthetic" / "shards" / name
-            shutil.copytree(shard, self.shards(name) / name)
-
-    def home(self, name: str) -> Home:
-        return Home(self.folder / name)
-
-    def shards(self, name: str) -> Path:
-        return self.folder / f"shards-of-{name}"
-
-    def runtime(self, **named: Any) -> AtSites:
-        return AtSites(1, self.registry, self.said.append, **named)
-
-    def setting(self, run: str) -> Setting:
-        setting = self.bed.setting(run)
-        return replace(setting, place=replace(setting.place, store=f"{self.bucket}/sites/{run}"))
-
-    def serving(self, name: str) -> Serving:
-        return Serving(self.home(name), self.shards(name), Wire(), self.said.append)
-
-    def invite(self, name: str) -> Path:
-        """Have the coordinator's people write a site's invitation."""
-        path = self.folder / f"{name}.invitation"
-        arguments = [
-            "site", "invite", name, "--store", f"{self.bucket}/sites", "--out", str(path),
-            "--coordinator-home", str(self.registry.folder),
-        ]  # fmt: skip
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return path
-
-    def welcome(self, site: Serving) -> None:
-        """Carry an invitation to a site."""
-        site.invited(base64.b64decode(self.invite(site.home.keys.name).read_bytes()))
-
-    def agree(self, *names: str) -> None:
-        """Have a site's people agree to whatever waits."""
-        for name in names or CLIENTS:
-            approvals = self.home(name).approvals
-            for asked in approvals.asked():
-                approvals.approve(asked.sha256)
-
-    def book(self, name: str) -> list[dict[str, Any]]:
-        """What a site, or the coordinator, has written down."""
-        path = self.folder / name / "audit.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()]
-
-    @contextmanager
-    def process(self, name: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """A warm site as a process, with none of our environment but what Python needs."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "OMP_NUM_THREADS": "1",
-            "FEDX_SITE_HOME": str(self.home(name).folder),
-            "FEDX_SHARDS": str(self.shards(name)),
-        }
-        log = (self.folder / f"{name}.log").open("ab")
-        command = (sys.executable, "-m", "flows.cli", "site", "serve", *arguments)
-        with log, subprocess.Popen(command, env=environment, stderr=log, cwd=self.folder) as site:
-            try:
-                yield site
-            finally:
-                site.kill()
 
 
 @pytest.fixture
 def sites(tmp_path: Path, bed: Bed, s3: str, request: pytest.FixtureRequest) -> Sites:
     return Sites(tmp_path / "sites", bed, f"{s3}/{request.node.name[:40]}")
-
-
-@dataclass(frozen=True)
-class Asking(InProcess):
-    """A runtime that keeps what the first round asks of its clients, and trains nobody."""
-
-    jobs: list[ClientJob] = field(default_factory=list)
-
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        self.jobs.extend(jobs)
-        for job in jobs:
-            yield ClientFailure(client=job.client, attempt=job.attempt, reason="nobody asked")
-
-
-def first_jobs(setting: Setting, settings: ExperimentConfig) -> dict[str, ClientJob]:
-    """Begin a run, and return what its first round asks of each client."""
-    asking = Asking()
-    with pytest.raises(QuorumError):
-        list(federate(settings, setting, asking))
-    return {job.client: job for job in asking.jobs if job.attempt == 0}
 
 
 def what_came(store: str) -> tuple[object, ...]:
@@ -164,22 +44,10 @@ def what_came(store: str) -> tuple[object, ...]:
     )
 
 
-def errand(sites: Sites, runtime: AtSites, setting: Setting, job: ClientJob) -> Errand:
-    return Errand(runtime.office(setting.place), job, sites.registry.site(job.client))
-
-
-def answer(site: Serving) -> None:
-    """Let a site take what lies in its inbox, agreeing to what it is asked."""
-    site.fetch()
-    site.answer_all()
-    for asked in site.home.approvals.asked():
-        site.home.approvals.approve(asked.sha256)
-    site.answer_all()
-
-
 def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
-    sites: Sites, bed: Bed
+    sites: Sites, bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(sites.registry.folder))
     here, there = bed.setting("here"), sites.setting("there")
     list(federate(tiny(), here, InProcess(1)))
     done = threading.Event()
@@ -196,7 +64,8 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
             sites.process("client-01", "--invitation", str(sites.invite("client-01"))),
             sites.process("client-02", "--invitation", str(sites.invite("client-02"))),
         ):
-            reports = list(federate(tiny(), there, sites.runtime()))
+            with choose("sites", 1, there.place, sites.said.append, engine=False) as runtime:
+                reports = list(federate(tiny(), there, runtime))
             known = Path(f"/proc/{first.pid}/environ").read_bytes()
     finally:
         done.set()
