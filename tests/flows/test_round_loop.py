@@ -14,7 +14,7 @@ from fedx_core import plugins
 from fedx_core.federation import federate
 from fedx_core.models.catalogue import CATALOGUE
 from fedx_core.runtime import InProcess
-from flows import again, form
+from flows import again, form, preset
 from flows.experiment import Request
 from flows.round_loop import fedx
 
@@ -26,6 +26,7 @@ def test_the_choices_of_the_form_are_the_plug_ins_the_models_and_the_data_sets()
     assert FIELDS["method"]["enum"] == [form.AS_SET, *plugins.names("methods")]
     assert FIELDS["relevance"]["enum"] == [form.AS_SET, *plugins.names("relevance")]
     assert FIELDS["model"]["enum"] == [form.AS_SET, *CATALOGUE]
+    assert FIELDS["preset"]["enum"] == [form.AS_SET, *preset.NAMES]
     assert set(tiny().datasets) < set(FIELDS["dataset"]["enum"])
     assert FIELDS["run_at"]["enum"] == ["here", "threads", "processes", "dask", "work-pools"]
 
@@ -35,7 +36,7 @@ def test_every_field_has_a_description_a_default_and_a_place() -> None:
     assert all("default" in field for field in FIELDS.values())
     positions = [field["position"] for field in FIELDS.values()]
     assert positions == sorted(positions)
-    assert list(FIELDS)[:4] == ["dataset", "model", "method", "relevance"]
+    assert list(FIELDS)[:5] == ["dataset", "model", "method", "preset", "relevance"]
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,16 @@ def test_lines_over_rates_begin_at_fedavg_and_a_model_of_ones_own_is_not_among_t
     assert "spafl" not in found
 
 
+def test_scores_that_are_printed_elsewhere_stand_hollow_beside_their_series() -> None:
+    printed = {"fedx (lrp)": {0.5: 0.75}, "feddip": {0.5: 0.6}}
+    figure = tradeoffs.against_rate(POINTS, "overall_accuracy", printed=printed)
+    (mark,) = (line for line in figure.axes[0].lines if line.get_label() == "in the paper's text")
+    assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([0.5], [0.75])
+    assert mark.get_markerfacecolor() == "none"
+    ours = next(line for line in figure.axes[0].lines if line.get_label() == "fedx (lrp)")
+    assert mark.get_markeredgecolor() == ours.get_color()
+
+
 def test_intervals_are_drawn_where_there_are_seeds() -> None:
     figure = tradeoffs.against_rate(POINTS, "overall_accuracy")
     bars = [bar.lines[2][0].get_segments()[0] for bar in figure.axes[0].containers]
