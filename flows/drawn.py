@@ -22,7 +22,7 @@ SHARE = ".1%"
 
 def write_all(
     records: Sequence[Record],
-    metric: str,
+    metric: str | None,
     folder: Path,
     stem: str = "score",
     note: str = "",
@@ -32,7 +32,7 @@ def write_all(
 
     Args:
         records: finished runs, at least one with the metric.
-        metric: of the test set.
+        metric: of the test set; None takes the paper's for each data set's kind of labels.
         folder: made where it is missing.
         stem: what the files' names begin with.
         note: above each figure.
@@ -49,9 +49,9 @@ def write_all(
 
     found = points.points(records, metric)
     draw: Mapping[str, Callable[[Sequence[Point]], Figure]] = {
-        "by-rate": lambda own: tradeoffs.against_rate(own, metric, note, printed),
-        "by-alive": lambda own: tradeoffs.against_alive(own, metric, note),
-        "by-mib": lambda own: tradeoffs.against_bytes(own, metric, note),
+        "by-rate": lambda own: tradeoffs.against_rate(own, own[0].metric, note, printed),
+        "by-alive": lambda own: tradeoffs.against_alive(own, own[0].metric, note),
+        "by-mib": lambda own: tradeoffs.against_bytes(own, own[0].metric, note),
     }
     across: Mapping[str, Callable[[Point], float | None]] = {
         "by-rate": lambda p: p.rate,
@@ -66,7 +66,7 @@ def write_all(
             if any(across[kind](point) is not None for point in own):
                 said = "-".join([stem, kind, *([dataset] if len(datasets) > 1 else [])])
                 names += files.save(folder, said, figure(own))
-    return [*names, *save_table(table(found, metric, stem, printed), folder)]
+    return [*names, *save_table(table(found, stem, printed), folder)]
 
 
 def save_table(table: Table, folder: Path) -> list[str]:
@@ -77,22 +77,21 @@ def save_table(table: Table, folder: Path) -> list[str]:
     return list(contents)
 
 
-def table(
-    found: Sequence[Point], metric: str, name: str, printed: Printed = MappingProxyType({})
-) -> Table:
+def table(found: Sequence[Point], name: str, printed: Printed = MappingProxyType({})) -> Table:
     """Put points into a table, a line each; with a column of others' scores where there are any."""
-    share = SHARE if metric != "loss" else ".3f"
+    share = ".3f" if any(point.metric == "loss" for point in found) else SHARE
     return Table(
         name=name,
-        title=f"Test {metric} after the last round, mean over seeds with its 95 % interval",
+        title="Test scores after the last round, means over seeds with their 95 % intervals",
         columns=[
             Column("data set"), Column("model"), Column("series"), Column("q", "g"),
-            Column("parameters alive", ",.0f"), Column("MiB", ",.2f"), Column("score", share),
+            Column("parameters alive", ",.0f"), Column("MiB", ",.2f"), Column("metric"),
+            Column("score", share),
             Column("from", share), Column("to", share),
             *([Column("paper", share)] if printed else []), Column("seeds", "d"), Column("runs"),
         ],
         rows=[
-            [p.dataset, p.model, p.series, p.rate, p.alive, p.mib, p.score, p.low, p.high,
+            [p.dataset, p.model, p.series, p.rate, p.alive, p.mib, p.metric, p.score, p.low, p.high,
              *([printed.get(p.series, {}).get(p.rate or 0.0)] if printed else []),
              len(p.runs), " ".join(p.runs)]
             for p in found

@@ -19,6 +19,7 @@ from statistics import fmean
 from typing import Any
 
 from fedx_core import plugins
+from fedx_core.evaluation import LOWER_IS_BETTER
 from flows import compare
 from flows.paired import half_width
 from flows.record import Record
@@ -43,6 +44,7 @@ class Point:
         model: name in the catalogue.
         method: a file of ``fedx_core/methods``.
         series: what the setting is without its rate and its model, for people.
+        metric: that the score is of.
         runs: names, in order of seeds.
         rate: see above.
         alive: see above; None where a model is missing.
@@ -57,6 +59,7 @@ class Point:
     model: str
     method: str
     series: str
+    metric: str
     runs: tuple[str, ...]
     rate: float | None
     alive: float | None
@@ -67,24 +70,28 @@ class Point:
     high: float | None = None
 
 
-def points(records: Sequence[Record], metric: str) -> list[Point]:
+def points(records: Sequence[Record], metric: str | None = None) -> list[Point]:
     """Put runs together that differ in nothing but their seed.
 
     Args:
         records: finished runs; those without the metric are left out.
-        metric: of the test set.
+        metric: of the test set; None takes the paper's for each run's kind of labels.
 
     Returns:
         In the order in which the settings first appear, of each series the smallest rate first.
     """
-    there = [record for record in records if metric in record.reports[-1].metrics]
+    metrics = {r.name: metric or compare.metric_of(r.reports) for r in records}
+    there = [r for r in records if metrics[r.name] in r.reports[-1].metrics]
     flat = {record.name: compare.in_effect(record.settings) for record in there}
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in there:
         groups[_key(flat[record.name], "seed")].append(record)
     names = _series([flat[group[0].name] for group in groups.values()])
     seeds = _common_seeds(groups.values())
-    found = [_point(group, flat[group[0].name], names, seeds, metric) for group in groups.values()]
+    found = [
+        _point(group, flat[group[0].name], names, seeds, metrics[group[0].name])
+        for group in groups.values()
+    ]
     order = {point.series: number for number, point in reversed(list(enumerate(found)))}
     return sorted(found, key=lambda p: (order[p.series], p.rate is None, p.rate or 0.0))
 
@@ -97,10 +104,14 @@ def front(found: Iterable[Point]) -> list[Point]:
     """
     best: list[Point] = []
     rivals = [point for point in found if point.mib and not point.personal]
-    for point in sorted(rivals, key=lambda p: (p.mib, -p.score)):
-        if not best or point.score > best[-1].score:
+    for point in sorted(rivals, key=lambda p: (p.mib, -_goodness(p))):
+        if not best or _goodness(point) > _goodness(best[-1]):
             best.append(point)
     return best
+
+
+def _goodness(point: Point) -> float:
+    return -point.score if point.metric in LOWER_IS_BETTER else point.score
 
 
 def rows(found: Iterable[Point]) -> list[dict[str, Any]]:
@@ -145,6 +156,7 @@ def _point(
         dataset=settings.dataset,
         model=settings.model.name,
         method=settings.method.name,
+        metric=metric,
         series=names[_key(flat, *_apart(flat))],
         runs=tuple(record.name for record in taken),
         rate=_rate(flat, taken),

@@ -102,7 +102,7 @@ def compare(
     averaged = over_seeds.rows(sweep, rows) if sweep is not None else {}
     if table is not None:
         answers.save(table, answers.as_csv(rows))
-    drawn = _drawn(records, chosen, figures)
+    drawn = _drawn(records, metric, figures)
     parted = _by_client(records) if by_client else []
     if as_json:
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
@@ -121,7 +121,7 @@ def compare(
         print(f"\n{figures}")
 
 
-def _drawn(records: Sequence["Record"], metric: str, folder: Path | None) -> dict[str, Any]:
+def _drawn(records: Sequence["Record"], metric: str | None, folder: Path | None) -> dict[str, Any]:
     """Write figures where somebody asked for them, and name them."""
     if folder is None:
         return {}

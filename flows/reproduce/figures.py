@@ -8,7 +8,7 @@ from fedx_core import start
 from fedx_core.client import Place
 from fedx_core.errors import DataError, RunError
 from fedx_core.start import Setting
-from flows import compare, drawn, grid, preset, run_folder
+from flows import drawn, grid, preset, run_folder
 from flows.grid import Cell, Grid
 from flows.partition import partition
 from flows.prepare import prepare
@@ -108,10 +108,9 @@ def draw(figure: Figure, run_root: Path) -> list[str]:
     note = about(figure, len(there))
     if figure.name == "fig3":
         return _units(figure, records, note)
-    metric = compare.metric_of(records[0].reports)
     own = figure.scale.dataset in (None, printed.DATASET) and not figure.scale.dry
     named = printed.SCORES.get(figure.name, {}) if own else {}
-    return drawn.write_all(records, metric, figure.folder, figure.name, note, named)
+    return drawn.write_all(records, None, figure.folder, figure.name, note, named)
 
 
 def about(figure: Figure, there: int) -> str:

@@ -1,5 +1,6 @@
 """Runs as points: over seeds, in series, and which of them nothing beats."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,11 +103,19 @@ def test_parameters_alive_are_those_of_the_model_that_are_not_zero(tmp_path: Pat
     assert found(record("gone", 0.5, tmp_path))[0].alive is None
 
 
-def at(score: float, mib: float) -> Point:
+def at(score: float, mib: float, metric: str = "micro_map") -> Point:
     return Point(
-        dataset="d", model="m", method="fedx", series="s", runs=("r",), rate=0.5, alive=None,
-        mib=mib, score=score,
+        dataset="d", model="m", method="fedx", series="s", metric=metric, runs=("r",), rate=0.5,
+        alive=None, mib=mib, score=score,
     )  # fmt: skip
+
+
+def test_each_data_set_has_the_metric_of_its_labels() -> None:
+    many = record("many", 0.3, dataset="countries")
+    many = replace(many, reports=(replace(many.reports[-1], metrics={"micro_map": 0.3}),))
+    one = record("one", 0.5)
+    assert [p.metric for p in points.points([many, one])] == ["micro_map", "overall_accuracy"]
+    assert [p.runs for p in points.points([many, one], "micro_map")] == [("many",)]
 
 
 def test_the_front_holds_what_nothing_beats_in_both() -> None:
@@ -114,3 +123,5 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     best = [at(0.5, 10), at(0.7, 20), at(0.9, 40)]
     beaten = [at(0.4, 10), at(0.7, 30), at(0.6, 25)]
     assert points.front([*reversed(best), *beaten, bound]) == best
+    losses = [at(score, mib, "loss") for score, mib in ((0.5, 10), (0.7, 20), (0.2, 30))]
+    assert points.front(losses) == [losses[0], losses[2]]

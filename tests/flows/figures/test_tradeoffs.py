@@ -12,7 +12,8 @@ def point(
     personal: bool = False, half: float | None = None,
 ) -> Point:  # fmt: skip
     return Point(
-        dataset="synthetic", model=model, method=series.split()[0], series=series, runs=("r",),
+        dataset="synthetic", model=model, method=series.split()[0], series=series,
+        metric="overall_accuracy", runs=("r",),
         rate=rate, alive=None if rate is None else 1e5 * (1 - rate) + 1, mib=mib, score=score,
         personal=personal,
         low=None if half is None else score - half, high=None if half is None else score + half,
