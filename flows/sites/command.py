@@ -35,6 +35,8 @@ PASSED_ON = (
 
 WATCH_SECONDS = 2.0
 """How often we ask whether the work is still wanted."""
+GRACE_SECONDS = 5.0
+"""What the command gets to end by itself: its answer may be stored, and the coordinator content."""
 ANSWER_LENGTH = 4096
 
 
@@ -80,11 +82,11 @@ async def carry_out(order: str, wanted: Callable[[], Awaitable[bool]]) -> Mappin
 
     Returns:
         ``{"done": text}``; ``{"error": {"code", "message", ...}}``, of a command that died, too; or
-        None if the work was not wanted any more, and its processes were killed.
+        None if the work was not wanted any more, and its processes were killed for it.
     """
     import anyio
 
-    unwanted = False
+    killed = False
     process = await anyio.open_process(
         COMMAND,
         stdin=subprocess.PIPE,
@@ -95,10 +97,12 @@ async def carry_out(order: str, wanted: Callable[[], Awaitable[bool]]) -> Mappin
     )
 
     async def watch() -> None:
-        nonlocal unwanted
-        while not unwanted:
+        nonlocal killed
+        await anyio.sleep(WATCH_SECONDS)
+        while await wanted():
             await anyio.sleep(WATCH_SECONDS)
-            unwanted = not await wanted()
+        await anyio.sleep(GRACE_SECONDS)
+        killed = True
         _kill(process)
 
     try:
@@ -111,7 +115,7 @@ async def carry_out(order: str, wanted: Callable[[], Awaitable[bool]]) -> Mappin
         _kill(process)
         with anyio.CancelScope(shield=True):
             await process.aclose()
-    return None if unwanted else _understood(said, code)
+    return None if killed else _understood(said, code)
 
 
 async def _talk(process: "Process", order: str) -> bytes:

@@ -20,8 +20,9 @@ from flows.sites.inboxes import Inboxes, Sent
 LONGEST_PAUSE = 600.0
 """Seconds between two calls of a site that does not take its order, at most."""
 
-Wake = Callable[[ClientJob, bytes], None]
-"""Has a site's worker take a letter, since the site does not look for it itself."""
+Wake = Callable[[ClientJob, bytes], bool | None]
+"""Has a site's worker take a letter, since the site does not look for it itself; says whether that
+could not be tried and is to be tried again soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +189,9 @@ class Errand:
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
         self._calls = time.monotonic() + self._pause
         if self.office.wake is not None:
-            self.office.wake(self.job, self._sent.letter)
+            if self.office.wake(self.job, self._sent.letter):
+                self._pause = self.office.patience
+                self._calls = time.monotonic() + self._pause
         elif not (self._warned or self._waits):
             self._warned = True
             client = self.job.client

@@ -47,15 +47,19 @@ class Waking:
         finally:
             self._ask.__exit__(kind, error, trace)
 
-    def __call__(self, job: ClientJob, letter: bytes) -> None:
-        """Start a flow run, unless the site has one that has not ended."""
+    def __call__(self, job: ClientJob, letter: bytes) -> bool:
+        """Start a flow run, unless the site has one that has not ended.
+
+        Returns:
+            Whether to try again soon, since Prefect's server did not answer.
+        """
         from prefect.exceptions import ObjectNotFound
 
         try:
             if (run_id := self._rung.get(job.client)) is not None:
                 runs = children.read(self._ask, [run_id])
                 if any(run.state is not None and not run.state.is_final() for run in runs):
-                    return
+                    return False
                 if runs and runs[0].state is not None and runs[0].state.message:
                     self._tell(f"{job.client}: {runs[0].state.message}")
             self._ring(job, letter)
@@ -67,6 +71,8 @@ class Waking:
             )
         except Away as error:
             self._tell(f"Prefect's server does not answer ({error}), so {job.client} is not woken")
+            return True
+        return False
 
     def _ring(self, job: ClientJob, letter: bytes) -> None:
         from prefect.deployments import run_deployment

@@ -183,7 +183,9 @@ class SiteWorker(BaseWorker[SiteJob, BaseVariables, Told]):
         """Report a flow run's end, again and again while Prefect is away."""
         for pause in (*PAUSES, None):
             try:
-                await propose_state(self.client, state, flow_run_id)
+                found = await propose_state(self.client, state, flow_run_id)
+                if found.is_cancelling():  # the one end that Prefect takes then
+                    await propose_state(self.client, Cancelled(message=state.message), flow_run_id)
             except (Abort, ObjectNotFound):
                 return  # somebody else has ended it, or removed it
             except httpx.HTTPError as error:

@@ -143,6 +143,7 @@ def test_work_that_nobody_wants_any_more_is_killed_with_all_that_it_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(command, "GRACE_SECONDS", 0.05)
     pids = tmp_path / "pids"
     program = (
         "import os, subprocess, sys, time\n"
@@ -161,6 +162,12 @@ def test_work_that_nobody_wants_any_more_is_killed_with_all_that_it_started(
     while any(map(_alive, left)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_alive, left))
+
+
+def test_work_that_is_cancelled_at_its_end_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "WATCH_SECONDS", 0.0)
+    program = 'import time; time.sleep(0.5); print(\'{"done": "all"}\')'
+    assert carry_out(monkeypatch, program, wanted=_never) == {"done": "all"}
 
 
 def _alive(pid: int) -> bool:

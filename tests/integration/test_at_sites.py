@@ -279,6 +279,25 @@ def test_a_site_that_does_not_look_into_its_inbox_is_woken_with_the_same_letter(
     assert len(rung) == 1
 
 
+def test_a_bell_that_nobody_heard_is_rung_again_soon(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    heard: list[bool] = []
+
+    def wake(_: object, __: bytes) -> bool:
+        heard.append(len(heard) > 9)
+        return not heard[-1]
+
+    asked = errand(sites, sites.runtime(), setting, job)
+    office = replace(asked.office, wake=wake, patience=0.05)  # doubled ten times: 51 s
+    asked = Errand(office, job, sites.registry.site(job.client))
+    asked.begin()
+    deadline = time.monotonic() + 20
+    while not any(heard) and time.monotonic() < deadline:
+        assert asked.look() is None
+    assert heard == [False] * 10 + [True]
+
+
 def test_the_same_job_with_less_time_is_not_done_again(sites: Sites) -> None:
     job = first_jobs(sites.setting("run"), tiny())["client-00"]
     hurried = replace(job, deadline=3.0, grace=1.0, needed=2)
