@@ -105,7 +105,7 @@ def launch(job: str, variant: Variant, folder: str, rounds: int) -> Result:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         peak = 0
         while process.poll() is None:
-            peak = max(peak, _proportional_bytes(process.pid))
+            peak = max(peak, proportional_bytes(process.pid))
             time.sleep(0.1)
         assert process.stdout is not None
         if process.returncode:
@@ -233,7 +233,7 @@ def _fastest(action: Callable[[], object], repeats: int = 20) -> float:
     return min(times)
 
 
-def _proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
     """Sum the proportional set sizes of a process and its children: shared pages count once."""
     total = 0
     try:
