@@ -64,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("name", "changes", "runs", "drawn"),
     [
         ("fig2", {"method.pruning_rate": 0.9}, 1 + 4, "fig2-by-rate.png"),
-        ("fig3", {}, 2, "fig3.png"),
+        ("fig3", {}, 2 * 2, "fig3.png"),
         ("fig4", {"method.pruning_rate": 0.5}, 2 + 2, "fig4-by-rate.png"),
         ("fig5", {"method.pruning_rate": 0.5, "method.sparsity": 0.5,
                   "method.prune_share": 0.2, "method.penalty": 0.001}, 1 + 2 + 3 + 1 + 1,
@@ -72,17 +72,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )  # fmt: skip
 def test_a_figures_dry_run_goes_end_to_end_on_real_patches(
-    name: str, changes: dict[str, Any], runs: int, drawn: str, patches: Path, root: Path
+    name: str,
+    changes: dict[str, Any],
+    runs: int,
+    drawn: str,
+    patches: Path,
+    root: Path,
+    shared_data: Path,
 ) -> None:
     model = ["resnet6", "convnextv2_atto"] if name == "fig4" else "resnet6"
     overrides = {
         "datasets.bigearthnet.source.source": str(patches),
         "datasets.bigearthnet.source.months": list(range(1, 13)),
+        "datasets.eurosat.source.source": str(shared_data / "eurosat_rgb.zip"),
         "training.device": "cpu",
         "model.name": model,
         **changes,
     }
-    scale = Scale(dataset="bigearthnet", dry=True, overrides=overrides)
+    both = name == "fig3"
+    scale = Scale(dataset=None if both else "bigearthnet", dry=True, overrides=overrides)
     figure = figures.planned(name, scale, ROOT / "params.yaml", root / name)
     places = Places(run_root=root / "runs", data_root=figures.dry_data(figure, root / "data"))
     shards = examples.read_manifest(places.data_root / "bigearthnet" / "shards")
