@@ -23,7 +23,8 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs forget demo test check pytest screenshots format docs bench clean \
+.PHONY: help install up down status logs forget demo test check pytest test-long screenshots format docs \
+	bench clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -91,6 +92,10 @@ check: $(INSTALLED)  ## lint, format, types and import rules
 pytest: $(INSTALLED)  ## tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not integration'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration
+
+# The figures of docs/reliability.md are what these tests print.
+test-long: $(INSTALLED)  ## tests of hours: kills, races, faults, load, a soak
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -rP
 
 screenshots: $(INSTALLED)  ## photograph the pages of Prefect, MLflow and the report for docs/
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest tests/integration/test_pages.py

@@ -367,11 +367,15 @@ class S3Store:
                 time.sleep(_PAUSE_SECONDS)
 
     def _fetched(self, key: str, limit: int | None) -> bytes:
+        from botocore.exceptions import IncompleteReadError
+
         found = self._call("get_object", key)
         with contextlib.closing(found["Body"]) as stream:
             size: int = found["ContentLength"]
             _check_size(key, size, limit)
             body: bytes = stream.read(size)
+        if len(body) != size:  # the connection has ended, which nobody else says here
+            raise IncompleteReadError(actual_bytes=len(body), expected_bytes=size)
         return body
 
     def delete(self, key: str) -> None:
@@ -413,8 +417,12 @@ class S3Store:
 
 def _status(error: StoreError) -> int:
     """Return with which HTTP status S3 has refused something; 0 where it has not answered."""
-    response = getattr(error.__cause__, "response", {})
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    from botocore.exceptions import ClientError
+
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return 0
+    return int(cause.response["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _explained(error: OSError, path: Path) -> StoreError:

@@ -130,7 +130,7 @@ def work(job: ClientJob, place: Place, point: Point | None, mid_train: bool, sai
     said.send(attempt(job, place))
 
 
-@dataclass(frozen=True)
+@dataclass
 class InProcesses:
     """Clients in processes of their own, one after another; some are killed.
 
@@ -138,12 +138,20 @@ class InProcesses:
         victim: client that is killed.
         point: where; None kills it amid its training.
         attempts: how many of its tries are.
+        sending: kill it while it sends a request that holds this, instead; see :meth:`watch`.
     """
 
     victim: str
-    point: Point | None
+    point: Point | None = None
     attempts: int = 1
+    sending: str = ""
     workers: int = 1
+    _sender: BaseProcess | None = None
+
+    def watch(self, request: str, size: int) -> None:
+        """Be told by a proxy what is being sent, and how much of it has come."""
+        if self.sending and self.sending in request and size and self._sender is not None:
+            self._sender.kill()
 
     def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
         return step(*arguments)
@@ -154,7 +162,9 @@ class InProcesses:
             killed &= job.purpose == "train"
             ours, theirs = _processes.Pipe(duplex=False)
             point = self.point if killed else None
-            process = start(work, job, place, point, killed and point is None, theirs)
+            mid_train = killed and point is None and not self.sending
+            process = start(work, job, place, point, mid_train, theirs)
+            self._sender = process if killed else None
             theirs.close()
             try:
                 yield ours.recv()
