@@ -41,6 +41,7 @@ def weighted_mean(states: Iterable[tuple[float, StateDict]]) -> StateDict:
         for name, running in sums.items():
             running.add_(state[name], alpha=weight)
         total += weight
+        del state  # the next one may take long to come
     if total <= 0:
         raise RunError("no update to aggregate: no client reported any example")
     return {

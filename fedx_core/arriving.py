@@ -148,6 +148,7 @@ class Arriving:
             for update in self._stream:
                 given += 1
                 yield update
+                del update  # the next client may train for long
         yield from self._stored(self.closed().reports[given:])
 
     def closed(self) -> Closed:

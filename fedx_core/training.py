@@ -103,6 +103,7 @@ def fit(
                 rule.after_step(model)
             total += loss.detach().double().cpu() * len(labels)
             count += len(labels)
+    optimiser.zero_grad(set_to_none=True)  # as large as the model, and of no more use
     _moved(model, torch.device("cpu"))
     if moments is not None:
         moments.clear()

@@ -260,9 +260,7 @@ class Method:
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average the models by examples; entries that did not travel stay as they are."""
-        mean = weighted_mean(
-            (update.examples, state.section(update.payload, "model")) for update in updates
-        )
+        mean = weighted_mean(map(_weighed, updates))  # holds no update while the next one comes
         return ServerState(
             round_index=server.round_index + 1,
             model={name: mean.get(name, value) for name, value in server.model.items()},
@@ -325,6 +323,10 @@ class Method:
             memories: of the clients that keep something, one read at a time.
         """
         return None
+
+
+def _weighed(update: Update) -> tuple[float, StateDict]:
+    return update.examples, state.section(update.payload, "model")
 
 
 def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
