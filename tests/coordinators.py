@@ -152,6 +152,7 @@ class InProcesses:
         """Be told by a proxy what is being sent, and how much of it has come."""
         if self.sending and self.sending in request and size and self._sender is not None:
             self._sender.kill()
+            raise ConnectionResetError("with what its machine had not sent yet")
 
     def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
         return step(*arguments)

@@ -72,7 +72,8 @@ class FaultProxy:
         faults: that may happen now; may be set at any time.
         seed: of the draws.
         bandwidth: bytes a second of what is sent, each request for itself; 0 for no limit.
-        watch: called with every request's method and path, and the bytes of it that have come.
+        watch: called with every request's method and path, and the bytes of it that have come; an
+            OSError that it raises ends the connection.
     """
 
     upstream: str
@@ -88,8 +89,6 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.Task[None]] = set()
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
-        # What has been sent and not been passed on is lost when its sender dies: little, as afar.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)

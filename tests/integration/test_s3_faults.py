@@ -152,7 +152,6 @@ def test_a_client_killed_amid_its_upload_to_s3_leaves_nothing(
 ) -> None:
     setting = on_s3(bed, s3, "client-killed")
     victim = InProcesses("client-01", sending="uplink/0001/client-01.0")
-    proxy.bandwidth = 2_000_000
     proxy.watch = victim.watch
     config = settings(federation__rounds=1, federation__min_reports=2, federation__attempts=1)
     (report,) = federate(config, setting, victim)
