@@ -80,8 +80,14 @@ def settings(job: Job, rounds: int) -> ExperimentConfig:
     )
 
 
-def write(job: Job, folder: Path) -> None:
-    """Write shards, test and reference images of noise, the same at every call."""
+def write(job: Job, folder: Path, clients: int | None = None) -> None:
+    """Write shards, test and reference images of noise, the same at every call.
+
+    Args:
+        job: whose images.
+        folder: to write into.
+        clients: how many of its clients; None for all.
+    """
     description = Description(
         name="noise",
         bands=("B04", "B03", "B02"),
@@ -96,13 +102,13 @@ def write(job: Job, folder: Path) -> None:
     examples.write(folder / "prepared", description, {"test": _noise(EVALUATED, 7)}, made)
     held_back = {"reference": _noise(CLASSES, 8), "tuning": _noise(CLASSES, 9)}
     examples.write(folder / "reference", description, held_back, made)
-    clients = []
-    for index in range(job.clients):
+    listed = []
+    for index in range(job.clients if clients is None else clients):
         name = f"client{index:03d}"
         parts = {"train": _noise(job.images, 1000 + index), "test": _noise(0, 0)}
         examples.write(folder / "shards" / name, description, parts, {})
-        clients.append({"name": name, "sizes": {"train": job.images, "test": 0}})
-    listing: dict[str, Any] = {"clients": clients, "settings": made}
+        listed.append({"name": name, "sizes": {"train": job.images, "test": 0}})
+    listing: dict[str, Any] = {"clients": listed, "settings": made}
     examples.write_manifest(folder / "shards", listing)
 
 
