@@ -146,7 +146,11 @@ def carry_out(
     try:
         with (
             choose(
-                run_at, workers, order.setting.place, display.warn, clients_per_task,
+                run_at,
+                workers,
+                order.setting.place,
+                display.warn,
+                clients_per_task,
                 engine=bool(prefect_run),
             ) as runtime,
             display,

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from prefect.utilities.callables import parameter_schema
@@ -15,6 +15,7 @@ from fedx_core.federation import federate
 from fedx_core.models.catalogue import CATALOGUE
 from fedx_core.runtime import InProcess
 from flows import again, form, preset
+from flows.choices import RunAt
 from flows.experiment import Request
 from flows.round_loop import fedx
 
@@ -28,7 +29,7 @@ def test_the_choices_of_the_form_are_the_plug_ins_the_models_and_the_data_sets()
     assert FIELDS["model"]["enum"] == [form.AS_SET, *CATALOGUE]
     assert FIELDS["preset"]["enum"] == [form.AS_SET, *preset.NAMES]
     assert set(tiny().datasets) < set(FIELDS["dataset"]["enum"])
-    assert FIELDS["run_at"]["enum"] == ["here", "threads", "processes", "dask", "work-pools"]
+    assert FIELDS["run_at"]["enum"] == list(get_args(RunAt))
 
 
 def test_every_field_has_a_description_a_default_and_a_place() -> None:
