@@ -26,7 +26,7 @@ from flows.record import Record
 from flows.run_folder import RunFolder
 
 RATES = ("method.pruning_rate", "method.sparsity")
-STRENGTHS = ("method.prune_share", "method.penalty")
+STRENGTHS = ("method.prune_share", "method.penalty", "method.send_share", "method.levels")
 """What says how much goes in methods that are told no rate."""
 UNPRUNED = "fedavg"
 """The method that is every pruning method's point at rate 0."""
@@ -193,8 +193,15 @@ def _apart(flat: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _series(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Name each series by its method and criterion, and by what else tells it from its like."""
+    """Name each series by its method and criterion, and by what else tells it from its like.
+
+    Numbers that go along with the rate, so that no rate comes twice, make no series of their own.
+    """
     keys = {_key(flat, *_apart(flat)): flat for flat in settings}
+    rates: dict[str, dict[str, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    for flat in settings:
+        own = rates[_words(flat)][_key(flat, *_apart(flat))]
+        own.update(flat[path] for path in RATES if path in flat)
     kin: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for flat in keys.values():
         kin[_words(flat)].append(_without(flat, *_SAID, *_apart(flat)))
@@ -203,11 +210,22 @@ def _series(settings: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         like = kin[_words(flat)]
         paths = dict.fromkeys(path for one in like for path in one)
         differing = [p for p in paths if len({repr(one.get(p)) for one in like}) > 1]
+        if _no_rate_twice(rates[_words(flat)].values()):
+            differing = [p for p in differing if not all(_is_amount(one.get(p)) for one in like)]
         criterion = [flat["method.relevance.name"]] if "method.relevance.name" in flat else []
         inside = ", ".join([*criterion, *(_said(path, flat.get(path)) for path in differing)])
         method = str(flat["method.name"])
         names[key] = f"{method} ({inside})" if inside else method
     return names
+
+
+def _no_rate_twice(rates: Iterable[set[Any]]) -> bool:
+    found = list(rates)
+    return all(found) and len(set().union(*found)) == sum(map(len, found))
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _words(flat: Mapping[str, Any]) -> str:

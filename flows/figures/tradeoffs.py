@@ -151,7 +151,9 @@ def _looks(points: Sequence[Point]) -> dict[str, tuple[str, str]]:
     several = not _several_methods(points) and len({p.model for p in points}) > 1
     names = list(dict.fromkeys(p.model if several else p.series for p in points))
     colours = style.run_colours(names)
-    looks = {name: (colours[name], MARKERS[n % len(MARKERS)]) for n, name in enumerate(names)}
+    # Markers move on by one each time that the colours repeat.
+    turns = ((n + n // len(MARKERS)) % len(MARKERS) for n in range(len(names)))
+    looks = {name: (colours[name], MARKERS[n]) for name, n in zip(names, turns, strict=True)}
     return looks | {name: (style.INK, "*") for name in names if name == UNPRUNED}
 
 

@@ -125,3 +125,17 @@ def test_the_front_holds_what_nothing_beats_in_both() -> None:
     assert points.front([*reversed(best), *beaten, bound]) == best
     losses = [at(score, mib, "loss") for score, mib in ((0.5, 10), (0.7, 20), (0.2, 30))]
     assert points.front(losses) == [losses[0], losses[2]]
+
+
+def test_numbers_that_go_along_with_the_rate_make_no_series_of_their_own() -> None:
+    def run(name: str, rate: float, start: float, seed: int = 1) -> Record:
+        method = {"method__name": "feddip", "method__sparsity": rate}
+        return record(name, 0.5, **method, method__start_sparsity=start, seed=seed)
+
+    there = found(run("a", 0.9, 0.5), run("b", 0.5, 0.25))
+    assert [(p.series, p.rate) for p in there] == [("feddip", 0.5), ("feddip", 0.9)]
+    twice = found(run("a", 0.9, 0.5), run("b", 0.5, 0.25), run("c", 0.9, 0.25))
+    assert {p.series for p in twice} == {
+        "feddip (start_sparsity 0.5)",
+        "feddip (start_sparsity 0.25)",
+    }
