@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bed import ROOT
 from fedx_core.errors import ConfigError
 from flows import grid as grids
 from flows import sharing
@@ -159,3 +160,12 @@ def test_a_baseline_that_fits_two_cells_is_refused(tmp_path: Path, tiny_params: 
     grid = load(tmp_path, tiny_params, baseline={"method.name": "fedx"})
     with pytest.raises(ConfigError, match="name more of its settings"):
         grids.partner(grid, grid.cells[0])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "grids").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_grids_of_the_results_can_be_run(path: Path) -> None:
+    grid = grids.load(path, ROOT / "params.yaml")
+    assert {cell.settings.seed for cell in grid.cells} == {1, 2, 3}
+    assert all(grids.partner(grid, cell) for cell in grid.cells if cell.label != "fedavg")
