@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bed import Bed, tiny
@@ -153,8 +154,10 @@ def test_an_s3_server_that_is_killed_loses_nothing_that_it_has_taken(
     rounds = federate(tiny(), setting, InProcess(2))
     next(rounds)
     rounds.close()
-    for process in processes.marked(live.stack.var)["s3"]:
+    killed = processes.marked(live.stack.var)["s3"]
+    for process in killed:
         process.send_signal(signal.SIGKILL)
+    psutil.wait_procs(killed, 30)
     live.up("s3")
     list(federate(tiny(), setting, InProcess(2), resume=True))
     assert final_state(setting) == expected

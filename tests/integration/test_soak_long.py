@@ -26,7 +26,7 @@ from long_tier import measured, times
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-ROUNDS = max(40, times(500))
+ROUNDS = max(5, times(500))
 
 
 def soak(settings: ExperimentConfig, setting: Setting, figures: Path) -> None:
@@ -51,7 +51,7 @@ def test_nothing_grows_over_hundreds_of_rounds(s3: str, proxy: FaultProxy, tmp_p
     settings = tiny(
         datasets__synthetic__partition__clients=10,
         federation__rounds=ROUNDS,
-        method__warmup_rounds=10,
+        method__warmup_rounds=2,
     )
     for stage in (prepare, partition, reference):
         stage(settings, "synthetic", tmp_path / "data")
