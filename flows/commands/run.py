@@ -135,8 +135,11 @@ def resume(
 ) -> None:
     """Go on with a run after its last committed round, to the same bytes.
 
-    fedx resume fedx-lrp-q0.5-synthetic-s1
-    fedx resume base --rounds 40
+    Settings are those of its first start; only the number of rounds may grow, so that a run which
+    has ended goes on.
+
+        fedx resume fedx-lrp-q0.5-synthetic-s1
+        fedx resume base --rounds 40
     """
     from flows.experiment import Request
 

@@ -36,7 +36,8 @@ def sync(
 ) -> None:
     """Send MLflow what it lacks of runs: rounds, system metrics, files, models; nothing twice.
 
-    For after MLflow was away, and for another MLflow. Runs that go on may be sent, too.
+    For after MLflow was away, and for another MLflow. Runs that go on may be sent, too; what they
+    add comes with the next call.
 
         fedx sync base
         fedx sync --to http://mlflow.example.org:5000
