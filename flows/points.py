@@ -132,7 +132,7 @@ def alive_parameters(folder: RunFolder) -> int | None:
 
     try:
         with safe_open(folder.model, framework="pt") as file:
-            names = [name for name in file.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118
+            names = [name for name in file.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118  no mapping
             return sum(int(file.get_tensor(name).count_nonzero()) for name in names)
     except (OSError, SafetensorError):
         return None

@@ -84,7 +84,7 @@ def die_at(point: Point) -> None:
     if point.verb == "link":
         original_link = os.link
         beside = armed(lambda self, path: original_link(self, path))
-        os.link = beside  # type: ignore[assignment]
+        os.link = beside
         return
     for store in (FileStore, S3Store):
         setattr(store, point.verb, armed(getattr(store, point.verb)))

@@ -32,15 +32,15 @@ class Watch(FederationObserver, ClientObserver):
         if round == 1:
             job.end_round()
 
-    def end_round(self, round: int) -> None:  # noqa: A002
+    def end_round(self, round: int) -> None:  # noqa: A002  fluke's name
         """Note the end."""
         job.end_round()
 
-    def start_fit(self, round: int, client_id: int, model: Any) -> None:  # noqa: A002
+    def start_fit(self, round: int, client_id: int, model: Any) -> None:  # noqa: A002  fluke's name
         """Start the clock."""
         self._started = time.perf_counter()
 
-    def end_fit(self, round: int, client_id: int, model: Any, loss: float) -> None:  # noqa: A002
+    def end_fit(self, round: int, client_id: int, model: Any, loss: float) -> None:  # noqa: A002  fluke's name
         """Note a client's training."""
         job.note("train", time.perf_counter() - self._started)
 

@@ -134,9 +134,11 @@ def shallow(model: nn.Module, depth: int, seed: int) -> nn.Module:
             setattr(small, name, nn.Identity())
     norms = [m for m in small.get_submodule(f"layer{depth}").modules()
              if isinstance(m, nn.BatchNorm2d)]  # fmt: skip
+    whole = small.get_submodule("fc")
+    assert isinstance(whole, nn.Linear)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        small.fc = nn.Linear(norms[-1].num_features, small.get_submodule("fc").out_features)  # type: ignore[arg-type] # a linear layer's
+        small.fc = nn.Linear(norms[-1].num_features, whole.out_features)
     return small
 
 

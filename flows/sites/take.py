@@ -61,7 +61,7 @@ def main() -> int:
         said = json.dumps({"done": done})
     except FedXError as error:
         code, said = exits.exit_code(error.code), exits.said(error.code, str(error), as_json=True)
-    except Exception:
+    except Exception:  # whatever it is, the site's log has all of it and the coordinator nothing
         traceback.print_exc()
         code, said = exits.FAILED, ""
     print(said, file=answers, flush=True)

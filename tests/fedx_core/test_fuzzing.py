@@ -61,7 +61,7 @@ def test_ten_million_other_mutations_raise_nothing_but_errors_of_ours(family: st
 
 def test_the_attack_finds_a_reader_that_trips() -> None:
     def trips(data: bytes) -> int:
-        return json.loads(data)["a"]  # type: ignore[no-any-return]
+        return json.loads(data)["a"]
 
     target = fuzzing.Target(Reader(trips, (b'{"a":1}',)), (fuzzing.of_json,), 1.0)
     codes, untyped = fuzzing.attack(target, 200, 1)

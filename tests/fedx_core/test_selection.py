@@ -213,4 +213,4 @@ def test_a_branch_judges_its_own_rounds_alone(bed: Bed) -> None:
     whole = bed.setting("whole")
     list(federate(settings_with(), whole, InProcess(1)))
     best = [best_model(open_store(s.place.store)) for s in (whole, branch)]
-    assert state.equal(*best)  # type: ignore[arg-type] # neither is None
+    assert state.equal(*best)

@@ -25,6 +25,7 @@ from fedx_core.federation import federate, history
 from fedx_core.journal import Journal
 from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
 from fedx_core.runtime import InProcess, Outcome, Runtime
+from fedx_core.start import Setting
 from fedx_core.store import open_store
 from flows import work_pools
 from flows.choices import RunAt
@@ -109,13 +110,18 @@ def test_a_flow_agrees_with_one_process(
         assert wanted <= names
 
 
-def test_a_failed_task_is_a_lost_client(
-    bed: Bed, tiny_data: Path, tmp_path: Path, prefect_server: None
-) -> None:
+def without_a_shard(tiny_data: Path, tmp_path: Path) -> Setting:
+    """Lay out a run whose client-01 has no images."""
     data = tmp_path / "data"
     shutil.copytree(tiny_data / "synthetic", data / "synthetic")
     shutil.rmtree(data / "synthetic" / "shards" / "client-01")
-    setting = Bed(data, tmp_path / "runs").setting()
+    return Bed(data, tmp_path / "runs").setting()
+
+
+def test_a_failed_task_is_a_lost_client(
+    bed: Bed, tiny_data: Path, tmp_path: Path, prefect_server: None
+) -> None:
+    setting = without_a_shard(tiny_data, tmp_path)
     settings = tiny(federation__rounds=1, federation__min_reports=2, federation__attempts=1)
 
     @flow
@@ -133,10 +139,7 @@ def test_a_failed_task_is_a_lost_client(
 def test_of_several_clients_in_a_task_one_is_lost_without_the_others(
     bed: Bed, tiny_data: Path, tmp_path: Path, prefect_server: None
 ) -> None:
-    data = tmp_path / "data"
-    shutil.copytree(tiny_data / "synthetic", data / "synthetic")
-    shutil.rmtree(data / "synthetic" / "shards" / "client-01")
-    setting = Bed(data, tmp_path / "runs").setting()
+    setting = without_a_shard(tiny_data, tmp_path)
     settings = tiny(federation__rounds=1, federation__min_reports=2, federation__attempts=2)
 
     @flow

@@ -46,8 +46,8 @@ def test_a_small_model_is_the_first_stages_behind_a_new_classifier() -> None:
     assert head.weight.shape == (4, 128)
     assert modules["fc"].weight.shape == (4, 512)
     again, other = (shallow(whole, 2, seed=s).get_submodule("fc").weight for s in (3, 4))
-    assert torch.equal(again, head.weight)  # type: ignore[arg-type] # a linear layer's
-    assert not torch.equal(other, head.weight)  # type: ignore[arg-type] # as above
+    assert torch.equal(again, head.weight)
+    assert not torch.equal(other, head.weight)
 
 
 def turn(client: str, place: int, purpose: Any = "train") -> Turn:

@@ -76,6 +76,6 @@ def test_settings_that_can_not_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="prune_share must lie"):
         Method(prune_share=1)
     with pytest.raises(ConfigError, match="scope must be"):
-        Method(scope="model")  # type: ignore[arg-type]
+        Method(scope="model")
     with pytest.raises(ConfigError, match="prune_every must be 1"):
         Method(prune_every=0)

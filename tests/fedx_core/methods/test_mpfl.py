@@ -38,7 +38,7 @@ def slow_consensus(rule: str, votes: list[list[int]], alive: list[int], p: float
         ones = sum(count)
         quorum = clients if ones > 0.05 * clients * filters else 1
     else:
-        quorum = {"unanimous": clients, "majority": clients / 2}[rule]  # type: ignore[assignment]
+        quorum = {"unanimous": clients, "majority": clients / 2}[rule]
     return [int(n >= quorum) for n in count]
 
 
@@ -203,7 +203,7 @@ def test_a_client_that_joins_late_is_sent_what_is_left_of_the_start(bed: Bed) ->
 
 def test_a_turn_says_what_a_client_exchanges() -> None:
     def turn(round_index: int, purpose: str, returning: bool) -> str:
-        here = Turn(client="a", place=0, round_index=round_index, purpose=purpose,  # type: ignore[arg-type]
+        here = Turn(client="a", place=0, round_index=round_index, purpose=purpose,
                     returning=returning)  # fmt: skip
         return Method(iterations=2).variant(here, INFO)
 
@@ -225,4 +225,4 @@ def test_settings_that_can_not_be_are_refused() -> None:
     with pytest.raises(ConfigError, match="prune_share must lie"):
         Method(prune_share=1)
     with pytest.raises(ConfigError, match="consensus must be one of quota"):
-        Method(consensus="acclamation")  # type: ignore[arg-type]
+        Method(consensus="acclamation")

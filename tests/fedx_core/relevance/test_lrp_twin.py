@@ -115,7 +115,7 @@ def plain(
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     for module in twin.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False
     if entry.family != "resnet":
         rewrite(twin, entry.family, "attnlrp")  # restated by test_lrp_rules
     inner = "gamma" if entry.family == "resnet" else "epsilon"

@@ -26,7 +26,7 @@ def test_a_cell_is_the_share_of_a_clients_examples_and_a_bar_their_number() -> N
 def test_bars_of_a_client_add_up_to_its_bytes() -> None:
     traffic = Traffic(downlink=4 * MIB, uplink=2 * MIB, mask=MIB, retry=3 * MIB, evaluation=5 * MIB)
     [axes] = bytes_by_client({"run": {"a": traffic, "b": Traffic(uplink=MIB)}}).axes
-    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]  # type: ignore[attr-defined] # bars
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
     assert [row[0] for row in widths] == [4, 2, 1, 3, 5]
     assert [sum(row[client] for row in widths) for client in (0, 1)] == [15, 1]
     assert axes.containers[-1][0].get_x() == 10  # evaluation comes last, after all that counts
