@@ -287,7 +287,8 @@ def commands_of(site: Site) -> list[psutil.Process]:
 def test_a_site_has_one_worker(site: Site) -> None:
     with site.worker("fedx-site"):
         deadline = time.monotonic() + 60
-        while not (site.home / ".worker.lock").exists() and time.monotonic() < deadline:
+        first = site.folder / "fedx-site-first.log"
+        while "started!" not in first.read_text() and time.monotonic() < deadline:
             time.sleep(0.2)
         with site.worker("fedx-site", "second") as second:
             assert second.wait(timeout=120) == 1
