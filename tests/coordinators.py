@@ -10,6 +10,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -54,6 +55,11 @@ def start(work: Callable[..., None], *arguments: Any) -> BaseProcess:
     process = _processes.Process(target=_begin, args=(dict(os.environ), work, arguments))
     process.start()
     return process
+
+
+def channel() -> tuple[Connection, Connection]:
+    """Return the two ends of a pipe that processes started here may be given."""
+    return _processes.Pipe()
 
 
 def _begin(
