@@ -14,80 +14,28 @@ so a retried round is the same round. Its dataclass fields are its settings.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fedx_core import seeding, state
+from fedx_core import masks, seeding, state
 from fedx_core.aggregate import weighted_mean
 from fedx_core.config import TrainingConfig
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.masks import Mask, Scores
-from fedx_core.messages import Entry, Purpose, Schema, ServerState, Update
+from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.methods._known import ModelInfo as ModelInfo
+from fedx_core.methods._known import Turn as Turn
+from fedx_core.methods._known import Wire as Wire
+from fedx_core.methods._known import model_info as model_info
 from fedx_core.pixels import Pixels
 from fedx_core.relevance.base import Criterion
 from fedx_core.shrink.values import cut, grow
 from fedx_core.state import Payload, StateDict
-from fedx_core.structure import Cut, Mode, UnitGraph
+from fedx_core.structure import Cut, Mode
 from fedx_core.training import LocalRule, fit
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelInfo:
-    """A model's entries without their values.
-
-    Args:
-        entries: (dtype, shape) by name, in the state dict's order.
-        graph: its units.
-        local: entries that stay with the clients (BatchNorm's buffers under ``batch_norm: local``).
-    """
-
-    entries: Mapping[str, tuple[str, tuple[int, ...]]]
-    graph: UnitGraph
-    local: frozenset[str]
-
-    def shared(self, model: Mapping[str, Tensor]) -> StateDict:
-        """Return the entries of a state dict that travel."""
-        return {name: value for name, value in model.items() if name not in self.local}
-
-
-def model_info(model: nn.Module, graph: UnitGraph, *, local_batch_norm: bool) -> ModelInfo:
-    """Describe a built model."""
-    buffers = frozenset(name for name in model.state_dict() if name not in graph.parameters)
-    return ModelInfo(
-        entries={n: (str(v.dtype), tuple(v.shape)) for n, v in model.state_dict().items()},
-        graph=graph,
-        local=buffers if local_batch_norm else frozenset(),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One client's part in a round, as far as the server knows it before anything is sent.
-
-    Args:
-        client: its name.
-        place: among all clients of the run, from 0.
-        round_index: from 1.
-        purpose: to train, or to score what that round led to.
-        returning: it has kept something for itself when it last counted, and still holds it.
-    """
-
-    client: str
-    place: int
-    round_index: int
-    purpose: Purpose
-    returning: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wire:
-    """What both directions hold."""
-
-    down: Schema
-    up: Schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +88,37 @@ class Local:
             seed=self.seed,
             rule=rule,
             moments=self.moments,
+        )
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Load a dense model into ``model``, as far as that has its rows and columns."""
+        state.load_(self.model, cut(weights, self.cuts))
+
+    def trained(self, dead: Mapping[str, Tensor] | None = None) -> StateDict:
+        """Return a copy of ``model``'s entries, dense again.
+
+        Args:
+            dead: where values come from that ``model`` lacks; None makes them zero.
+        """
+        return grow(state.copy(self.model.state_dict()), self.cuts, dead)
+
+    def update(
+        self, payload: Payload, loss: float, memory: StateDict | None = None, **numbers: float
+    ) -> Update:
+        """Return what this client learned.
+
+        Args:
+            payload: what is sent; see ``Method.schema``.
+            loss: of training.
+            memory: what the client keeps; None or empty for nothing.
+            numbers: more for the report; they become curves.
+        """
+        return Update(
+            client=self.client,
+            payload=payload,
+            examples=len(self.examples),
+            metrics={"train_loss": loss, **numbers},
+            memory=memory or None,
         )
 
 
@@ -243,20 +222,16 @@ class Method:
         return self.finish(local, loss)
 
     def rule(self, local: Local) -> LocalRule | None:
-        """Change a local step; see :class:`fedx_core.training.LocalRule`."""
-        return None
+        """Change a local step: hold what is dead at zero. A model that lacks it needs no rule."""
+        if local.mask is None or local.cuts or not self.keeps_dead_units_at_zero:
+            return None
+        return hold(self.support(local.info, local.mask, "slices"))
 
     def finish(self, local: Local, loss: float) -> Update:
         """Turn a trained model into an update; local entries stay in the client's memory."""
-        trained = grow(state.copy(local.model.state_dict()), local.cuts, sent(local))
-        memory = {name: trained[name] for name in local.info.local}
-        return Update(
-            client=local.client,
-            payload=state.as_section(local.info.shared(trained), "model"),
-            examples=len(local.examples),
-            metrics={"train_loss": loss},
-            memory=memory or None,
-        )
+        trained = local.trained(sent(local))
+        payload = state.as_section(local.info.shared(trained), "model")
+        return local.update(payload, loss, {name: trained[name] for name in local.info.local})
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average the models by examples; entries that did not travel stay as they are."""
@@ -283,6 +258,11 @@ class Method:
     def prune(self, server: ServerState, scores: Scores, info: ModelInfo) -> ServerState:
         """Make a mask of scores and apply it; called where ``criterion`` names one."""
         return server
+
+    def pruned(self, server: ServerState, mask: Mask, info: ModelInfo) -> ServerState:
+        """Take a mask over, and zero what it leaves out."""
+        support = self.support(info, mask, "slices")
+        return replace(server, model=masks.apply(server.model, support), mask=mask)
 
     def measured(
         self, before: ServerState, after: ServerState, info: ModelInfo
@@ -339,6 +319,17 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
     return tuple(n for n, shape in shapes.items() if n.endswith(".weight") and len(shape) > 1)
 
 
+def per_unit(info: ModelInfo, section: str, dtype: str) -> tuple[Entry, ...]:
+    """Describe a value for each unit, an entry a layer, in the layers' order.
+
+    Args:
+        info: of the model.
+        section: of the payload; entries are named after layers in it.
+        dtype: such as ``torch.bool``.
+    """
+    return tuple(Entry(f"{section}/{x.name}", dtype, (x.units,)) for x in info.graph.layers)
+
+
 def hold(support: Mapping[str, Tensor]) -> LocalRule:
     """Let no gradient reach what is not kept: then moments and decay leave a zero a zero.
 
@@ -356,7 +347,7 @@ def hold(support: Mapping[str, Tensor]) -> LocalRule:
 
 def load(local: Local) -> None:
     """Load what was sent; see :func:`sent`."""
-    state.load_(local.model, cut(sent(local), local.cuts))
+    local.load(sent(local))
 
 
 def sent(local: Local) -> StateDict:

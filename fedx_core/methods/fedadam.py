@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedx_core import state
-from fedx_core.errors import ConfigError
+from fedx_core import limits, state
 from fedx_core.messages import ServerState
 from fedx_core.methods import base
 from fedx_core.methods.base import ModelInfo, Updates
@@ -38,14 +37,8 @@ class Method(base.Method):
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and self.tau > 0):
-            raise ConfigError(
-                f"learning_rate and tau must be positive, got {self.learning_rate} and {self.tau}"
-            )
-        if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1):
-            raise ConfigError(
-                f"beta_1 and beta_2 must lie in [0, 1), got {self.beta_1} and {self.beta_2}"
-            )
+        limits.positive(learning_rate=self.learning_rate, tau=self.tau)
+        limits.within("[0, 1)", beta_1=self.beta_1, beta_2=self.beta_2)
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Take the mean change as a gradient, and step (algorithm 2, lines 10 to 14)."""
@@ -76,6 +69,6 @@ class Method(base.Method):
 
 def step_size(before: ServerState, after: ServerState, info: ModelInfo) -> float:
     """Return the Euclidean norm of the change of all parameters."""
-    return state.norm(
-        {name: after.model[name] - before.model[name] for name in info.graph.parameters}
-    )
+    # A set's order is another in each process, and with it the sum's last digit.
+    names = [name for name in after.model if name in info.graph.parameters]
+    return state.norm({name: after.model[name] - before.model[name] for name in names})

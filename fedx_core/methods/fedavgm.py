@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedx_core.errors import ConfigError
+from fedx_core import limits
 from fedx_core.messages import ServerState
 from fedx_core.methods import base, fedadam
 from fedx_core.methods.base import ModelInfo, Updates
@@ -31,10 +31,8 @@ class Method(base.Method):
     learning_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum}")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}")
+        limits.within("[0, 1)", momentum=self.momentum)
+        limits.positive(learning_rate=self.learning_rate)
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Add the mean change to the velocity, and step by it: v = momentum v + change."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fedx_core import masks, seeding
+from fedx_core import limits, masks, seeding
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
 from fedx_core.messages import Schema, ServerState, Update
@@ -62,12 +62,9 @@ class Method(base.Method):
                 "start_sparsity and sparsity must lie in [0, 1), the first no larger than the "
                 f"second, got {self.start_sparsity} and {self.sparsity}"
             )
-        if self.target_round < 1 or self.reconfigure_every < 1:
-            raise ConfigError("target_round and reconfigure_every must be 1 or more, got "
-                              f"{self.target_round} and {self.reconfigure_every}")  # fmt: skip
-        if min(self.penalty, self.first_penalty) < 0:
-            raise ConfigError("penalty and first_penalty must be 0 or more, got "
-                              f"{self.penalty} and {self.first_penalty}")  # fmt: skip
+        rounds = {"target_round": self.target_round, "reconfigure_every": self.reconfigure_every}
+        limits.at_least(1, **rounds)
+        limits.at_least(0, penalty=self.penalty, first_penalty=self.first_penalty)
 
     def target(self, round_index: int) -> float:
         """Return the sparsity that a round is to reach: s_p + (s_0 - s_p) (1 - t/T)^3, t from 0."""
@@ -139,7 +136,7 @@ class Method(base.Method):
         if mask is None or server.round_index % self.reconfigure_every == 0:
             weights = {name: mean.model[name] for name in self.masked(info)}
             mask = largest_of_all(weights, self.target(mean.round_index))
-        return replace(mean, model=masks.apply(mean.model, mask.entries), mask=mask)
+        return self.pruned(mean, mask, info)
 
     def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge all parameters where clients send all."""

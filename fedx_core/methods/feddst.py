@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fedx_core import masks, state
+from fedx_core import limits, masks, state
 from fedx_core.aggregate import weighted_mean
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
@@ -63,14 +63,11 @@ class Method(base.Method):
     code_compat: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("sparsity", "adjust_share"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in (0, 1], got {getattr(self, name)}")
+        limits.within("(0, 1]", sparsity=self.sparsity, adjust_share=self.adjust_share)
         if self.sparsity == 1:
             raise ConfigError("sparsity must be less than 1, or nothing is left to train")
-        if self.adjust_every < 1 or self.adjust_until < 0:
-            raise ConfigError("adjust_every must be 1 or more and adjust_until 0 or more, got "
-                              f"{self.adjust_every} and {self.adjust_until}")  # fmt: skip
+        limits.at_least(1, adjust_every=self.adjust_every)
+        limits.at_least(0, adjust_until=self.adjust_until)
 
     def share(self, round_index: int) -> float:
         """Return the share of a layer's kept weights that move in a round; 0 in most."""
@@ -158,12 +155,8 @@ class Method(base.Method):
             share = mean[f"kept/{name}"]
             model[name] = torch.where(share > 0, mean[name] / share, 0.0).to(server.model[name])
             entries[name] = largest(model[name].abs(), int(before.sum()), among=share > 0)
-        return replace(
-            server,
-            round_index=server.round_index + 1,
-            model=masks.apply(model, entries),
-            mask=Mask("parameters", entries),
-        )
+        averaged = replace(server, round_index=server.round_index + 1, model=model)
+        return self.pruned(averaged, Mask("parameters", entries), info)
 
     def measured(
         self, before: ServerState, after: ServerState, info: ModelInfo

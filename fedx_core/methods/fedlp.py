@@ -20,8 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fedx_core import seeding, state
-from fedx_core.errors import ConfigError
+from fedx_core import limits, seeding, state
 from fedx_core.masks import Mask
 from fedx_core.messages import Entry, Schema, ServerState, Update
 from fedx_core.methods import base
@@ -43,8 +42,7 @@ class Method(base.Method):
     code_compat: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.send_share <= 1:
-            raise ConfigError(f"send_share must lie in (0, 1], got {self.send_share}")
+        limits.within("(0, 1]", send_share=self.send_share)
 
     def layer(self, name: str) -> str:
         """Name the layer that an entry belongs to."""

@@ -98,16 +98,9 @@ class Method(base.Method):
         loss = replace(local, model=small).fit()
         trained = state.copy(small.state_dict())
         head = {n.removeprefix("fc."): trained.pop(n) for n in list(trained) if _is_head(n)}
-        return Update(
-            client=local.client,
-            payload=state.as_section(local.info.shared(trained), "model"),
-            examples=len(local.examples),
-            metrics={"train_loss": loss, **said},
-            memory={
-                **state.as_section(head, "head"),
-                **{name: value for name, value in trained.items() if name in local.info.local},
-            },
-        )
+        buffers = {name: value for name, value in trained.items() if name in local.info.local}
+        payload = state.as_section(local.info.shared(trained), "model")
+        return local.update(payload, loss, {**state.as_section(head, "head"), **buffers}, **said)
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average each layer over those that hold it; keep the server's where none does."""

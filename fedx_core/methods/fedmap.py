@@ -10,17 +10,16 @@ out (norms, biases and the classifier) are ours. Clients are sent the mask when 
 a weight, where the paper lets them read it from the zeros.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import get_args
 
-from fedx_core import masks
-from fedx_core.errors import ConfigError
+from fedx_core import limits
 from fedx_core.masks import Mask, Scope
 from fedx_core.messages import ServerState
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Updates
+from fedx_core.methods.base import ModelInfo, Updates
 from fedx_core.sparsity import largest_by_layer, largest_of_all, left
 from fedx_core.state import StateDict
-from fedx_core.training import LocalRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +39,9 @@ class Method(base.Method):
     scope: Scope = "layer"
 
     def __post_init__(self) -> None:
-        for name in ("sparsity", "prune_share"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} must lie in (0, 1), got {getattr(self, name)}")
-        if self.prune_every < 1:
-            raise ConfigError(f"prune_every must be 1 or more, got {self.prune_every}")
-        if self.scope not in ("layer", "global"):
-            raise ConfigError(f"scope must be layer or global, got {self.scope!r}")
+        limits.within("(0, 1)", sparsity=self.sparsity, prune_share=self.prune_share)
+        limits.at_least(1, prune_every=self.prune_every)
+        limits.one_of(get_args(Scope), scope=self.scope)
 
     def target(self, round_index: int) -> float:
         """Return the sparsity after a round: 1 - (1 - p)^i after i events, up to the last."""
@@ -60,20 +55,15 @@ class Method(base.Method):
         """Tell whether the last sparsity is yet to be reached."""
         return self.target(server.round_index) < self.sparsity
 
-    def rule(self, local: Local) -> LocalRule | None:
-        """Hold what is pruned: without gradient, moments and decay leave a zero a zero."""
-        return base.hold(local.mask.entries) if local.mask else None
-
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average as FedAvg does; where it is due, keep the largest of what is left."""
         mean = super().aggregate(server, updates, info)
         target = self.target(mean.round_index)
         if target == self.target(server.round_index):
             return mean
-        mask = self._pruned(mean.model, target, server.mask, info)
-        return replace(mean, model=masks.apply(mean.model, mask.entries), mask=mask)
+        return self.pruned(mean, self._mask(mean.model, target, server.mask, info), info)
 
-    def _pruned(self, model: StateDict, target: float, alive: Mask | None, info: ModelInfo) -> Mask:
+    def _mask(self, model: StateDict, target: float, alive: Mask | None, info: ModelInfo) -> Mask:
         weights = {name: model[name] for name in self.masked(info)}
         if self.scope == "global":
             return largest_of_all(weights, target, alive)

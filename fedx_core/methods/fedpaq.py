@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedx_core import seeding, state
+from fedx_core import limits, seeding, state
 from fedx_core.aggregate import weighted_mean
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
@@ -54,10 +54,8 @@ class Method(base.Method):
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= 32767:
             raise ConfigError(f"levels must be 1 to 32767, got {self.levels}")
-        if self.bucket < 0:
-            raise ConfigError(f"bucket must be 0 or more, got {self.bucket}; 0 is a whole tensor")
-        if self.weights not in get_args(Weights):
-            raise ConfigError(f"weights must be equal or examples, got {self.weights!r}")
+        limits.at_least(0, bucket=self.bucket)
+        limits.one_of(get_args(Weights), weights=self.weights)
 
     def schema(
         self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
@@ -110,14 +108,11 @@ class Method(base.Method):
             (update.examples if self.weights == "examples" else 1, self._received(update.payload))
             for update in updates
         )
-        return replace(
-            server,
-            round_index=server.round_index + 1,
-            model={
-                name: value + mean[name] if name in info.graph.parameters else mean.get(name, value)
-                for name, value in server.model.items()
-            },
-        )
+        model = {
+            name: value + mean[name] if name in info.graph.parameters else mean.get(name, value)
+            for name, value in server.model.items()
+        }
+        return replace(server, round_index=server.round_index + 1, model=model)
 
     def _received(self, payload: Payload) -> StateDict:
         norms = state.section(payload, "norm")

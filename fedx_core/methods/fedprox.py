@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError
+from fedx_core import limits
 from fedx_core.methods import base
 from fedx_core.methods.base import Local
 from fedx_core.training import LocalRule
@@ -36,8 +36,7 @@ class Method(base.Method):
     code_compat: bool = False
 
     def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ConfigError(f"mu must be 0 or more, got {self.mu}; 0 is FedAvg")
+        limits.at_least(0, mu=self.mu)
 
     def rule(self, local: Local) -> LocalRule | None:
         """Add the proximal term to the loss (equation 2)."""

@@ -15,13 +15,13 @@ absolute value by default (see ``relevance``), as the code that the paper builds
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedx_core import masks, plugins
+from fedx_core import limits, masks, plugins
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask, Scope, Scores, keep_highest
 from fedx_core.messages import ServerState, Update
@@ -31,7 +31,6 @@ from fedx_core.pruning import Schedule
 from fedx_core.relevance.base import Criterion
 from fedx_core.state import StateDict
 from fedx_core.structure import Mode
-from fedx_core.training import LocalRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +70,7 @@ class Method(base.Method):
     def __post_init__(self) -> None:
         _ = self.schedule
         _ = self._criterion
-        if self.min_keep < 0:
-            raise ConfigError(f"min_keep must be 0 or more, got {self.min_keep}")
+        limits.at_least(0, min_keep=self.min_keep)
         if self.regrow and not self.recompute_every:
             raise ConfigError("regrow needs recompute_every of 1 or more: with one event only, "
                               "nothing can come back")  # fmt: skip
@@ -103,21 +101,12 @@ class Method(base.Method):
 
     @property
     def keeps_dead_units_at_zero(self) -> bool:
-        """Whether local training holds them; ``paper_mode`` does not."""
+        """Whether local training holds dead units there; ``paper_mode`` does not."""
         return not self.paper_mode
 
     def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
         """Follow the paper's count where its masking is followed."""
         return info.graph.support(mask, "rows" if self.paper_mode else mode)
-
-    def rule(self, local: Local) -> LocalRule | None:
-        """Hold dead units at zero: without gradient, moments and decay leave a zero a zero.
-
-        A model that lacks them has nothing to hold.
-        """
-        if local.mask is None or self.paper_mode or local.cuts:
-            return None
-        return base.hold(self.support(local.info, local.mask, "slices"))
 
     def finish(self, local: Local, loss: float) -> Update:
         """Mask what was learned (algorithm 1, line 8); a no-op unless ``paper_mode``."""
@@ -160,13 +149,11 @@ class Method(base.Method):
             alive=None if self.regrow else server.mask,
         )
         mask = masks.uncouple(mask, groups, scores)
+        pruned = self.pruned(replace(server, model=model), mask, info)
+        if not self.regrow:
+            return pruned
         support = self.support(info, mask, "slices")
-        return ServerState(
-            round_index=server.round_index,
-            model=masks.apply(model, support),
-            mask=mask,
-            memory={name: model[name] for name in support} if self.regrow else server.memory,
-        )
+        return replace(pruned, memory={name: model[name] for name in support})
 
     def _rate(self, server: ServerState) -> float | None:
         return self.schedule.rate_after(server.round_index, rising=not self.regrow)

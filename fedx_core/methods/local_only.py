@@ -32,13 +32,7 @@ class Method(base.Method):
         """Go on with the client's own model."""
         self.evaluated(local)
         loss = local.fit()
-        return Update(
-            client=local.client,
-            payload={},
-            examples=len(local.examples),
-            metrics={"train_loss": loss},
-            memory=state.copy(local.model.state_dict()),
-        )
+        return local.update({}, loss, state.copy(local.model.state_dict()))
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Count the round; the server's model stays where it began."""

@@ -21,18 +21,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from fedx_core import masks, state
+from fedx_core import limits, masks, state
 from fedx_core.aggregate import weighted_mean
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
-from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.messages import Schema, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
-from fedx_core.shrink.values import cut, grow
 from fedx_core.sparsity import largest, left
 from fedx_core.state import Payload
 from fedx_core.structure import Mode
-from fedx_core.training import LocalRule
 
 Consensus = Literal["quota", "unanimous", "majority", "histogram"]
 PERCENTILE = 0.95
@@ -58,13 +56,9 @@ class Method(base.Method):
     consensus: Consensus = "quota"
 
     def __post_init__(self) -> None:
-        if self.iterations < 1:
-            raise ConfigError(f"iterations must be 1 or more, got {self.iterations}")
-        if not 0 < self.prune_share < 1:
-            raise ConfigError(f"prune_share must lie in (0, 1), got {self.prune_share}")
-        if self.consensus not in get_args(Consensus):
-            raise ConfigError(f"consensus must be one of {', '.join(get_args(Consensus))}, "
-                              f"got {self.consensus!r}")  # fmt: skip
+        limits.at_least(1, iterations=self.iterations)
+        limits.within("(0, 1)", prune_share=self.prune_share)
+        limits.one_of(get_args(Consensus), consensus=self.consensus)
 
     def check(self, info: ModelInfo) -> None:
         """Ask for convolutions."""
@@ -92,41 +86,27 @@ class Method(base.Method):
         wire = super().schema(info, mask, mode)
         if not variant:
             return wire
-        votes = (Entry(f"vote/{x.name}", "torch.bool", (x.units,)) for x in info.graph.layers)
-        return Wire(down=Schema(()) if variant == "vote" else wire.down, up=Schema(tuple(votes)))
+        votes = Schema(base.per_unit(info, "vote", "torch.bool"))
+        return Wire(down=Schema(()) if variant == "vote" else wire.down, up=votes)
 
     def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
         """Send the model, unless the client holds the start already."""
         return {} if variant == "vote" else super().downlink(server, info)
-
-    def rule(self, local: Local) -> LocalRule | None:
-        """Hold dead filters at zero, as FedX does; a model that lacks them has nothing to hold."""
-        if local.mask is None or local.cuts:
-            return None
-        return base.hold(self.support(local.info, local.mask, "slices"))
 
     def train(self, local: Local) -> Update:
         """Vote after training from the start, or train what the server sent."""
         if not local.variant:
             return super().train(local)
         start = base.sent(local) if local.downlink else state.section(local.memory, "start")
-        kept = masks.apply(start, self.support(local.info, local.mask, "slices"))
-        local.model.load_state_dict(cut(kept, local.cuts))
+        local.load(masks.apply(start, self.support(local.info, local.mask, "slices")))
         # From the same start again, so that no moments of the last time fit.
         loss = replace(local, moments=None).fit(self.rule(local))
-        trained = grow(state.copy(local.model.state_dict()), local.cuts)
+        trained = local.trained()
         alive = local.mask.entries if local.mask else {}
-        votes = {
-            layer.name: self.vote(trained[layer.weight], alive.get(layer.name))
-            for layer in local.info.graph.layers
-        }
-        return Update(
-            client=local.client,
-            payload=state.as_section(votes, "vote"),
-            examples=len(local.examples),
-            metrics={"train_loss": loss},
-            memory=state.as_section(start, "start"),
-        )
+        layers = local.info.graph.layers
+        votes = {x.name: self.vote(trained[x.weight], alive.get(x.name)) for x in layers}
+        kept = state.as_section(start, "start")
+        return local.update(state.as_section(votes, "vote"), loss, kept)
 
     def vote(self, weight: Tensor, alive: Tensor | None) -> Tensor:
         """Keep all filters that are left but the share p of them with the smallest norms.
@@ -153,12 +133,10 @@ class Method(base.Method):
         )
         alive = server.mask.entries if server.mask else {}
         kept = {name: self.settled(share, alive.get(name)) for name, share in shares.items()}
-        mask = Mask("units", kept)
         split = [float(((share > 0) & (share < 1)).double().mean()) for share in shares.values()]
-        return ServerState(
+        return replace(
+            self.pruned(server, Mask("units", kept), info),
             round_index=server.round_index + 1,
-            model=masks.apply(server.model, self.support(info, mask, "slices")),
-            mask=mask,
             memory={"disagreement": torch.tensor(sum(split) / len(split))},
         )
 

@@ -18,7 +18,6 @@ alone move thresholds; and a threshold's change is shared out to all weights of 
 code divides by a convolution's kernel alone.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -26,21 +25,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedx_core import state
+from fedx_core import limits, state
 from fedx_core.aggregate import weighted_mean
-from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
-from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.messages import Schema, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
 from fedx_core.state import Payload, StateDict
 from fedx_core.structure import Mode
+from fedx_core.thresholds import kept_units, sparse, yielded
 from fedx_core.training import LocalRule, pick_device
 
 MOMENTUM = 0.9
 """Of the thresholds' SGD."""
-LEAST_DENSITY = 0.01
-"""A layer that keeps no more than this share of its units starts anew, at thresholds of zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +63,8 @@ class Method(base.Method):
     code_compat: bool = False
 
     def __post_init__(self) -> None:
-        if not self.penalty >= 0:
-            raise ConfigError(f"penalty must be 0 or more, got {self.penalty}")
-        if not (self.threshold_rate > 0 and self.clip > 0):
-            raise ConfigError("threshold_rate and clip must be positive, got "
-                              f"{self.threshold_rate} and {self.clip}")  # fmt: skip
+        limits.at_least(0, penalty=self.penalty)
+        limits.positive(threshold_rate=self.threshold_rate, clip=self.clip)
 
     def variant(self, turn: Turn, info: ModelInfo) -> str:
         """Send first weights to whom they are new, and nothing to whom scores its own model."""
@@ -82,10 +76,7 @@ class Method(base.Method):
         self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
     ) -> Wire:
         """Name thresholds, one a unit; the model beside them for whom it is new."""
-        taus = tuple(
-            Entry(f"threshold/{name}", "torch.float32", shape)
-            for name, shape in _shapes(info).items()
-        )
+        taus = base.per_unit(info, "threshold", "torch.float32")
         model = super().schema(info, mask, mode).down.entries if variant == "first" else ()
         return Wire(down=Schema(() if variant == "own" else (*taus, *model)), up=Schema(taus))
 
@@ -105,25 +96,20 @@ class Method(base.Method):
             change = tau - before.get(name, torch.zeros_like(tau))
             weight = weights[f"{name}.weight"]
             weights[f"{name}.weight"] = yielded(weight, change, code_compat=self.code_compat)
-        local.model.load_state_dict(weights)
+        local.load(weights)
         device = pick_device(local.settings.device)
         taus = {n: tau.to(device, copy=True).requires_grad_() for n, tau in received.items()}
         loss = local.fit(self._step(taus))
         trained = {name: tau.detach().cpu() for name, tau in taus.items()}
-        weights = state.copy(local.model.state_dict())
+        weights = local.trained()
         kept = [float(kept_units(weights[f"{n}.weight"], tau).mean()) for n, tau in trained.items()]
         thresholds = state.as_section(trained, "threshold")
-        return Update(
-            client=local.client,
-            payload=thresholds,
-            examples=len(local.examples),
-            metrics={"train_loss": loss, "client_density": sum(kept) / len(kept)},
-            memory={
-                **state.as_section(weights, "weights"),
-                **state.as_section(received, "received"),
-                **thresholds,
-            },
-        )
+        memory = {
+            **state.as_section(weights, "weights"),
+            **state.as_section(received, "received"),
+            **thresholds,
+        }
+        return local.update(thresholds, loss, memory, client_density=sum(kept) / len(kept))
 
     def _own(self, local: Local) -> tuple[StateDict, StateDict]:
         """Return a client's weights and thresholds: those it kept, or else what it was sent."""
@@ -135,7 +121,7 @@ class Method(base.Method):
         optimiser = torch.optim.SGD(taus.values(), lr=self.threshold_rate, momentum=MOMENTUM)
 
         def effective(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-            return self.sparse(parameters, taus)
+            return sparse(parameters, taus, code_compat=self.code_compat)
 
         def penalty(model: nn.Module) -> Tensor:
             return self.penalty * torch.stack([(-tau).exp().sum() for tau in taus.values()]).sum()
@@ -146,24 +132,6 @@ class Method(base.Method):
             optimiser.zero_grad()
 
         return LocalRule(effective=effective, penalty=penalty, before_step=move)
-
-    def sparse(self, weights: Mapping[str, Tensor], taus: Mapping[str, Tensor]) -> StateDict:
-        """Zero the units that lie below their thresholds, which start anew if hardly any are left.
-
-        Args:
-            weights: of the model, by name.
-            taus: float32 (units,) by layer; zeroed in place where a layer has died out.
-        """
-        found = dict(weights)
-        for name, tau in taus.items():
-            value = weights[f"{name}.weight"]
-            kept = kept_units(value, tau, code_compat=self.code_compat)
-            if float(kept.detach().mean()) <= LEAST_DENSITY:
-                with torch.no_grad():
-                    tau.zero_()
-                kept = kept_units(value, tau, code_compat=self.code_compat)
-            found[f"{name}.weight"] = value * kept.reshape(-1, *[1] * (value.ndim - 1))
-        return found
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average the thresholds, each client counting the same; the first weights stay."""
@@ -182,56 +150,21 @@ class Method(base.Method):
 
     def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
         """Charge the thresholds, both ways."""
-        return 4 * 2 * sum(math.prod(shape) for shape in _shapes(info).values())
+        return 4 * 2 * sum(layer.units for layer in info.graph.layers)
 
     def evaluated(self, local: Local) -> None:
         """Load the client's own sparse model, as its training left it."""
         weights, taus = self._own(local)
         with torch.no_grad():
-            local.model.load_state_dict(self.sparse(weights, state.copy(taus)))
+            local.load(sparse(weights, state.copy(taus)))
 
     def averaged(self, server: ServerState, memories: Iterable[StateDict]) -> StateDict | None:
         """Average the personal weights, and leave out what lies below the mean thresholds."""
         if not self.average or not server.memory:  # or nobody has trained yet
             return None
         weights = weighted_mean((1, state.section(memory, "weights")) for memory in memories)
-        return self.sparse(weights, state.copy(server.memory))
-
-
-def kept_units(weight: Tensor, tau: Tensor, *, code_compat: bool = False) -> Tensor:
-    """Mark the units whose weights are larger on average than their threshold.
-
-    Args:
-        weight: float (units, ...).
-        tau: float (units,).
-        code_compat: let the gradient pass outside of [-1, 1] instead of inside.
-
-    Returns:
-        1 or 0, float (units,), with the gradient of their margin where it may pass.
-    """
-    margin = weight.abs().flatten(1).mean(1) - tau
-    inside = margin.clamp(-1, 1)
-    through = margin - inside if code_compat else inside
-    return (margin > 0).to(margin.dtype) + (through - through.detach())
-
-
-def yielded(weight: Tensor, change: Tensor, *, code_compat: bool = False) -> Tensor:
-    """Move each unit's weights against the sign of their sum by its threshold's change.
-
-    Args:
-        weight: float (units, ...).
-        change: of the mean threshold, float (units,); shared out to a unit's weights.
-        code_compat: divide by the size of a convolution's kernel instead of by all its weights.
-    """
-    rows = weight.flatten(1)
-    shares = math.prod(weight.shape[2:]) if code_compat and weight.ndim > 2 else rows.shape[1]
-    step = change * rows.sum(1).sign() / shares
-    return (rows - step[:, None]).reshape(weight.shape)
+        return sparse(weights, state.copy(server.memory))
 
 
 def _thresholds(server: ServerState, info: ModelInfo) -> StateDict:
-    return {n: server.memory.get(n, torch.zeros(shape)) for n, shape in _shapes(info).items()}
-
-
-def _shapes(info: ModelInfo) -> dict[str, tuple[int, ...]]:
-    return {layer.name: (layer.units,) for layer in info.graph.layers}
+    return {x.name: server.memory.get(x.name, torch.zeros(x.units)) for x in info.graph.layers}
