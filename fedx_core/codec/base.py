@@ -101,11 +101,13 @@ def encode(payload: Payload, schema: Schema, codec: str) -> Buffer:
         odd = sorted(set(payload) ^ {entry.name for entry in schema.entries})
         raise SchemaError(f"payload and schema differ in {odd[:3] or 'the order of entries'}")
     settled = [schema.settled(entry, payload) for entry in schema.entries]
-    data = bytearray(HEADER.size + sum(map(_length, schema.entries, settled)))
+    sizes = [_length(entry, known) for entry, known in zip(schema.entries, settled, strict=True)]
+    data = bytearray(HEADER.size + sum(sizes))
     view = memoryview(data)
     offset = HEADER.size
-    for entry, known in zip(schema.entries, settled, strict=True):
-        offset += _write(payload[entry.name], entry, known, view, offset)
+    for entry, known, size in zip(schema.entries, settled, sizes, strict=True):
+        _write(payload[entry.name], entry, known, view[offset : offset + size])
+        offset += size
     HEADER.pack_into(
         data, 0, MAGIC, PROTOCOL, 0, codec.encode().ljust(8, b"\0"), schema.digest,
         len(data) - HEADER.size, zlib.crc32(view[HEADER.size :]), 0,
@@ -139,7 +141,7 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
             "payload of another schema: model, mask or method differ between sender and receiver"
         )
     # What a sender chooses to send is known only as its choices are read.
-    wanted = length if schema.flips else sum(_length(entry, schema) for entry in schema.entries)
+    wanted = length if schema.flips else lengths(schema)[1] - HEADER.size
     if length != wanted or len(data) != HEADER.size + wanted:
         raise PayloadError(
             f"payload of {len(data)} bytes, wanted {HEADER.size + wanted}; truncated or padded"
@@ -151,9 +153,10 @@ def decode(data: Buffer, schema: Schema, codec: str) -> Payload:
     offset = HEADER.size
     for entry in schema.entries:
         known = schema.settled(entry, payload)
-        if offset + _length(entry, known) > len(data):
+        size = _length(entry, known)
+        if offset + size > len(data):
             raise PayloadError(f"payload is corrupt: it ends before {entry.name!r} does")
-        payload[entry.name], size = _read(entry, known, view, offset)
+        payload[entry.name] = _read(entry, known, view[offset : offset + size])
         offset += size
     if offset != len(data):
         raise PayloadError(f"payload is corrupt: {len(data) - offset} bytes follow its last entry")
@@ -174,40 +177,35 @@ def _bytes(entry: Entry, values: int) -> int:
     return values * _DTYPES[entry.dtype].itemsize
 
 
-def _write(value: Tensor, entry: Entry, schema: Schema, view: memoryview, offset: int) -> int:
+def _write(value: Tensor, entry: Entry, schema: Schema, view: memoryview) -> None:
     if str(value.dtype) != entry.dtype or tuple(value.shape) != entry.shape:
         raise SchemaError(
             f"entry {entry.name!r} is {value.dtype} {tuple(value.shape)}, "
             f"wanted {entry.dtype} {entry.shape}"
         )
-    length = _length(entry, schema)
     value = value.detach().cpu()
     if entry.name in schema.support:
         value = _select(value, schema.support[entry.name])
     if entry.dtype == "torch.bool":
-        view[offset : offset + length] = pack(value)
+        view[:] = pack(value)
     elif entry.levels:
-        view[offset : offset + length] = _levels.pack(value, entry.levels)
-    elif length:
-        target = np.frombuffer(view, dtype=_DTYPES[entry.dtype], count=value.numel(), offset=offset)
+        view[:] = _levels.pack(value, entry.levels)
+    elif view:
+        target = np.frombuffer(view, dtype=_DTYPES[entry.dtype])
         torch.from_numpy(target).view(value.shape).copy_(value)
-    return length
 
 
-def _read(entry: Entry, schema: Schema, view: memoryview, offset: int) -> tuple[Tensor, int]:
-    length = _length(entry, schema)
+def _read(entry: Entry, schema: Schema, view: memoryview) -> Tensor:
     count = schema.kept(entry)
     if entry.dtype == "torch.bool":
-        values = unpack(bytes(view[offset : offset + length]), (count,))
+        values = unpack(bytes(view), (count,))
     elif entry.levels:
-        values = _levels.unpack(bytes(view[offset : offset + length]), count, entry.levels)
+        values = _levels.unpack(bytes(view), count, entry.levels)
     else:
-        dtype = _DTYPES[entry.dtype]
-        found = np.frombuffer(view, dtype=dtype, count=count, offset=offset)
-        values = torch.from_numpy(found.copy())
+        values = torch.from_numpy(np.frombuffer(view, dtype=_DTYPES[entry.dtype]).copy())
     if entry.name not in schema.support:
-        return values.reshape(entry.shape), length
-    return _scatter(values, schema.support[entry.name], entry.shape), length
+        return values.reshape(entry.shape)
+    return _scatter(values, schema.support[entry.name], entry.shape)
 
 
 def _select(value: Tensor, kept: Tensor) -> Tensor:
