@@ -14,6 +14,7 @@ from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
+from flows.commands.help_text import keep_examples
 from flows.commands.methods import methods
 from flows.commands.predict import predict
 from flows.commands.report import report
@@ -97,6 +98,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")
+keep_examples(app)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ COMPARE = "Compare the fingerprint by telephone or face to face, not by the way 
 
 app = typer.Typer(
     no_args_is_help=True,
+    rich_markup_mode="markdown",
     help="Take part with data of your own, or let sites take part.",
 )
 
@@ -105,7 +106,9 @@ def trust(
 ) -> None:
     """Take orders from this coordinator, and from no other.
 
-    fedx site trust coordinator.json
+    Its file is what `fedx site admit` wrote there, carried here by people.
+
+        fedx site trust coordinator.json
     """
     from fedx_core.sites import audit
     from fedx_core.sites.home import COORDINATOR, Home
