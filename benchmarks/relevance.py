@@ -1,12 +1,13 @@
 """What one explanation costs beside one forward and backward pass of the same images.
 
-    python benchmarks/relevance.py [--models NAME ...] [--pairs N] [--images N] [--output FILE]
+    python benchmarks/relevance.py [--models NAME ...] [--pairs N] [--images N] [--profile]
 
 Each model runs in a process of its own with one thread: one training pass (forward, loss, backward
 with weight gradients, train mode), one LRP pass (a whole call of the criterion for one batch, with
 its copy of the model) and integrated gradients, in turn, again for each pair; so other load on the
 machine meets all of them. Ratios are of medians. Memory is the most that tensors held at once, the
-model included. Prints a Markdown table with the targets and keeps every number as JSON.
+model included. Freed memory stays with the process, as in a run. Prints a Markdown table with the
+targets and keeps every number as JSON; ``--profile`` says which operations the time goes into.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-STEPS = 5
+import operations
+
+STEPS = 10
 """Of integrated gradients; its ratio is divided by them."""
 
 IMAGES = {"resnet50": 16, "convnextv2_nano": 16, "vit_base_patch16_224": 2}
-PAIRS = {"resnet50": 5, "convnextv2_nano": 5, "vit_base_patch16_224": 2}
+PAIRS = {"vit_base_patch16_224": 3}
 """Of the heavy models; 32 images and 10 pairs for the others."""
 
 LRP_TARGETS = {"resnet": 1.5, "convnext": 2.0, "vit": 2.0}
@@ -39,14 +42,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=catalogue.names(), metavar="NAME",
                         default=catalogue.names(), help="default: all")  # fmt: skip
-    parser.add_argument("--pairs", type=int, help="default: 10, fewer for the heavy models")
+    parser.add_argument("--pairs", type=int, help="default: 10; 3 for ViT")
     parser.add_argument("--images", type=int, help="of one batch; default: 32, 16 or 2")
+    parser.add_argument("--profile", action="store_true", help="print the costliest operations")
     parser.add_argument("--output", type=Path, default=Path("build/relevance.json"))
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         images = options.images or IMAGES.get(options.one, 32)
-        print(json.dumps(measure(options.one, images, options.pairs or PAIRS.get(options.one, 10))))
+        pairs = options.pairs or PAIRS.get(options.one, 10)
+        print(json.dumps(measure(options.one, images, pairs, profiled=options.profile)))
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
@@ -54,6 +59,9 @@ def main() -> None:
         results.append(launch(name, options))
         options.output.write_text(json.dumps(results, indent=1))
     print(table(results))
+    for result in results:
+        for kind in KINDS if options.profile else ():
+            print("\n" + operations.table(f"{result['model']}, {kind}", result[kind]["operations"]))
     print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, one thread")
 
 
@@ -64,6 +72,7 @@ def launch(name: str, options: argparse.Namespace) -> dict[str, Any]:
     for option in ("pairs", "images"):
         if getattr(options, option):
             command += [f"--{option}", str(getattr(options, option))]
+    command += ["--profile"] if options.profile else []
     found = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -75,8 +84,10 @@ def launch(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def measure(name: str, images: int, pairs: int, steps: int = STEPS) -> dict[str, Any]:
-    """Measure one model here.
+def measure(
+    name: str, images: int, pairs: int, steps: int = STEPS, *, profiled: bool = False
+) -> dict[str, Any]:
+    """Measure one model here; ``profiled`` adds the operations of each kind.
 
     Returns:
         For each of :data:`KINDS` a list of CPU seconds and of wall seconds, one a pair, and the
@@ -85,12 +96,14 @@ def measure(name: str, images: int, pairs: int, steps: int = STEPS) -> dict[str,
     import torch
     from torch.nn import functional
 
+    from fedx_core import allocator
     from fedx_core.models import catalogue
     from fedx_core.relevance import integrated_gradients, lrp
     from fedx_core.relevance.base import Reference
     from fedx_core.structure import unit_graph
 
     torch.set_num_threads(1)
+    allocator.keep_freed_memory()
     entry, model = catalogue.entry(name), catalogue.build(name, 3, 10, seed=1)
     graph = unit_graph(model, entry.family, entry.classifier)
     size = entry.input_size or 64
@@ -126,6 +139,8 @@ def measure(name: str, images: int, pairs: int, steps: int = STEPS) -> dict[str,
             run()
             result[kind]["cpu"].append(time.process_time() - cpu)
             result[kind]["wall"].append(time.perf_counter() - wall)
+    for kind, run in runs.items() if profiled else ():
+        result[kind]["operations"] = operations.operations(run)
     return {
         "model": name, "family": entry.family, "images": images, "size": size,
         "pairs": pairs, "steps": steps, **result,

@@ -1,11 +1,12 @@
 """What a model without its dead units saves: time, memory and bytes of a training step.
 
-    python benchmarks/shrink.py [--models NAME ...] [--rates RATE ...] [--pairs N] [--output FILE]
+    python benchmarks/shrink.py [--models NAME ...] [--rates RATE ...] [--pairs N] [--profile]
 
 Random masks, random images. A step of the dense model, of the masked one (dense arithmetic, dead
 units held at zero) and of the small one follow each other, as often as there are pairs, so that
-other load on the machine meets all of them; the table shows ratios of medians. One thread.
-Prints a Markdown table and keeps every number as JSON.
+other load on the machine meets all of them; the table shows ratios of medians. One thread, the
+optimiser and the allocator of a real client. Prints a Markdown table and keeps every number as
+JSON; ``--profile`` says which operations a step of the small model goes into.
 """
 
 import argparse
@@ -18,10 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import operations
 import torch
 from torch import Tensor, nn
 
-from fedx_core import masks
+from fedx_core import allocator, masks
 from fedx_core.codec.base import HEADER
 from fedx_core.masks import Mask, keep_highest
 from fedx_core.methods.base import Method, model_info
@@ -48,6 +50,7 @@ class Saving:
             the forward pass saves for the backward pass.
         wall: seconds of each step, by variant.
         cpu: CPU seconds of each step, by variant.
+        operations: of a step of the small model; empty where it was not profiled.
     """
 
     model: str
@@ -59,6 +62,7 @@ class Saving:
     memory: float
     wall: dict[str, list[float]]
     cpu: dict[str, list[float]]
+    operations: list[operations.Operation]
 
 
 def main() -> None:
@@ -70,9 +74,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--memory-format", choices=["channels_last", "contiguous"],
                         default="channels_last")  # fmt: skip
+    parser.add_argument("--profile", action="store_true", help="print the costliest operations")
     parser.add_argument("--output", type=Path, default=Path("build/shrink.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    allocator.keep_freed_memory()
     savings = []
     for name in options.models:
         for rate in options.rates:
@@ -80,11 +86,16 @@ def main() -> None:
             for coupled in ways:
                 savings.append(
                     measure(name, rate, coupled=coupled, pairs=options.pairs, batch=options.batch,
-                            channels_last=options.memory_format == "channels_last")
+                            channels_last=options.memory_format == "channels_last",
+                            profiled=options.profile)
                 )  # fmt: skip
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps([asdict(one) for one in savings], indent=1))
     print(table(savings))
+    for one in savings if options.profile else ():
+        way = "coupled" if one.coupled else "independent"
+        title = f"{one.model}, q {one.rate:g}, {way}: small step"
+        print("\n" + operations.table(title, one.operations))
     print(
         f"\nMedians of {options.pairs} steps of {options.batch} images; {os.cpu_count()} cores, "
         f"load average {os.getloadavg()[0]:.1f}; numbers in {options.output}"
@@ -92,7 +103,14 @@ def main() -> None:
 
 
 def measure(
-    name: str, rate: float, *, coupled: bool, pairs: int, batch: int, channels_last: bool
+    name: str,
+    rate: float,
+    *,
+    coupled: bool,
+    pairs: int,
+    batch: int,
+    channels_last: bool,
+    profiled: bool = False,
 ) -> Saving:
     """Build the three variants and let them take turns."""
     entry = catalogue.entry(name)
@@ -127,6 +145,7 @@ def measure(
         memory=memory["small"] / memory["dense"],
         wall=wall,
         cpu=cpu,
+        operations=operations.operations(steps["small"], 10) if profiled else [],
     )
 
 
@@ -140,7 +159,7 @@ def random_mask(graph: UnitGraph, rate: float, *, coupled: bool) -> Mask:
 
 def stepper(model: nn.Module, images: Tensor, labels: Tensor, held: dict[str, Tensor]) -> Step:
     """Return a function that takes one step of Adam."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)

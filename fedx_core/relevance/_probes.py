@@ -45,7 +45,8 @@ def probing(
         return reduce(graph.layer(name), empty, empty).shape
 
     def probed(layer: UnitLayer, values: Tensor) -> Tensor:
-        probe = values.new_zeros(shape_kept(layer.name, values.shape)).requires_grad_()
+        # Nobody reads it, so one zero stands in for all.
+        probe = values.new_zeros(()).expand(shape_kept(layer.name, values.shape)).requires_grad_()
         probes[layer.name] = probe
         result: Tensor = _Probe.apply(values, probe, partial(reduce, layer))
         return result.clone() if copied else result

@@ -7,12 +7,14 @@ and backwards, and the first convolution then take a fraction of the time. Behin
 are small, the usual layout is the quicker one.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from fedx_core.models.response_norm import respond
 from fedx_core.structure import UnitGraph
 
 
@@ -34,6 +36,32 @@ def streamline(model: nn.Module, graph: UnitGraph) -> None:
         weight = first.weight.contiguous(memory_format=torch.channels_last)
         first.weight = nn.Parameter(weight, False)
         vars(pool)["forward"] = lambda x: _BackToUsual.apply(nn.MaxPool2d.forward(pool, x))
+
+
+def streamline_response_norms(model: nn.Module) -> None:
+    """Replace, in place, the ``forward`` of ConvNeXt V2's GRNs; on a CPU it costs a third less.
+
+    Equal to timm's but for rounding. Gradients take that well; LRP's epsilon rule divides by sums
+    near zero and magnifies the last bits of a forward pass, so it is not for LRP.
+
+    Args:
+        model: a copy that nobody else uses.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "GlobalResponseNorm":
+            vars(module)["forward"] = partial(_respond, module)
+
+
+def _respond(norm: Any, x: Tensor) -> Tensor:
+    return respond(
+        x,
+        norm.weight.view(norm.wb_shape),
+        norm.bias.view(norm.wb_shape),
+        eps=norm.eps,
+        spatial_dim=norm.spatial_dim,
+        channel_dim=norm.channel_dim,
+        channels=len(norm.weight),
+    )
 
 
 def _merge(linear: Any, norm: Any) -> None:

@@ -22,7 +22,7 @@ from fedx_core.masks import Scores
 from fedx_core.models.catalogue import Entry
 from fedx_core.relevance import base
 from fedx_core.relevance._probes import probing
-from fedx_core.relevance._streamline import streamline
+from fedx_core.relevance._streamline import streamline, streamline_response_norms
 from fedx_core.structure import UnitGraph, UnitLayer
 
 Mode = Literal["conductance", "pathgrad"]
@@ -65,6 +65,7 @@ class Criterion(base.Criterion):
         reference = base.required(reference)
         twin = base.copy_to_explain(model)
         streamline(twin, graph)
+        streamline_response_norms(twin)
         walk = _Walk(twin, graph, self)
         with probing(twin, graph, walk.reduce, copied=entry.family == "resnet") as probes:
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedx_core.models.response_norm import respond
 from fedx_core.shrink.values import cut
 from fedx_core.structure import Cut
 
@@ -149,12 +150,18 @@ class GlobalResponseNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images with channels last (or first, as the dense layer does) likewise."""
-        norms = x.norm(p=2, dim=self.spatial_dim, keepdim=True)
-        mean = norms.sum(dim=self.channel_dim, keepdim=True) / self.channels
         assert self.bias is not None
-        scale, shift = self.weight.view(self.shape), self.bias.view(self.shape)
-        x = x + torch.addcmul(shift, scale, x * (norms / (mean + self.eps)))
-        placed: Tensor = self.places(x)
+        placed: Tensor = self.places(
+            respond(
+                x,
+                self.weight.view(self.shape),
+                self.bias.view(self.shape),
+                eps=self.eps,
+                spatial_dim=self.spatial_dim,
+                channel_dim=self.channel_dim,
+                channels=self.channels,
+            )
+        )
         return placed
 
 
