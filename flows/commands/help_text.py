@@ -1,8 +1,8 @@
 """Help as it is read: a command's docstring, its examples line by line.
 
 Typer cleans what stands below a docstring's first paragraph once more, as a docstring of its own,
-and so takes the indentation of an example for that of the text where a single line or nothing
-stands above it: examples then run on as a paragraph. Between fences they stay what they are.
+and so takes the indentation of examples for that of the text where a single line stands above
+them: they then run on as a paragraph. Between fences they stay what they are.
 """
 
 import inspect

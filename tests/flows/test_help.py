@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from flows.cli import EXAMPLES, app
-from flows.commands.help_text import fenced
+from flows.commands.help_text import fenced, keep_examples
 
 
 def commands(within: typer.Typer, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
@@ -49,6 +49,21 @@ def test_each_example_of_a_commands_help_stands_on_a_line_of_its_own(command: st
     for example in examples(COMMANDS[command] if command else EXAMPLES):
         assert example in lines
     assert not [line for line in lines if "```" in line]
+
+
+@pytest.mark.parametrize("above", ["A single line.", "Two lines\n    of text.", "One.\n\n    Two."])
+def test_examples_stay_lines_whatever_paragraph_stands_above_them(above: str) -> None:
+    def other() -> None: ...
+    def taught() -> None: ...
+
+    taught.__doc__ = f"Say it.\n\n    {above}\n\n        fedx a\n        fedx b\n    "
+    outer, inner = typer.Typer(), typer.Typer(rich_markup_mode="markdown")
+    for command in (taught, other):
+        inner.command()(command)
+    outer.add_typer(inner, name="inner")
+    keep_examples(outer)
+    done = CliRunner().invoke(outer, ["inner", "taught", "--help"], env={"TERM": "dumb"})
+    assert {"fedx a", "fedx b"} <= {line.strip() for line in done.output.splitlines()}
 
 
 def test_every_line_that_calls_fedx_is_indented_and_so_an_example() -> None:
