@@ -57,7 +57,7 @@ def test_examples_stay_lines_whatever_paragraph_stands_above_them(above: str) ->
     def taught() -> None: ...
 
     taught.__doc__ = f"Say it.\n\n    {above}\n\n        fedx a\n        fedx b\n    "
-    outer, inner = typer.Typer(), typer.Typer(rich_markup_mode="markdown")
+    outer, inner = (typer.Typer(rich_markup_mode="markdown") for _ in range(2))
     for command in (taught, other):
         inner.command()(command)
     outer.add_typer(inner, name="inner")
