@@ -22,7 +22,7 @@ from fedx_core.errors import (
 )
 from fedx_core.journal import Closed, Commit, Holding, Journal, Run
 from fedx_core.messages import PROTOCOL, Ref, RoundReport, ServerState, Traffic
-from fedx_core.retention import forget
+from fedx_core.retention import forget, sweep
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
 from fedx_core.start import (
@@ -73,6 +73,7 @@ def federate(
     commits = journal.commits() if resume else []
     if resume:
         settings = settings_of(journal, setting.run, settings)
+        sweep(store, open_store(setting.place.memory))
     # Sums depend on how they are split: one number of threads for the server too, on any machine.
     torch.set_num_threads(settings.training.threads)
     allocator.keep_freed_memory()

@@ -4,7 +4,8 @@ The last ``federation.keep_states`` states stay, and the best round's. What prun
 for as long as the run does. What lost clients had stored, or store late, stays until ``fedx gc``:
 it counts for nothing, and somebody may want to know what it was.
 
-Every key follows from the journal; nothing is listed.
+Every key follows from the journal; nothing is listed, but for files that a killed writer has left
+under way, which have no key.
 """
 
 from collections.abc import Sequence
@@ -12,16 +13,24 @@ from collections.abc import Sequence
 from fedx_core.client import Place
 from fedx_core.journal import Commit, Journal
 from fedx_core.messages import ClientFailure, ClientReport
-from fedx_core.store import Store, open_store
+from fedx_core.store import FileStore, Store, open_store
 
 
 def collect_garbage(place: Place, keep_states: int) -> None:
     """Delete what committed rounds no longer need: payloads, and all but a few states."""
     journal = Journal(open_store(place.store))
+    sweep(journal.store, open_store(place.memory))
     commits = journal.commits()
     for count in range(1, len(commits) + 1):
         forget(journal, place, commits[:count], keep_states)
         _forget_lost(journal, place, commits[count - 1].round_index)
+
+
+def sweep(*stores: Store) -> None:
+    """Delete what killed writers have left under way, which in stores of files alone shows."""
+    for store in stores:
+        if isinstance(store, FileStore):
+            store.sweep()
 
 
 def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_states: int) -> None:

@@ -20,11 +20,12 @@ import os
 import re
 import threading
 import time
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from fedx_core import unfinished
 from fedx_core.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -219,13 +220,8 @@ class FileStore:
     def put(self, key: str, data: Buffer) -> Ref:
         """Keep an object: never half-written, and if durable on disk when this returns."""
         path = self._path(key)
-        beside = self._write_beside(path, data)
-        try:
+        with self._write_beside(path, data) as beside:
             beside.replace(path)
-            self._sync_folder(path.parent)
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            raise _explained(error, path) from error
         return reference(key, data)
 
     def create(self, key: str, data: Buffer) -> Ref:
@@ -233,16 +229,11 @@ class FileStore:
         path = self._path(key)
         if path.exists():
             raise AlreadyExistsError(f"key {key!r} is taken in {self.root}")
-        beside = self._write_beside(path, data)
-        try:
-            os.link(beside, path)
-            self._sync_folder(path.parent)
-        except FileExistsError as error:
-            raise AlreadyExistsError(f"key {key!r} is taken in {self.root}") from error
-        except OSError as error:
-            raise _explained(error, path) from error
-        finally:
-            beside.unlink(missing_ok=True)
+        with self._write_beside(path, data) as beside:
+            try:
+                os.link(beside, path)
+            except FileExistsError as error:
+                raise AlreadyExistsError(f"key {key!r} is taken in {self.root}") from error
         return reference(key, data)
 
     def get(self, ref: Ref) -> Buffer:
@@ -273,20 +264,23 @@ class FileStore:
     def _path(self, key: str) -> Path:
         return self.root / _check_key(key)
 
-    def _write_beside(self, path: Path, data: Buffer) -> Path:
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    def sweep(self) -> None:
+        """Delete what killed writers have left; see :mod:`fedx_core.unfinished`."""
+        unfinished.sweep(self.root)
+
+    @contextlib.contextmanager
+    def _write_beside(self, path: Path, data: Buffer) -> Iterator[Path]:
+        """Write bytes beside their place, which whoever asks then gives them."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with beside.open("wb") as file:
-                file.write(data)
-                if self.durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+            with unfinished.beside(path) as under_way:
+                under_way.write(data, durable=self.durable)
+                yield under_way.path
+                self._sync_folder(path.parent)
+        except StoreError:
+            raise
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise _explained(error, path) from error
-        return beside
 
     def _sync_folder(self, folder: Path) -> None:
         if not self.durable:

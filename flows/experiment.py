@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import fedx_core
-from fedx_core import config, start
+from fedx_core import config, start, unfinished
 from fedx_core.client import Place
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError
@@ -157,6 +157,8 @@ def carry_out(
             order.folder.at_work(waiting),
         ):
             try:
+                if order.resume:
+                    unfinished.sweep(order.folder.path)
                 _introduce(order, prefect_run)
                 tracker.began(order.folder, order.settings, _identity(prefect_run))
                 with sampling(order.folder, display.warn):

@@ -12,16 +12,14 @@ runs/<name>/
     best.safetensors    the best round's by validation, with federation.selection
 """
 
-import os
 import re
-import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedx_core import config
+from fedx_core import config, unfinished
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
 from fedx_core.journal import Journal
@@ -251,17 +249,12 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         StoreError: the disk is full, or the folder can't be written.
     """
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        with unfinished.beside(path) as under_way:
+            under_way.write(data, durable=True)
+            under_way.path.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise StoreError(
             f"can't write {path}: {error.strerror or error}; free the disk or choose another "
             "with --run-root, then `fedx resume`"

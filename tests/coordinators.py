@@ -188,8 +188,7 @@ def objects(setting: Setting) -> dict[str, int]:
     found = {}
     for folder, part in ((setting.place.store, "store"), (setting.place.memory, "memory")):
         for path in sorted(Path(folder).rglob("*")):
-            # What is written and has no name yet is no object.
-            if path.is_file() and "journal" not in path.parts and path.name[0] != ".":
+            if path.is_file() and "journal" not in path.parts:
                 found[f"{part}/{path.relative_to(folder)}"] = path.stat().st_size
     return found
 

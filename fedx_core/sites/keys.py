@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -26,6 +25,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
+from fedx_core import unfinished
 from fedx_core.errors import IdentifierError, PayloadError, SignatureError, SiteError, VersionError
 from fedx_core.messages import PROTOCOL, canonical, parse
 
@@ -183,15 +183,9 @@ def save(keys: Keys, folder: Path) -> Path:
     secrets = {"name": keys.name, "signing": keys.signing.hex(), "sealing": keys.sealing.hex()}
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor, beside = tempfile.mkstemp(dir=folder, prefix=f".{FILE}.")  # of mode 0600
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(canonical(secrets))
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(beside, path)  # all of it or nothing, and never over others
-        finally:
-            Path(beside).unlink()
+        with unfinished.beside(path, mode=0o600) as under_way:
+            under_way.write(canonical(secrets), durable=True)
+            os.link(under_way.path, path)  # all of it or nothing, and never over others
     except FileExistsError:
         raise SiteError(
             f"{path} holds keys already; they are the only ones of their name, so move them away "

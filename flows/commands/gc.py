@@ -19,14 +19,16 @@ def gc(
 ) -> None:
     """Delete what a run's committed rounds no longer need: payloads and old states.
 
-    A run does this as it goes; this is for what a killed one has left.
+    A run does this as it goes; this is for what a killed one has left, half-written files as well.
     """
+    from fedx_core import unfinished
     from fedx_core.retention import collect_garbage
     from flows.experiment import Request, settle
 
     order = settle(Request(run=run, run_root=run_root, store=store, resume=True))
     keep = keep_states or order.settings.federation.keep_states
     collect_garbage(order.setting.place, keep)
+    unfinished.sweep(order.folder.path)
     if as_json:
         print(json.dumps({"run": run, "states_kept": keep}))
     else:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from fedx_core import unfinished
 from fedx_core.client import Place
 from fedx_core.errors import SiteError, StoreError
 from fedx_core.messages import ClientFailure, ClientJob
@@ -68,6 +69,7 @@ class AtSites:
         """
         Presigner(open_store(place.store), plain_http=plain_http())
         registry = Registry(coordinator_home())
+        unfinished.sweep(registry.folder)
         return cls(workers, registry, warn, engine=engine, plain_http=plain_http())
 
     def server_step(self, name: str, step: Callable[..., T], *arguments: Any) -> T:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedx_core import unfinished
 from fedx_core.errors import FedXError, GrantError, PlanError, StoreError
 from fedx_core.sites import audit, invitation, serving
 from fedx_core.sites.grants import GrantedStore
@@ -48,6 +49,7 @@ class Serving:
         self._keys = self.home.keys
         self._coordinator = self.home.coordinator
         self._post = Post(self.home.folder, self._keys)
+        unfinished.sweep(self.home.folder)
 
     def invited(self, letter: bytes) -> None:
         """Look where an invitation says.
@@ -173,6 +175,7 @@ def take(letter: bytes, home: Home, images: Path, wire: Wire) -> Order:
     """
     keys = home.keys
     order = open_order(letter, keys, home.coordinator)
+    unfinished.sweep(home.folder)
     post = Post(home.folder, keys)
     post.arrived(order.job.run, letter, order.inbox)
     answer(order, home, images, wire)

@@ -23,6 +23,7 @@ POINTS = {
     "after the second update": Point("create", "uplink/0002/.*report", 2, after=True),
     "amid aggregation": Point("get", "uplink/0002/", 2),
     "before closed": Point("create", "journal/0002/closed"),
+    "amid the write of closed": Point("link", "journal/0002/closed$"),
     "after closed": Point("create", "journal/0002/closed", after=True),
     "amid the mask": Point("put", "pruning/", after=True),
     "after the state": Point("put", "states/", 3, after=True),
