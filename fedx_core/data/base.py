@@ -131,9 +131,11 @@ def decoded(read: Callable[[Item], Image], items: Sequence[Item]) -> Iterator[Im
     """Read images on all cores, in order, with a bounded number waiting."""
     cores = os.cpu_count() or 1
     waiting: deque[Future[list[Image]]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(cores) as pool:
-        # Rasterio's; patches without a position on the map are as good as any.
-        warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    # Rasterio's; patches without a position on the map are as good as any. For good: filters belong
+    # to all threads, and putting them back while others read, or after whoever takes the images has
+    # set some, would undo theirs.
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    with ThreadPoolExecutor(cores) as pool:
         for start in range(0, len(items), _BLOCK):
             waiting.append(pool.submit(_all, read, items[start : start + _BLOCK]))
             # The others are read while these are written.
