@@ -29,20 +29,21 @@ class Pixels:
     input_size: int | None
     memory_format: MemoryFormat
 
-    def to_input(self, images: NDArray[np.integer], device: torch.device) -> Tensor:
+    def to_input(self, images: NDArray[np.integer] | Tensor, device: torch.device) -> Tensor:
         """Normalise a batch.
 
         Args:
-            images: uint8 or uint16 (batch, bands, height, width).
+            images: uint8 or uint16 (batch, bands, height, width); a tensor may be on ``device``.
             device: where the result lies.
 
         Returns:
             float32 (batch, bands, height, width), normalised per band.
         """
-        # Memory-mapped arrays are read-only, and torch wants to own what it wraps.
-        owned = images if images.flags.writeable else images.copy()
-        raw = torch.from_numpy(np.ascontiguousarray(owned)).to(device)
-        batch = raw.to(torch.float32)
+        if not isinstance(images, Tensor):
+            # Memory-mapped arrays are read-only, and torch wants to own what it wraps.
+            owned = images if images.flags.writeable else images.copy()
+            images = torch.from_numpy(np.ascontiguousarray(owned))
+        batch = images.to(device).to(torch.float32)
         if self.memory_format == "channels_last":
             batch = batch.contiguous(memory_format=torch.channels_last)
         factor = [1.0 / (self.scale * std) for std in self.std]

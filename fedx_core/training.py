@@ -8,12 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedx_core import seeding
+from fedx_core import resident, seeding
 from fedx_core.config import TrainingConfig
-from fedx_core.errors import DataError
+from fedx_core.errors import ConfigError, DataError
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.pixels import Pixels
 from fedx_core.state import StateDict
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,11 @@ def fit(
     parameters = dict(model.named_parameters())
     optimiser.state.update(_adam_state(parameters, moments or {}))
     amp = settings.amp and device.type == "cuda"
-    total, count = torch.zeros((), dtype=torch.float64), 0
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
     for epoch in range(settings.epochs):
         total.zero_()
         count = 0
-        for images, labels in batches(examples, settings, seeding.derive(seed, epoch)):
+        for images, labels in batches(examples, settings, seeding.derive(seed, epoch), device):
             inputs = pixels.to_input(images, device)
             targets = _targets(labels, label_kind, device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
@@ -101,7 +103,7 @@ def fit(
             optimiser.step()
             if rule.after_step is not None:
                 rule.after_step(model)
-            total += loss.detach().double().cpu() * len(labels)
+            total += loss.detach().double() * len(labels)
             count += len(labels)
     optimiser.zero_grad(set_to_none=True)  # as large as the model, and of no more use
     _moved(model, torch.device("cpu"))
@@ -118,24 +120,30 @@ def fit(
 
 
 def batches(
-    examples: Examples, settings: TrainingConfig, seed: int
-) -> Iterator[tuple[NDArray[np.integer], NDArray[np.integer]]]:
+    examples: Examples, settings: TrainingConfig, seed: int, device: torch.device = _CPU
+) -> Iterator[tuple[resident.Images, NDArray[np.integer]]]:
     """Yield one epoch's batches in a random order, each image flipped at random if asked for.
 
     A last batch of a single image is left out, since BatchNorm has no variance of one value.
+
+    Args:
+        examples: to draw from.
+        settings: batch size and flips.
+        seed: of order and flips, which are drawn on the host: the same on any device.
+        device: where the model is; images for a GPU are tensors on it, else arrays.
     """
     random = seeding.numpy_generator(seed)
+    images = resident.place(examples.images, device)
     order = random.permutation(len(examples))
     for start in range(0, len(order), settings.batch_size):
         chosen = order[start : start + settings.batch_size]
         if len(chosen) == 1 and start > 0:
             return
-        images = examples.images[chosen]
+        batch = resident.take(images, chosen, device)
         if settings.flips:
             for axis in (2, 3):
-                flipped = random.random(len(chosen)) < 0.5
-                images[flipped] = np.flip(images[flipped], axis)
-        yield images, examples.labels[chosen]
+                resident.mirror_(batch, random.random(len(chosen)) < 0.5, axis)
+        yield batch, examples.labels[chosen]
 
 
 def loss_of(label_kind: LabelKind) -> nn.Module:
@@ -144,10 +152,20 @@ def loss_of(label_kind: LabelKind) -> nn.Module:
 
 
 def pick_device(name: str) -> torch.device:
-    """Turn ``auto`` into a GPU where there is one, and any other name into that device."""
+    """Turn ``auto`` into a GPU where there is one, and any other name into that device.
+
+    Raises:
+        ConfigError: it names a GPU and this process sees none.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"training.device is {name!r}, but torch sees no GPU here; set it to auto or cpu, or "
+            "look at nvidia-smi, CUDA_VISIBLE_DEVICES and torch.version.cuda"
+        )
+    return device
 
 
 def _moved(model: nn.Module, device: torch.device) -> nn.Module:

@@ -7,11 +7,11 @@ import torch
 
 from fedx_core import checkpoint, seeding, state, training
 from fedx_core.config import TrainingConfig
-from fedx_core.errors import DataError
+from fedx_core.errors import ConfigError, DataError
 from fedx_core.examples import Examples
 from fedx_core.models import catalogue
 from fedx_core.pixels import Pixels
-from fedx_core.training import LocalRule, batches, fit
+from fedx_core.training import LocalRule, batches, fit, pick_device
 
 SETTINGS = TrainingConfig(
     epochs=2,
@@ -175,3 +175,22 @@ def test_vision_transformers_get_images_of_their_size() -> None:
     batch = pixels.to_input(draw(2).images, torch.device("cpu"))
     assert batch.shape == (2, 3, 224, 224)
     assert training.pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match="training.device is 'cuda', but torch sees no GPU here"):
+        pick_device("cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+def test_a_gpu_trains_as_the_cpu_does_but_for_rounding() -> None:
+    losses = {}
+    for device in ("cpu", "cuda"):
+        model = catalogue.build("resnet6", 3, 4, seed=1)
+        moments: state.StateDict = {}
+        losses[device] = fit(model, draw(), label_kind="single", pixels=PIXELS, seed=5,
+                             settings=replace(SETTINGS, device=device), moments=moments)  # fmt: skip
+        assert {value.device.type for value in model.state_dict().values()} == {"cpu"}
+        assert {value.device.type for value in moments.values()} == {"cpu"}
+    assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.05)
