@@ -8,7 +8,8 @@ Trials are those of ``fedx methods NAME --tuning FILE``, in one grid; :data:`RED
 :data:`SHORTER` are what is smaller than the protocol. A client still takes eight steps a round,
 where the protocol on all of EuroSAT takes twelve. The score is that of the tuning images after the
 last round, when all that is pruned has gone; test images judge nothing. Prints the table of
-``docs/methods.md``.
+``docs/methods.md``, and what ``flows/presets/methods`` take over: a method's own settings, from its
+best trial among those that leave alone what ``fedx_protocol`` has the same for all.
 """
 
 import argparse
@@ -65,7 +66,12 @@ def main() -> None:
         _fedx("data", "eurosat", "--set", limit)
         _fedx("sweep", str(options.grid), "--jobs", str(options.jobs), "--track", "nothing",
               "--run-root", str(options.run_root))  # fmt: skip
-    print(table({name: trials(name, options.grid, options.run_root) for name in methods}))
+    found = {name: trials(name, options.grid, options.run_root) for name in methods}
+    print(table(found))
+    for name, tried in found.items():
+        if own := chosen(name, tried):
+            print(f"\n{name}.yaml")
+            print("\n".join(f"  {setting}: {_said(value)}" for setting, value in own.items()))
 
 
 def grid(methods: Sequence[str] = ORDER) -> dict[str, Any]:
@@ -108,6 +114,19 @@ def best(found: Sequence[Trial]) -> Trial | None:
     return max(scored, key=lambda trial: trial[1]) if scored else None
 
 
+def chosen(method: str, found: Sequence[Trial]) -> dict[str, Any]:
+    """Return what a method's preset takes over; nothing before all of its trials are finished."""
+    if any(score is None for _, score in found):
+        return {}
+    shared = preset.of(method).fedx_protocol
+    winner = best([
+        (settings, score)
+        for settings, score in found
+        if all(_is_own(n) or shared[n] == value for n, value in settings.items())
+    ])  # fmt: skip
+    return {n: value for n, value in winner[0].items() if _is_own(n)} if winner else {}
+
+
 def table(found: Mapping[str, Sequence[Trial]]) -> str:
     """Say each method's trials with their scores in per cent, the best one in bold."""
     lines = ["| method | validation score in % of each trial |", "| --- | --- |"]
@@ -121,6 +140,10 @@ def table(found: Mapping[str, Sequence[Trial]]) -> str:
             said.append(f"**{text}**" if winner and settings == winner[0] else text)
         lines.append(f"| `{method}` | {names}: {'; '.join(said)} |")
     return "\n".join(lines)
+
+
+def _is_own(setting: str) -> bool:
+    return setting.startswith("method.")
 
 
 def _said(value: Any) -> str:

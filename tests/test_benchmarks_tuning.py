@@ -58,3 +58,16 @@ def test_the_best_trial_is_the_first_with_the_highest_score_and_stands_in_bold(t
         "| `fedprox` | `method.mu` / `method.flag`: 0.1 / true: 50.0; **0.2 / true: 75.0**; "
         "0.3 / false: 75.0; 0.4 / false: - |"
     )
+
+
+def test_a_preset_takes_over_the_methods_own_settings_at_the_rate_that_all_have(
+    tuning: Any,
+) -> None:
+    def trial(rate: float, consensus: str, score: float | None) -> Any:
+        return {"training.learning_rate": rate, "method.consensus": consensus}, score
+
+    tried = [trial(0.003, "quota", 0.9), trial(0.001, "quota", 0.6), trial(0.001, "majority", 0.7)]
+    assert tuning.best(tried) == tried[0]
+    assert tuning.chosen("mpfl", tried) == {"method.consensus": "majority"}
+    assert tuning.chosen("mpfl", [*tried, trial(0.001, "quota", None)]) == {}
+    assert tuning.chosen("fedavg", [({"training.learning_rate": 0.001}, 0.5)]) == {}
