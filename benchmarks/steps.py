@@ -1,102 +1,138 @@
-"""Where a client's time goes beside its training: each step by itself, the best of some repeats.
+"""Where a client's time goes beside its training: the steps of real rounds, each by its own time.
 
-    python benchmarks/steps.py [--models NAME ...] [--repeats N]
+    python benchmarks/steps.py [--jobs tiny100 resnet18] [--stores memory files] [--rounds N]
 
-CPU milliseconds of one thread, dense payloads. Prints a Markdown table; the sums leave out what is
-not done for each client. The best, since other load on the machine only ever adds.
+CPU milliseconds a client of one thread, which other load on the machine changes little. A step's
+time is without that of the steps within it. The first round, which builds models and fills caches,
+is left out; the last, in which each client is also asked to score, is not. Prints a Markdown table.
 """
 
 import argparse
-import itertools
-import json
+import dataclasses
+import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import torch
-from jobs import CLASSES, JOBS, write
+from jobs import JOBS, settings, write
 
-from fedx_core import allocator, examples, plugins, state
-from fedx_core.aggregate import weighted_mean
-from fedx_core.messages import ClientReport, Entry, Schema, canonical, parse
-from fedx_core.models import catalogue
-from fedx_core.store import FileStore, MemoryStore, reference
+from fedx_core import acceptance, client, rounds, state, store
+from fedx_core.client import Place
+from fedx_core.codec import base as framing
+from fedx_core.federation import federate
+from fedx_core.methods import base
+from fedx_core.runtime import InProcess
+from fedx_core.start import Setting
 
-ON_FILES = "files: write, read back, and hash again"
+APART = ("training", "evaluation")
+STEPS: dict[str, list[tuple[Any, str]]] = {
+    "training": [(base, "fit")],
+    "evaluation": [(rounds, "evaluate")],
+    "open the shard": [(client, "open_shard")],
+    "load the weights": [(base, "load")],
+    "copy the trained weights": [(base.Method, "finish")],
+    "encode, with checksum": [(framing, "encode")],
+    "SHA-256 of what is stored": [(store, "reference")],
+    "store it": [(client, "create_once"), (client, "_send")],
+    "fetch it, and the downlink; hash again": [
+        (store.MemoryStore, "get"), (store.FileStore, "get")
+    ],
+    "decode, with checksum": [(framing, "decode")],
+    "look for NaN": [(state, "require_finite")],
+    "add it up in float64": [(base, "weighted_mean")],
+    "check lengths, report and norm": [
+        (framing, "require_length"), (acceptance, "check"), (acceptance, "check_norm")
+    ],
+    "read the job and report": [(client, "work"), (client, "canonical"), (client, "_earlier")],
+    "write jobs and downlink, a round": [(rounds, "dispatch")],
+    "keep the state, a round": [(rounds, "commit")],
+}  # fmt: skip
+REST = "everything else"
 
 
 def main() -> None:
-    """Time the steps and print the table."""
+    """Run the jobs and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", default=["resnet6", "resnet18"])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--stores", nargs="+", choices=["memory", "files"],
+                        default=["memory", "files"])  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=4, help="the first is left out")
+    parser.add_argument("--clients", type=int, help="default: the job's")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # as at a client
-    allocator.keep_freed_memory()
-    columns = [steps(name, options.repeats) for name in options.models]
-    print(f"| step, CPU ms | {' | '.join(options.models)} |")
+    if options.rounds < 2:
+        parser.error("wanted 2 rounds or more")
+    names = [(job, kept) for job in options.jobs for kept in options.stores]
+    columns = [profile(job, kept, options.rounds, options.clients) for job, kept in names]
+    print(f"| CPU ms a client | {' | '.join(f'{job}, {kept}' for job, kept in names)} |")
     print(f"| --- |{' --: |' * len(columns)}")
-    for label in columns[0]:
+    for label in (*(step for step in STEPS if step not in APART), REST):
         print(f"| {label} | {' | '.join(f'{column[label]:.2f}' for column in columns)} |")
-    files = [sum(column.values()) for column in columns]
-    memory = [sum(column.values()) - column[ON_FILES] for column in columns]
-    print(f"| together, store in memory | {' | '.join(f'{one:.1f}' for one in memory)} |")
-    print(f"| together, store of files | {' | '.join(f'{one:.1f}' for one in files)} |")
+    sums = [sum(v for n, v in column.items() if n not in APART) for column in columns]
+    print(f"| together | {' | '.join(f'{one:.1f}' for one in sums)} |")
+    for label in APART:
+        print(f"| {label} | {' | '.join(f'{column[label]:.1f}' for column in columns)} |")
 
 
-def steps(name: str, repeats: int) -> dict[str, float]:
-    """Time each step for one model, in milliseconds."""
-    model = catalogue.build(name, 3, CLASSES, seed=1)
-    values = state.copy(model.state_dict())
-    payload = state.as_section(values, "model")
-    schema = Schema(tuple(Entry(n, str(v.dtype), tuple(v.shape)) for n, v in payload.items()))
-    codec = plugins.build("codec", "dense", {})
-    data = codec.encode(payload, schema)
-    decoded = codec.decode(data, schema)
-    report = ClientReport(
-        client="client", attempt=0, purpose="train", uplink=reference("uplink/0001/client.0", data),
-        examples=16, metrics={"train_loss": 1.0}, memory=None, seconds=1.0,
-    )  # fmt: skip
-    said = canonical(report)
-    numbers = itertools.count()
-
-    def best(step: Callable[[], object]) -> float:
-        found = []
-        for _ in range(repeats):
-            started = time.thread_time()
-            step()
-            found.append(1000 * (time.thread_time() - started))
-        return min(found)
-
-    def many(count: int) -> Callable[[], object]:
-        return lambda: weighted_mean((1.0, decoded) for _ in range(count))
-
+def profile(name: str, kept: str, count: int, clients: int | None = None) -> dict[str, float]:
+    """Run some rounds of a job and return milliseconds a client by step."""
+    job = JOBS[name]
+    job = dataclasses.replace(job, clients=clients or job.clients)
     with tempfile.TemporaryDirectory(prefix="fedx-steps-") as folder:
-        write(JOBS["tiny100"], Path(folder), clients=1)
-        shard = next((Path(folder) / "shards").glob("client*"))
-        files, memory = FileStore(Path(folder) / "store", durable=False), MemoryStore()
+        write(job, Path(folder))
+        place = Place(
+            store=f"memory://steps-{name}" if kept == "memory" else f"{folder}/store",
+            shards=f"{folder}/shards",
+            memory="memory://memories",
+        )
+        setting = Setting(run="steps", data=Path(folder), place=place)
+        running = federate(settings(job, count), setting, InProcess(1))
+        next(running)
+        with timed() as spent:
+            began = time.thread_time()
+            for _ in running:
+                pass
+            whole = time.thread_time() - began
+    found = {label: spent[label] for label in STEPS}
+    found[REST] = whole - sum(found.values())
+    return {label: 1000 * seconds / job.clients / (count - 1) for label, seconds in found.items()}
 
-        def there_and_back() -> None:
-            ref = files.create(f"uplink/{next(numbers)}", data)
-            files.get(ref)
-            files.delete(ref.key)
 
-        in_memory = best(lambda: memory.put("uplink", data))
-        return {
-            "open the shard": best(lambda: examples.read_part(shard, "train")),
-            "load the weights": best(lambda: state.load_(model, values)),
-            "copy the trained weights": best(lambda: state.copy(model.state_dict())),
-            "encode, with checksum": best(lambda: codec.encode(payload, schema)),
-            "store it, with SHA-256": in_memory,
-            ON_FILES: best(there_and_back) - in_memory,
-            "decode, with checksum": best(lambda: codec.decode(data, schema)),
-            "look for NaN": best(lambda: state.require_finite(decoded, name)),
-            "add it up in float64": (best(many(5)) - best(many(1))) / 4,
-            "write and read the report": best(
-                lambda: (canonical(report), parse(ClientReport, json.loads(said)))
-            ),
-        }
+@contextmanager
+def timed() -> Iterator[Counter[str]]:
+    """Add up the time of each step while open; the core stays as it is."""
+    spent, within = Counter[str](), list[float]()
+
+    def counting(label: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(step)
+        def counted(*arguments: Any, **named: Any) -> Any:
+            began = time.thread_time()
+            within.append(0.0)
+            try:
+                return step(*arguments, **named)
+            finally:
+                took = time.thread_time() - began
+                spent[label] += took - within.pop()
+                if within:
+                    within[-1] += took
+
+        return counted
+
+    originals = [
+        (label, where, name, getattr(where, name))
+        for label, places in STEPS.items()
+        for where, name in places
+    ]
+    for label, where, name, step in originals:
+        setattr(where, name, counting(label, step))
+    try:
+        yield spent
+    finally:
+        for _, where, name, step in originals:
+            setattr(where, name, step)
 
 
 if __name__ == "__main__":

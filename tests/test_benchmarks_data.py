@@ -39,11 +39,15 @@ def test_the_table_has_medians_and_their_span(data: Any) -> None:
     assert last == "| a thing: done | 2 ms | 1 to 3 | 5 |"
 
 
-def test_each_step_of_a_client_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_of_a_round_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     jobs: Any = importlib.import_module("jobs")
     monkeypatch.setattr(jobs, "EVALUATED", 8)
     steps: Any = importlib.import_module("steps")
-    found = steps.steps("resnet6", 1)
-    assert len(found) == 10
-    assert all(isinstance(value, float) for value in found.values())
+    before = steps.store.reference
+    for kept in ("memory", "files"):
+        found = steps.profile("tiny100", kept, 2, clients=2)
+        assert list(found) == [*steps.STEPS, steps.REST]
+        assert all(found[label] > 0 for label in steps.STEPS)
+        assert 0 < found[steps.REST] < found["training"]
+    assert steps.store.reference is before
