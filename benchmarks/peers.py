@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine import OUTSIDE, Result, Variant, launch, proportional_bytes
+from engine import LOOKS_SECONDS, OUTSIDE, Result, Variant, launch, proportional_bytes
 
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 1800
@@ -97,7 +97,7 @@ def main() -> None:
                     key["entrant"] = entrant.name
                     if entrant.name in absent or any(key.items() <= r.items() for r in results):
                         continue
-                    found = key | run(entrant, job, Path(folder), options.rounds, options.peers)
+                    found = run(entrant, job, Path(folder), options.rounds, options.peers) | key
                     results.append(found)
                     with options.output.open("a") as file:
                         file.write(json.dumps(found) + "\n")
@@ -180,7 +180,7 @@ def run(entrant: Entrant, job: str, folder: Path, rounds: int, python: str | Non
             )  # fmt: skip
             while process.poll() is None and time.time() - launched < PATIENCE_SECONDS:
                 peak = max(peak, proportional_bytes(process.pid))
-                time.sleep(0.5)
+                time.sleep(LOOKS_SECONDS)
             if process.poll() is None:
                 process.kill()
             said.seek(0)

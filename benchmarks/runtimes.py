@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import Result, proportional_bytes
+from engine import LOOKS_SECONDS, Result, proportional_bytes
 
 from flows.choices import RunAt
 
@@ -101,7 +101,7 @@ def _launch(name: str, folder: str, arguments: Sequence[str]) -> Result:
             peak = 0
             while process.poll() is None:
                 peak = max(peak, proportional_bytes(process.pid))
-                time.sleep(0.5)
+                time.sleep(LOOKS_SECONDS)
         if process.returncode:
             raise SystemExit(f"{name} failed:\n{said.read_text()[-3000:]}")
         assert process.stdout is not None

@@ -71,3 +71,28 @@ def test_the_table_has_ratios_within_a_repeat_and_a_line_for_whoever_is_missing(
     assert rows[2].startswith("| pfl | 1 | not measured: it fell over |")
     assert rows[3].startswith("| fluke | 1 | not measured: not installed |")
     assert len({row.count("|") for row in rows}) == 1
+
+
+def test_what_was_measured_is_in_the_table_and_is_not_run_again(
+    peers: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def run(entrant: Any, *_: Any) -> dict[str, Any]:
+        asked.append(entrant.name)
+        names = ("round", "cpu", "start")
+        return {
+            "rounds": [{"wall": 1.0}], "outside_milliseconds": 2.0, "pss_megabytes": 3.0,
+            **{f"{name}_seconds": 1.0 for name in names},
+        }  # fmt: skip
+
+    jobs: Any = importlib.import_module("jobs")
+    monkeypatch.setattr(jobs, "write", lambda *_: None)
+    monkeypatch.setattr(peers, "run", run)
+    output = tmp_path / "peers.jsonl"
+    command = ["peers.py", "--jobs", "tiny100", "--rounds", "2", "--repeats", "1", "--only"]
+    for names in (["plain"], ["plain", "fedx"]):
+        monkeypatch.setattr(sys, "argv", [*command, *names, "--output", str(output)])
+        peers.main()
+    assert asked == ["plain", "fedx"]
+    assert "| FedX | 1 | 1.00 | 1.00 |" in capsys.readouterr().out
