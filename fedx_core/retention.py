@@ -66,8 +66,11 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
 def _forget_lost(journal: Journal, place: Place, round_index: int) -> None:
     closed = journal.closed(round_index)
     memories = open_store(place.memory)
+    for report in closed.reports if closed is not None else ():
+        _forget_words(journal.store, round_index, report)
     for failure in closed.failures if closed is not None else ():
         _forget_tries(journal.store, round_index, failure)
+        _forget_words(journal.store, round_index, failure)
         for attempt in range(failure.attempt + 1):
             memories.delete(f"memory/{failure.client}/{round_index:04d}.{attempt}")
 
@@ -77,3 +80,10 @@ def _forget_tries(store: Store, round_index: int, last: ClientReport | ClientFai
         stem = f"uplink/{round_index:04d}/{last.client}.{attempt}"
         store.delete(stem)
         store.delete(f"{stem}.report")
+
+
+def _forget_words(store: Store, round_index: int, last: ClientReport | ClientFailure) -> None:
+    """Forget the short words of sites that nobody has read since; see :mod:`fedx_core.sites`."""
+    for attempt in range(last.attempt + 1):
+        for word in ("taken", "intent"):
+            store.delete(f"uplink/{round_index:04d}/{last.client}.{attempt}.report.{word}")

@@ -5,7 +5,7 @@
     request.json      its own public keys, for people to carry to the coordinator
     plans/            plans that it was asked to follow, and those that are approved
     memory/           what it keeps between rounds; never leaves
-    outbox/           hashes of what it has sent
+    outbox/           what it has said and hashes of what it has sent, of each run the last round
     audit.jsonl       what it has refused, and why
 
 Its images lie elsewhere, and nothing here is a copy of them.
@@ -68,7 +68,7 @@ class Home:
 
     @property
     def outbox(self) -> Path:
-        """Store of the hashes of what it has sent."""
+        """Folder for what it has said and sent, by run and round."""
         return self.folder / "outbox"
 
     def enroll(self, name: str) -> Keys:

@@ -11,6 +11,8 @@ on with the next order for that job, and trains once.
 """
 
 import json
+import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,9 @@ from fedx_core.sites.keys import Keys
 from fedx_core.sites.orders import Order, intent_key, taken_key
 from fedx_core.sites.wire import Wire
 from fedx_core.store import Buffer, FileStore, reference
+
+LONGEST_SILENCE = 30 * 24 * 3600.0
+"""Seconds after which a site forgets what it has sent in a run of which it hears no more."""
 
 _REPORT = "report"
 
@@ -67,10 +72,11 @@ def answer(
         FedXError: the job can't be done, see :func:`fedx_core.client.train`.
     """
     job = order.job
-    folder = outbox / notes.digest(job)
+    folder = outbox / job.run / f"{job.round_index:04d}" / notes.digest(job)
     desk = FileStore(folder / "done", durable=False)
     granted = GrantedStore(order.grants, FileStore(folder / "sent", durable=False), wire or Wire())
     _agreed(job, granted, approvals, keys)
+    _tidy(outbox, job)
     report = _left(desk) or _work(job, granted, desk, shards, memory)
     if report.uplink is not None and not _store(report.uplink, job, granted, desk, keys):
         return
@@ -180,6 +186,20 @@ def _store(uplink: Ref, job: ClientJob, granted: GrantedStore, desk: FileStore, 
         return True
     granted.create(intent_key(job), notes.write("ready", job, keys, size=uplink.size))
     return False
+
+
+def _tidy(outbox: Path, job: ClientJob) -> None:
+    """Forget what was sent in rounds before the order's, and in runs of which nobody asks any more.
+
+    A coordinator asks for a round only once the one before it is closed. Whatever it may ask for
+    again all the same can be trained again.
+    """
+    for folder in outbox.glob("*"):
+        if folder.name != job.run and folder.stat().st_mtime < time.time() - LONGEST_SILENCE:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in (outbox / job.run).glob("*"):
+        if folder.name < f"{job.round_index:04d}":
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _forget(memory: Path, job: ClientJob) -> None:

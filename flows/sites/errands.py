@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fedx_core.errors import FedXError, StoreError, TooBigError
@@ -15,7 +16,7 @@ from fedx_core.sites.notes import NOTE_SIZE
 from fedx_core.sites.orders import Order, intent_key, issue, taken_key
 from fedx_core.sites.registry import Admitted, Registry
 from fedx_core.store import Store
-from flows.sites.inboxes import Inboxes, Sent
+from flows.sites.inboxes import READY, Inboxes, Sent
 
 LONGEST_PAUSE = 600.0
 """Seconds between two calls of a site that does not take its order, at most."""
@@ -109,7 +110,8 @@ class Errand:
             order = Order(job, grants, inbox, expires)
             return issue(order, office.registry.keys, self.site.public)
 
-        self._sent = office.inboxes.send(job.client, write)
+        about = notes.digest(job) + (READY if ready else "")
+        self._sent = office.inboxes.send(job.client, write, about)
         self._ends = time.monotonic() + life
         self._pause = office.patience
         self._calls = time.monotonic() + (self._pause if self._sent.expected else 0.0)
@@ -143,12 +145,24 @@ class Errand:
                 return None
             if notes.is_note(said := bytes(data)):
                 note = notes.read(said, job, self.site.public)
+                self._clear(notes.digest(job))
                 return self._failure(f"{note.code}: {job.client} refused; its own book says more")
-            return manifest.read(said, job, self.site)
+            report = manifest.read(said, job, self.site)
+            # It has stored a payload, so it has read that letter which has let it.
+            granted = (notes.digest(job) + READY,) if report.uplink is not None else ()
+            self._clear(*granted, notes.digest(job))
+            return report
         except StoreError:
             raise
         except FedXError as error:
             return self._refused(error)
+
+    def _clear(self, *about: str) -> None:
+        """Clear letters and words away that an answer has made useless."""
+        with suppress(StoreError):  # then the next answer does it, or `fedx gc`
+            for key in (taken_key(self.job), intent_key(self.job)):
+                self.office.store.delete(key)
+            self.office.inboxes.answered(self.job.client, *about)
 
     def note_late(self) -> bool:
         """Write an answer that came too late into the book; tell whether there is no more to see.

@@ -5,6 +5,9 @@
 Each letter grants the key at which the next one will lie, so keys form a chain that only the
 coordinator can work out. Letters are created where the chain is free: two runs that use one site
 find each other's letters there, and go one further. A site follows the chain and misses none.
+
+So an answer shows that its site has read the letter that asked for it, and is done with all before
+it: these letters go. One that nobody answers goes when the grants in it have expired.
 """
 
 import hmac
@@ -13,7 +16,7 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError
 from fedx_core.messages import canonical, parse
@@ -24,8 +27,25 @@ from fedx_core.sites.registry import Registry
 from fedx_core.store import FileStore, S3Store
 from flows.locks import exclusive
 
+READY = "/ready"
+"""Ends what a letter is about that grants a payload whose length the site has said."""
 INBOX_SECONDS = MOST_SECONDS - MARGIN_SECONDS
 """How long a site may look for its next letter; after that it has to be woken, or invited anew."""
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A letter that lies in an inbox.
+
+    Args:
+        key: where.
+        about: job that it asks for, see :func:`fedx_core.sites.notes.digest`; and :data:`READY`.
+        expires: when nothing can be done with it any more, in seconds since 1970.
+    """
+
+    key: str
+    about: str
+    expires: float
 
 
 @dataclass(frozen=True)
@@ -36,11 +56,13 @@ class Inbox:
         bucket: of S3.
         key: of the letter that it waits for.
         expires: seconds since 1970; 0 where it was never told of that key.
+        letters: that lie there still, in the order in which they were sent.
     """
 
     bucket: str
     key: str
     expires: float
+    letters: tuple[Letter, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,14 +101,15 @@ class Inboxes:
         with self._alone(site):
             inbox = self._known(site)
             grant = self._granted(inbox.key)
-            self._note(site, inbox.key, grant.expires)
+            self._note(site, replace(inbox, expires=grant.expires))
         return grant
 
-    def send(self, site: str, write: Callable[[Grant], bytes]) -> Sent:
+    def send(self, site: str, write: Callable[[Grant], bytes], about: str) -> Sent:
         """Send a letter.
 
         Args:
             site: to whom.
+            about: see :class:`Letter`.
             write: makes the letter from the grant of the place where the next one will lie.
 
         Raises:
@@ -103,8 +126,37 @@ class Inboxes:
                     break
                 except AlreadyExistsError:
                     key = following.key
-            self._note(site, following.key, following.expires)
+            lying = (*self._cleared(inbox.letters), Letter(key, about, following.expires))
+            self._note(site, replace(inbox, key=following.key, expires=following.expires,
+                                     letters=lying))  # fmt: skip
         return Sent(letter, key, expected=inbox.expires > time.time())
+
+    def answered(self, site: str, *about: str) -> None:
+        """Clear away what a site has read by now, since it has answered.
+
+        Args:
+            site: that has answered.
+            about: what its answer may be to; of these the first that it was sent a letter about.
+
+        Raises:
+            StoreError: the store does not answer; the next answer clears these letters away, too.
+        """
+        with self._alone(site):
+            inbox = self._known(site)
+            topics = [letter.about for letter in inbox.letters]
+            if (read := next((topic for topic in about if topic in topics), None)) is None:
+                return
+            count = topics.index(read) + 1
+            for letter in inbox.letters[:count]:
+                self.store.delete(letter.key)
+            self._note(site, replace(inbox, letters=inbox.letters[count:]))
+
+    def _cleared(self, letters: tuple[Letter, ...]) -> tuple[Letter, ...]:
+        """Delete letters that have expired, and return the others."""
+        old = [letter for letter in letters if letter.expires < time.time()]
+        for letter in old:
+            self.store.delete(letter.key)
+        return tuple(letter for letter in letters if letter not in old)
 
     def _known(self, site: str) -> Inbox:
         data = self._files.read(_file(site))
@@ -126,8 +178,8 @@ class Inboxes:
     def _granted(self, key: str) -> Grant:
         return self._presigner.get(key, MAX_ORDER, INBOX_SECONDS)
 
-    def _note(self, site: str, key: str, expires: float) -> None:
-        self._files.put(_file(site), canonical(Inbox(self.store.bucket, key, expires)))
+    def _note(self, site: str, inbox: Inbox) -> None:
+        self._files.put(_file(site), canonical(inbox))
 
     def _alone(self, site: str) -> AbstractContextManager[None]:
         return exclusive(self._registry.folder / f"inboxes/.{site}.lock")

@@ -59,22 +59,29 @@ class Post:
         return {run: base64.b64decode(text) for run, text in self._read().letters.items()}
 
     def invited(self, inbox: Grant) -> None:
-        """Look there from now on."""
-        with self._alone():
-            self._write(replace(self._read(), inbox=inbox))
+        """Look there from now on, unless the site was told of a later place already.
 
-    def arrived(self, run: str, letter: bytes, inbox: Grant | None) -> None:
+        Where an old invitation leads, the letters are gone.
+        """
+        with self._alone():
+            kept = self._read()
+            self._write(replace(kept, inbox=_later(kept.inbox, inbox)))
+
+    def arrived(self, run: str, letter: bytes, inbox: Grant | None, *, follow: bool = True) -> None:
         """Note a letter, and where the next one will lie.
 
         Args:
             run: that it belongs to.
             letter: as it came.
             inbox: that it grants; None leaves the one that is known.
+            follow: whether the letter lay in the inbox that is known; one that came another way
+                may be older than others that the site has read.
         """
         with self._alone():
             kept = self._read()
             letters = {**kept.letters, run: base64.b64encode(letter).decode()}
-            self._write(Kept(inbox or kept.inbox, letters))
+            following = inbox if follow else _later(kept.inbox, inbox)
+            self._write(Kept(following or kept.inbox, letters))
 
     def answered(self, run: str, letter: bytes) -> None:
         """Strike a letter off, unless a later one of the same run has come meanwhile."""
@@ -100,3 +107,10 @@ class Post:
 
     def _write(self, kept: Kept) -> None:
         self._files.put(FILE, seal(self._keys.public, canonical(kept)))
+
+
+def _later(known: Grant | None, told: Grant | None) -> Grant | None:
+    """Return the place of which a site was told last: the one that expires last."""
+    if known is None or told is None:
+        return known or told
+    return told if told.expires >= known.expires else known

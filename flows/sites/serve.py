@@ -177,7 +177,7 @@ def take(letter: bytes, home: Home, images: Path, wire: Wire) -> Order:
     order = open_order(letter, keys, home.coordinator)
     unfinished.sweep(home.folder)
     post = Post(home.folder, keys)
-    post.arrived(order.job.run, letter, order.inbox)
+    post.arrived(order.job.run, letter, order.inbox, follow=False)
     answer(order, home, images, wire)
     post.answered(order.job.run, letter)
     return order

@@ -186,7 +186,8 @@ def test_gc_keeps_the_last_state(fedx: Fedx, capsys: Said) -> None:
     states = Path("runs/a/store/states")
     assert len(list(states.iterdir())) == 3
     left = [states / f".one.{'0' * 32}", Path(f"runs/a/.run.yaml.{'f' * 32}")]
-    for path in left:  # as of a process that was killed while it wrote them
+    left.append(Path("runs/a/store/uplink/0001/client-00.0.report.taken"))
+    for path in left:  # as of processes that were killed
         path.write_bytes(b"half")
     assert fedx("gc", "a", "--keep-states", "1") == 0
     assert len(list(states.iterdir())) == 1

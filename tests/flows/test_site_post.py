@@ -13,7 +13,8 @@ NORTH = keys.make("north")
 
 
 def inbox(number: int) -> Grant:
-    return Grant("get", f"inbox/north/{number}", 9, "https://store.example/?X-Amz-a=b", {}, 1e9)
+    url = "https://store.example/?X-Amz-a=b"
+    return Grant("get", f"inbox/north/{number}", 9, url, {}, 1e9 + number)
 
 
 def test_letters_wait_until_they_are_answered_and_a_new_one_takes_an_old_ones_place(
@@ -31,6 +32,23 @@ def test_letters_wait_until_they_are_answered_and_a_new_one_takes_an_old_ones_pl
     again.answered("one", b"first")  # it was replaced meanwhile
     again.answered("two", b"of two")
     assert Post(tmp_path, NORTH).letters == {"one": b"second"}
+
+
+def test_neither_an_old_invitation_nor_an_old_letter_leads_back(tmp_path: Path) -> None:
+    post = Post(tmp_path, NORTH)
+    post.invited(inbox(1))
+    post.arrived("one", b"first", inbox(2))
+    post.arrived("one", b"second", inbox(3))
+    post.invited(inbox(1))
+    post.arrived("one", b"first", inbox(2), follow=False)
+    assert post.inbox == inbox(3)
+    post.arrived("one", b"fourth", inbox(5), follow=False)
+    assert post.inbox == inbox(5)
+    post.invited(inbox(9))
+    assert post.inbox == inbox(9)
+    # Once it looks somewhere, it follows what lies there, even if a clock was set back meanwhile.
+    post.arrived("one", b"tenth", inbox(4))
+    assert post.inbox == inbox(4)
 
 
 def test_whoever_copies_the_file_has_nothing(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Rounds at sites that hold keys, data and approvals, and nothing of the coordinator's store."""
 
+import base64
+import json
 import os
 import shutil
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -44,12 +47,22 @@ def what_came(store: str) -> tuple[object, ...]:
     )
 
 
+def keys(uri: str) -> set[str]:
+    """Return the keys of all objects under a URI, without what the URI names."""
+    import boto3
+
+    parts = urlsplit(f"{uri.rstrip('/')}/")
+    bucket, prefix = boto3.Session().resource("s3").Bucket(parts.netloc), parts.path[1:]
+    return {found.key.removeprefix(prefix) for found in bucket.objects.filter(Prefix=prefix)}
+
+
 def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
     sites: Sites, bed: Bed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(sites.registry.folder))
     here, there = bed.setting("here"), sites.setting("there")
     list(federate(tiny(), here, InProcess(1)))
+    others = keys("s3://fedx/inbox")
     done = threading.Event()
 
     def people() -> None:
@@ -79,8 +92,17 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
     for path in sites.folder.rglob("*"):
         assert not path.is_file() or secret not in path.read_bytes(), path
     assert [path.name for path in sites.shards("client-00").iterdir()] == ["client-00"]
-    # What a site holds for itself is there once, and letters can be read by their site alone.
-    assert not Post(sites.home("client-00").folder, sites.home("client-00").keys).letters
+    # Nothing is left of what was said on the way: no letters, no words, one round's answers.
+    assert keys("s3://fedx/inbox") == others
+    kept = Path(here.place.store)
+    assert keys(there.place.store) == {
+        str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()
+    }
+    site = sites.home("client-00")
+    assert not Post(site.folder, site.keys).letters
+    assert [path.relative_to(site.outbox) for path in site.outbox.glob("*/*")] == [
+        Path("there/0003")
+    ]
 
 
 def test_what_passes_between_them_shows_no_grant(sites: Sites) -> None:
@@ -201,9 +223,12 @@ def test_a_coordinator_that_was_killed_finds_what_was_answered_meanwhile(sites: 
     sites.welcome(site)
     asked.begin()
     answer(site)
+    assert asked._sent is not None
+    assert asked.office.inboxes.store.read(asked._sent.key) is not None
     (outcome,) = sites.runtime().run_cohort([job], setting.place)
     assert isinstance(outcome, ClientReport)
     assert site.fetch() == 0  # and nobody was asked again
+    assert asked.office.inboxes.store.read(asked._sent.key) is None
 
 
 def test_a_payload_whose_length_the_site_alone_knows_is_granted_when_it_is_ready(
@@ -220,10 +245,17 @@ def test_a_payload_whose_length_the_site_alone_knows_is_granted_when_it_is_ready
     sites.welcome(site)
     asked.begin()
     answer(site)
+    first = asked._sent
     assert asked.look() is None  # it is ready, and granted with another letter
     answer(site)
     report = asked.look()
     assert isinstance(report, ClientReport)
+    for sent in (first, asked._sent):
+        assert sent is not None
+        assert asked.office.inboxes.store.read(sent.key) is None
+    assert keys(f"{setting.place.store}/uplink") == {
+        "0001/client-00.0", "0001/client-00.0.report"
+    }  # fmt: skip
     expected = train(first_jobs(here, settings)["client-00"], here.place)
     assert report.uplink == expected.uplink
 
@@ -318,6 +350,56 @@ def test_two_runs_that_use_one_site_find_each_others_letters_and_go_one_further(
     assert site.fetch() == 2
     answer(site)
     assert all(isinstance(each.look(), ClientReport) for each in errands)
+
+
+def test_an_answer_clears_its_letter_and_those_before_away_and_no_later_one(sites: Sites) -> None:
+    setting = sites.setting("run")
+    jobs = [first_jobs(setting, tiny())["client-00"]]
+    jobs += [replace(jobs[0], attempt=n, uplink_key=f"uplink/0001/client-00.{n}") for n in (1, 2)]
+    site, runtime = sites.serving("client-00"), sites.runtime()
+    old = base64.b64decode(sites.invite("client-00").read_bytes())
+    site.invited(old)
+    errands = [errand(sites, runtime, setting, job) for job in jobs]
+    for each in errands:
+        each.begin()
+    store = errands[0].office.inboxes.store
+
+    def lie() -> list[bool]:
+        sent = [each._sent.key for each in errands if each._sent is not None]
+        return [store.read(key) is not None for key in sent]
+
+    assert lie() == [True, True, True]
+    site.fetch()  # of the three letters the last one counts
+    answer(site)
+    assert [each.look() for each in errands[:2]] == [None, None]
+    assert lie() == [True, True, True]
+    assert isinstance(errands[2].look(), ClientReport)
+    assert lie() == [False, False, False]
+    # A site that is started with its old invitation goes on where it was.
+    site.invited(old)
+    later = replace(jobs[0], attempt=3, uplink_key="uplink/0001/client-00.3")
+    errand(sites, runtime, setting, later).begin()
+    assert site.fetch() == 1
+
+
+def test_a_letter_that_nobody_answers_goes_once_it_has_expired(sites: Sites) -> None:
+    setting = sites.setting("run")
+    job = first_jobs(setting, tiny())["client-00"]
+    asked = errand(sites, sites.runtime(), setting, job)
+    asked.begin()
+    first = asked._sent
+    path = sites.folder / "coordinator/inboxes/client-00.json"
+    record = json.loads(path.read_text())
+    record["letters"][0]["expires"] = time.time() - 1
+    path.write_text(json.dumps(record))
+    asked.send()
+    assert first is not None
+    assert asked._sent is not None
+    assert asked.office.inboxes.store.read(first.key) is None
+    assert asked.office.inboxes.store.read(asked._sent.key) is not None
+    assert [letter["key"] for letter in json.loads(path.read_text())["letters"]] == [
+        asked._sent.key
+    ]
 
 
 def test_a_client_that_was_not_admitted_is_a_lost_client(sites: Sites) -> None:

@@ -1,9 +1,10 @@
 """T17 of the threat model: a run at sites, and no secret in anything that it leaves or says."""
 
 import base64
+import json
 import logging
-import re
 import shutil
+import sqlite3
 import threading
 import time
 import warnings
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+import leaks
 from bed import tiny
 from fedx_core import config
 from fedx_core.sites import audit
@@ -26,14 +28,13 @@ from fedx_core.sites.wire import Wire
 from fedx_core.store import S3Store, open_store
 from flows.experiment import Request, carry_out, settle
 from flows.live import display
-from flows.sites.inboxes import Inboxes
+from flows.sites.inboxes import Inboxes, Sent
 from flows.sites.serve import Serving
 from flows.tracking import tracker
 
 pytestmark = pytest.mark.integration
 
 CLIENTS = ("client-00", "client-01", "client-02")
-SIGNATURE = re.compile(r"X-Amz-Signature=\w{8}")
 
 
 @dataclass(frozen=True)
@@ -46,22 +47,19 @@ class Party:
 
     @property
     def secrets(self) -> dict[str, bytes]:
-        """Every secret as it might be written somewhere, by what it is."""
+        """Every secret, by what it is."""
         owners: list[Keys] = [self.registry.keys, *(home.keys for home in self.homes)]
-        found = {}
+        found = {"s3": b"canary-of-s3", "prefect": b"canary-of-prefect"}
         for owner in owners:
-            for half, key in (("signing", owner.signing), ("sealing", owner.sealing)):
-                for form, said in (
-                    ("raw", key), ("hex", key.hex().encode()), ("base64", base64.b64encode(key)),
-                    ("repr", repr(key)[2:-1].encode()),
-                ):  # fmt: skip
-                    found[f"{owner.name} {half} {form}"] = said
-        return {**found, "s3": b"canary-of-s3", "prefect": b"canary-of-prefect"}
+            found |= {
+                f"{owner.name} signing": owner.signing,
+                f"{owner.name} sealing": owner.sealing,
+            }
+        return found
 
     def leaked(self, said: bytes) -> list[str]:
         """Name the secrets in bytes, and whether a signed URL is among them."""
-        leaks = [name for name, secret in self.secrets.items() if secret in said]
-        return leaks + ["a signed URL"] * bool(SIGNATURE.search(said.decode("latin-1")))
+        return leaks.leaked(said, self.secrets)
 
 
 @pytest.fixture
@@ -159,7 +157,15 @@ def test_a_run_at_sites_leaves_and_says_no_secret(
         )
     )  # fmt: skip
     bucket = s3.removeprefix("s3://")
-    shown = display("log")
+    shown, letters = display("log"), list[bytes]()
+    send = Inboxes.send
+
+    def kept(*arguments: Any, **named: Any) -> Sent:
+        sent = send(*arguments, **named)
+        letters.append(sent.letter)
+        return sent
+
+    monkeypatch.setattr(Inboxes, "send", kept)
     with at_work(party, bucket) as said:
         found = carry_out(
             order, run_at="sites", workers=1, display=shown,
@@ -170,22 +176,40 @@ def test_a_run_at_sites_leaves_and_says_no_secret(
 
     assert b"overall_accuracy" in (tmp_path / "mlflow.db").read_bytes()
     objects = stored(bucket)
-    assert any(key.startswith("inbox/") for key in objects)
-    leaks = {key: party.leaked(data) for key, data in objects.items()}
+    assert letters  # which are gone by now
+    found_in = {key: party.leaked(data) for key, data in objects.items()}
+    found_in["letters"] = party.leaked(b"".join(letters))
+    found_in["letters in base64"] = party.leaked(b"".join(map(base64.b64encode, letters)))
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != FILE]
     assert {"rounds.csv", "mlflow.db", audit.FILE, "post"} <= {path.name for path in files}
-    leaks |= {str(path): party.leaked(path.read_bytes()) for path in files}
+    found_in |= {str(path): party.leaked(path.read_bytes()) for path in files}
     printed = capfd.readouterr()
-    leaks["log"] = party.leaked(caplog.text.encode())
-    leaks["stdout"], leaks["stderr"] = (party.leaked(t.encode()) for t in printed)
-    leaks["said"] = party.leaked("\n".join(said).encode())
-    leaks["summary"] = party.leaked(repr(found).encode())
+    found_in["log"] = party.leaked(caplog.text.encode())
+    found_in["stdout"], found_in["stderr"] = (party.leaked(t.encode()) for t in printed)
+    found_in["said"] = party.leaked("\n".join(said).encode())
+    found_in["summary"] = party.leaked(repr(found).encode())
     assert "botocore" in caplog.text  # so the log does have what libraries say
-    assert {place: names for place, names in leaks.items() if names} == {}
+    assert {place: names for place, names in found_in.items() if names} == {}
 
 
-def test_the_search_finds_what_is_there(party: Party) -> None:
+def test_the_search_finds_what_is_there(party: Party, tmp_path: Path) -> None:
     for home in party.homes:
         assert party.leaked((home.folder / FILE).read_bytes())
-    assert party.leaked(b"https://s3/x?X-Amz-Signature=0123456789") == ["a signed URL"]
+    url = b"https://s3/x?X-Amz-Signature=0123456789"
+    assert party.leaked(url) == ["a signed URL"]
+    for before in (b"", b"a", b"ab"):
+        said = before + b'{"url": "' + url + b'"}'
+        assert party.leaked(base64.b64encode(said)) == ["a signed URL in base64"]
+        (found,) = leaks.leaked(
+            base64.b64encode(before + b"/+canary-of-s3?"), {"s3": b"canary-of-s3"}
+        )[:1]
+        assert found.startswith("s3 base64")
     assert party.leaked(b"nothing") == []
+    database = tmp_path / "found.db"
+    with sqlite3.connect(database) as opened:
+        opened.execute("CREATE TABLE one (text TEXT, blob BLOB, number INTEGER)")
+        opened.execute("INSERT INTO one VALUES (?, ?, 7)", (json.dumps({"a": "ä/x"}), b"\0raw"))
+    assert set(leaks.rows(database)) == {
+        ("one.text", json.dumps({"a": "ä/x"}).encode()), ("one.text", b'{"a": "\xc3\xa4/x"}'),
+        ("one.blob", b"\0raw"), ("one.number", b"7"),
+    }  # fmt: skip
