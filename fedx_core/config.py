@@ -96,7 +96,8 @@ class TrainingConfig(Block):
             the server's reference set, at no byte; ``local`` leaves them with the clients, and the
             server measures its own likewise.
         eval_batch_size: images at once in evaluation and relevance.
-        device: ``auto`` takes a GPU if there is one.
+        device: ``auto`` takes a GPU if there is one; or ``cpu``, ``cuda``, or one of several, such
+            as ``cuda:1``.
         amp: 16-bit autocast on a GPU.
         threads: of torch for each client; 1 keeps results independent of the machine's cores.
         memory_format: ``channels_last`` is faster for convolutions on most machines.

@@ -162,8 +162,9 @@ def pick_device(name: str) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            f"training.device is {name!r}, but torch sees no GPU here; set it to auto or cpu, or "
-            "look at nvidia-smi, CUDA_VISIBLE_DEVICES and torch.version.cuda"
+            f"device {name!r} was asked for, but torch sees no GPU here; choose auto or cpu "
+            "(training.device, --device), or look at nvidia-smi, CUDA_VISIBLE_DEVICES and "
+            "torch.version.cuda"
         )
     return device
 

@@ -179,7 +179,7 @@ def test_vision_transformers_get_images_of_their_size() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch sees a GPU here")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'cuda', but torch sees no GPU here"):
+    with pytest.raises(ConfigError, match="device 'cuda' was asked for, but torch sees no GPU"):
         pick_device("cuda")
 
 
