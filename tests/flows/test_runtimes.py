@@ -23,7 +23,7 @@ from fedx_core.client import Place
 from fedx_core.errors import ConfigError, RunError
 from fedx_core.federation import federate, history
 from fedx_core.journal import Journal
-from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, Ref
+from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport, Ref, canonical
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.start import Setting
 from fedx_core.store import open_store
@@ -307,6 +307,46 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         assert "1 runs of fedx-client/train have waited 2 s" in warning
         assert "prefect worker start --pool fedx-clients" in warning
         assert states["r4-late"] in ("Cancelling", "Cancelled")
+
+
+@pytest.mark.parametrize(("grace", "kind"), [(300.0, ClientReport), (0.0, ClientFailure)])
+def test_a_work_pools_round_that_lacks_its_quorum_waits_through_its_grace(
+    grace: float, kind: type[Outcome], tmp_path: Path, prefect_server: None
+) -> None:
+    run, store = f"grace-{grace:g}", open_store(str(tmp_path))
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=run, type="process"))
+        flow_id = client.create_flow(fedx_client)
+        client.create_deployment(flow_id, run, work_pool_name=run)
+    jobs = [
+        replace(job(name, deadline=1.0), run=run, grace=grace, needed=1)
+        for name in ("slow", "never")
+    ]
+
+    def report_after_the_deadline() -> None:
+        tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"run:{run}"]))
+        with get_client(sync_client=True) as other:
+            while len(runs := other.read_flow_runs(flow_run_filter=tagged)) < 2:
+                time.sleep(0.1)
+            time.sleep(1.5)  # the deadline runs since before there was any flow run
+            said = ClientReport(
+                client="slow", attempt=0, purpose="train", uplink=None, examples=1, metrics={},
+                memory=None, seconds=0.0,
+            )  # fmt: skip
+            store.create(jobs[0].report_key, canonical(said))
+            (slow,) = [each.id for each in runs if each.name == "r4-slow"]
+            other.set_flow_run_state(slow, Completed(), force=True)
+
+    client_thread = threading.Thread(target=report_after_the_deadline)
+    client_thread.start()
+    runtime = OnWorkPools(1, deployment=f"fedx-client/{run}")
+    place = Place(store=str(tmp_path), shards="", memory="")
+    found = {outcome.client: outcome for outcome in runtime.run_cohort(jobs, place)}
+    client_thread.join()
+    assert type(found["slow"]) is kind
+    never = found["never"]
+    assert isinstance(never, ClientFailure)
+    assert never.late
 
 
 def test_each_client_may_have_a_deployment_and_a_queue_of_its_own(

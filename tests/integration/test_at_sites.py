@@ -215,6 +215,32 @@ def test_a_late_update_is_kept_and_not_counted(sites: Sites) -> None:
     assert len([line for line in sites.book("coordinator") if line["event"] == "late"]) == 1
 
 
+def test_a_round_at_sites_that_lacks_its_quorum_waits_through_its_grace(sites: Sites) -> None:
+    setting = sites.setting("run")
+    settings = tiny(
+        federation__round_timeout=1.0, federation__grace=300.0, federation__min_reports=1,
+        federation__rounds=1, federation__attempts=1,
+    )  # fmt: skip
+    jobs = first_jobs(setting, settings)
+    site = sites.serving("client-00")
+    sites.welcome(site)
+
+    def answer_after_the_deadline() -> None:
+        while not site.fetch():
+            time.sleep(0.05)
+        time.sleep(1.5)  # the deadline runs since before there was any letter
+        answer(site)
+
+    working = threading.Thread(target=answer_after_the_deadline)
+    working.start()
+    runtime = sites.runtime()
+    found = {o.client: o for o in runtime.run_cohort(list(jobs.values()), setting.place)}
+    working.join()
+    assert isinstance(found.pop("client-00"), ClientReport)
+    assert all(isinstance(lost, ClientFailure) and lost.late for lost in found.values())
+    assert sorted(found) == ["client-01", "client-02"]
+
+
 def test_a_coordinator_that_was_killed_finds_what_was_answered_meanwhile(sites: Sites) -> None:
     setting = sites.setting("run")
     job = first_jobs(setting, tiny())["client-00"]
