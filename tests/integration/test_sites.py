@@ -4,6 +4,7 @@ One site is woken by Prefect, the other stays at work. They have nothing in comm
 and what people carry from one to the other.
 """
 
+import json
 import shutil
 import subprocess
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+import leaks
 from bed import tiny
 from fedx_core import config
 from fedx_core.client import Place
@@ -136,6 +138,25 @@ def test_three_users_on_real_images_train_the_model_of_one_process(
             listed = person.tries(["find", str(other.folder), "-name", "keys.json"])
             assert (listed.returncode == 0) == (person is other), (person, other, listed)
             assert bool(listed.stdout) == (person is other)
+    database = apart.stack.var / "prefect" / "prefect.db"
+    secrets = {"s3": b"canary-of-s3", "prefect": b"canary-of-prefect"}
+    for person in everybody:
+        secrets |= keys_of(person)
+    for site in (woken, warm):
+        secrets[f"folder of {site.name}"] = str(site.folder).encode()
+    values = list(leaks.rows(database))
+    assert any(place == "flow_run.parameters" and b"order" in said for place, said in values)
+    found = {(place, *leaks.leaked(said, secrets)) for place, said in values}
+    assert {each for each in found if len(each) > 1} == set()
+
+
+def keys_of(person: Person) -> dict[str, bytes]:
+    """Read somebody's secret keys, as root may, by whose they are and what for."""
+    (path,) = person.folder.glob("*/keys.json")
+    said = json.loads(path.read_text())
+    return {
+        f"{half} of {person.name}": bytes.fromhex(said[half]) for half in ("signing", "sealing")
+    }
 
 
 def shared_out(data: Path, coordinator: Person, sites: dict[str, Person]) -> None:
