@@ -10,9 +10,10 @@ from torch import Tensor
 from fedx_core import state, strict_json, tensor_file
 from fedx_core.codec import base as framing
 from fedx_core.errors import PayloadError, VersionError
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.journal import Evidence
 from fedx_core.masks import Mask
-from fedx_core.messages import PROTOCOL, Entry, Ref, Schema, ServerState, canonical, parse
+from fedx_core.messages import PROTOCOL, Entry, Ref, Schema, ServerState
 from fedx_core.methods.base import ModelInfo
 from fedx_core.state import StateDict
 from fedx_core.store import Store, put_by_hash

@@ -30,6 +30,7 @@ from fedx_core.errors import (
     VersionError,
 )
 from fedx_core.examples import Examples
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.masks import Mask
 from fedx_core.messages import (
     LARGEST_MESSAGE,
@@ -40,8 +41,6 @@ from fedx_core.messages import (
     Entry,
     Ref,
     Schema,
-    canonical,
-    parse,
 )
 from fedx_core.methods.base import Local
 from fedx_core.moments import Moments, measure

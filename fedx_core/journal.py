@@ -31,6 +31,7 @@ from fedx_core.errors import (
     RunExistsError,
     VersionError,
 )
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.messages import (
     LARGEST_RECORD,
     PROTOCOL,
@@ -38,8 +39,6 @@ from fedx_core.messages import (
     ClientReport,
     Ref,
     RoundReport,
-    canonical,
-    parse,
 )
 from fedx_core.store import Buffer, Store
 

@@ -15,8 +15,9 @@ import fedx_core
 from fedx_core import checkpoint, state, strict_json, tensor_file
 from fedx_core.errors import PayloadError, RunError, SchemaError, VersionError
 from fedx_core.examples import Description, LabelKind
+from fedx_core.frozen_json import parse, plain
 from fedx_core.journal import Journal
-from fedx_core.messages import LARGEST_MESSAGE, parse, plain
+from fedx_core.messages import LARGEST_MESSAGE
 from fedx_core.models import catalogue
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan

@@ -9,6 +9,7 @@ from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
 from fedx_core.examples import Description, Examples
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.journal import Commit, Journal
 from fedx_core.messages import (
     LARGEST_MESSAGE,
@@ -19,8 +20,6 @@ from fedx_core.messages import (
     RoundReport,
     ServerState,
     Traffic,
-    canonical,
-    parse,
 )
 from fedx_core.models import catalogue
 from fedx_core.moments import Moments, measure

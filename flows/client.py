@@ -63,7 +63,8 @@ def fedx_client(job: dict[str, Any], place: dict[str, str]) -> None:
             run's name takes the place of ``{run}`` in them, or is added) go before it.
     """
     from fedx_core.client import Place, train
-    from fedx_core.messages import ClientJob, parse
+    from fedx_core.frozen_json import parse
+    from fedx_core.messages import ClientJob
 
     asked = parse(ClientJob, job)
     with logs.shown():
@@ -88,7 +89,8 @@ def train_plainly(jobs: list[dict[str, Any]], place: dict[str, str]) -> list[dic
         :class:`fedx_core.messages.ClientFailure`, as plain values.
     """
     from fedx_core.client import Place, train
-    from fedx_core.messages import ClientJob, parse, plain
+    from fedx_core.frozen_json import parse, plain
+    from fedx_core.messages import ClientJob
     from fedx_core.runtime import attempt
 
     asked, where = [parse(ClientJob, job) for job in jobs], parse(Place, place)

@@ -16,8 +16,8 @@ from pathlib import Path
 from fedx_core import config
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError
+from fedx_core.frozen_json import canonical
 from fedx_core.journal import Journal
-from fedx_core.messages import canonical
 from fedx_core.store import open_store
 from flows import away, run_folder
 from flows.experiment import Request, git_commit

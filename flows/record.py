@@ -11,8 +11,9 @@ from torch import Tensor
 from fedx_core import checkpoint, config
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, RunError
+from fedx_core.frozen_json import parse
 from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, parse
+from fedx_core.messages import RoundReport
 from fedx_core.state import StateDict
 from flows import run_folder
 from flows.run_folder import RunFolder

@@ -13,8 +13,9 @@ from typing import Any
 
 from fedx_core import checkpoint, examples, federation, model_file
 from fedx_core.config import ExperimentConfig
+from fedx_core.frozen_json import plain
 from fedx_core.journal import Evidence, Journal
-from fedx_core.messages import RoundReport, plain
+from fedx_core.messages import RoundReport
 from fedx_core.state import as_section
 from fedx_core.store import Store, open_store
 from flows.run_folder import RunFolder, write

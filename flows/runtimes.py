@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport, parse, plain
+from fedx_core.frozen_json import parse, plain
+from fedx_core.messages import ClientFailure, ClientJob, ClientReport
 from fedx_core.runtime import InProcess, Outcome, Patience, Runtime, late
 from flows import dask_cluster
 from flows.choices import RunAt

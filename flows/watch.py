@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedx_core.errors import FedXError, RunError, StoppedError
-from fedx_core.messages import RoundReport, parse
+from fedx_core.frozen_json import parse
+from fedx_core.messages import RoundReport
 from flows import now, run_folder
 from flows.now import Now
 from flows.run_folder import RunFolder

@@ -15,14 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedx_core import strict_json
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, FedXError, RunError
-from fedx_core.messages import (
-    LARGEST_MESSAGE,
-    ClientFailure,
-    ClientJob,
-    ClientReport,
-    parse,
-    plain,
-)
+from fedx_core.frozen_json import parse, plain
+from fedx_core.messages import LARGEST_MESSAGE, ClientFailure, ClientJob, ClientReport
 from fedx_core.runtime import Outcome, Patience, late
 from fedx_core.store import open_store
 from flows import children

@@ -18,7 +18,7 @@ import torch
 
 from fedx_core import checkpoint
 from fedx_core.codec.base import HEADER
-from fedx_core.messages import canonical, plain
+from fedx_core.frozen_json import canonical, plain
 from fedx_core.models import catalogue
 from outside import (
     CHOSEN,

@@ -16,6 +16,7 @@ from fedx_core import acceptance, checkpoint, plugins, state, strict_json
 from fedx_core.codec import base as framing
 from fedx_core.codec.base import HEADER
 from fedx_core.config import Plugin, as_plain
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.journal import Commit, Holding
 from fedx_core.masks import Mask
 from fedx_core.messages import (
@@ -31,8 +32,6 @@ from fedx_core.messages import (
     Schema,
     ServerState,
     Traffic,
-    canonical,
-    parse,
 )
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan

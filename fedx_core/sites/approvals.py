@@ -19,7 +19,8 @@ from fedx_core.client import statistics_schema
 from fedx_core.codec import base as framing
 from fedx_core.config import Plugin
 from fedx_core.errors import PayloadError, PlanError, SiteError, TooBigError
-from fedx_core.messages import ClientJob, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import ClientJob
 from fedx_core.plan import Plan, set_up
 from fedx_core.sites.manifest import MANIFEST_SIZE
 from fedx_core.store import Buffer, FileStore, reference

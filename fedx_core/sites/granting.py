@@ -12,8 +12,9 @@ from fedx_core import checkpoint
 from fedx_core.client import statistics_schema
 from fedx_core.codec import base as framing
 from fedx_core.errors import TooBigError
+from fedx_core.frozen_json import parse
 from fedx_core.masks import Mask
-from fedx_core.messages import ClientJob, Ref, Schema, parse
+from fedx_core.messages import ClientJob, Ref, Schema
 from fedx_core.plan import Plan, Workbench, set_up
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.manifest import MANIFEST_SIZE

@@ -3,7 +3,7 @@
 import json
 
 from fedx_core.errors import IdentifierError, PayloadError, TooBigError
-from fedx_core.messages import canonical, parse
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, Public, seal, unsigned
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix

@@ -27,7 +27,8 @@ from nacl.signing import SigningKey, VerifyKey
 
 from fedx_core import unfinished
 from fedx_core.errors import IdentifierError, PayloadError, SignatureError, SiteError, VersionError
-from fedx_core.messages import PROTOCOL, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import PROTOCOL
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Of sites, and so of their clients: nothing that leads out of a folder or a store."""

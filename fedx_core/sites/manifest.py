@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass
 
 from fedx_core.errors import ExamplesError, IdentifierError, PayloadError, StaleError, TooBigError
-from fedx_core.messages import ClientJob, ClientReport, Ref, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import ClientJob, ClientReport, Ref
 from fedx_core.sites.keys import Keys, unsigned
 from fedx_core.sites.registry import Admitted
 

@@ -16,7 +16,8 @@ from typing import Literal
 
 from fedx_core import strict_json
 from fedx_core.errors import PayloadError, StaleError
-from fedx_core.messages import ClientJob, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import ClientJob
 from fedx_core.sites.keys import Keys, Public, unsigned
 from fedx_core.sites.manifest import MANIFEST_SIZE
 

@@ -22,7 +22,8 @@ from fedx_core.errors import (
     TooBigError,
     UnknownSiteError,
 )
-from fedx_core.messages import ClientJob, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import ClientJob
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, Public, check_name, seal, unsigned
 

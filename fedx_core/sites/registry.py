@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError, UnknownSiteError
-from fedx_core.messages import canonical, parse
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.sites import keys
 from fedx_core.sites.keys import Keys, Public
 from fedx_core.store import FileStore

@@ -29,7 +29,8 @@ from fedx_core.errors import (
     RunError,
     StoreError,
 )
-from fedx_core.messages import ClientJob, ClientReport, Ref, canonical, parse
+from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import ClientJob, ClientReport, Ref
 from fedx_core.sites import manifest, notes
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import GrantedStore

@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError
-from fedx_core.messages import canonical, parse
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix
 from fedx_core.sites.presigner import MARGIN_SECONDS, MOST_SECONDS, Presigner

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fedx_core.errors import FedXError, SiteError
-from fedx_core.messages import canonical, parse
+from fedx_core.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, seal
 from fedx_core.store import FileStore

@@ -25,8 +25,9 @@ from fedx_core.errors import (
     VersionError,
 )
 from fedx_core.federation import federate, final_model, history
+from fedx_core.frozen_json import parse
 from fedx_core.journal import Closed, Evidence, Journal
-from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport, parse
+from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport
 from fedx_core.methods import base
 from fedx_core.plan import Plan, set_up
 from fedx_core.retention import collect_garbage

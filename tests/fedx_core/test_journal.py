@@ -3,8 +3,9 @@ from dataclasses import replace
 import pytest
 
 from fedx_core.errors import LostRaceError, PayloadError, RunExistsError, VersionError
+from fedx_core.frozen_json import canonical, plain
 from fedx_core.journal import Closed, Commit, Journal, Opened, Run
-from fedx_core.messages import PROTOCOL, Ref, RoundReport, canonical, plain
+from fedx_core.messages import PROTOCOL, Ref, RoundReport
 from fedx_core.store import MemoryStore
 
 REF = Ref("states/a", "a" * 64, 3)

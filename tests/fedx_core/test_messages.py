@@ -4,7 +4,8 @@ import pickle
 import pytest
 
 from fedx_core.errors import PayloadError
-from fedx_core.messages import ClientJob, ClientReport, Ref, RoundReport, Traffic, parse, plain
+from fedx_core.frozen_json import parse, plain
+from fedx_core.messages import ClientJob, ClientReport, Ref, RoundReport, Traffic
 
 JOB = ClientJob(
     protocol=1,

@@ -22,8 +22,9 @@ from fedx_core import client
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError, RunError
 from fedx_core.federation import federate, history
+from fedx_core.frozen_json import canonical
 from fedx_core.journal import Journal
-from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport, Ref, canonical
+from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport, Ref
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.start import Setting
 from fedx_core.store import open_store

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asked import COORDINATOR, job, plan
-from fedx_core.messages import canonical
+from fedx_core.frozen_json import canonical
 from fedx_core.sites import audit
 from fedx_core.sites.home import Home
 from fedx_core.sites.registry import Admitted, Registry

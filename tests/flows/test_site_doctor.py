@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asked import COORDINATOR, job, plan
-from fedx_core.messages import canonical
+from fedx_core.frozen_json import canonical
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.home import Home
 from fedx_core.store import reference

@@ -9,7 +9,8 @@ from bed import tiny
 from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
-from fedx_core.messages import ClientJob, canonical
+from fedx_core.frozen_json import canonical
+from fedx_core.messages import ClientJob
 from fedx_core.plan import Plan, set_up
 from fedx_core.sites import approvals
 from fedx_core.sites.approvals import Approvals, describe

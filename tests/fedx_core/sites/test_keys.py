@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fedx_core.errors import IdentifierError, SignatureError, SiteError, VersionError
-from fedx_core.messages import canonical
+from fedx_core.frozen_json import canonical
 from fedx_core.sites import keys
 from fedx_core.sites.keys import Keys, Public
 

@@ -17,7 +17,7 @@ from fedx_core.errors import (
     TooBigError,
     VersionError,
 )
-from fedx_core.messages import canonical
+from fedx_core.frozen_json import canonical
 from fedx_core.sites import keys, manifest
 from fedx_core.sites.manifest import MANIFEST_SIZE, read, write
 from fedx_core.sites.registry import Admitted

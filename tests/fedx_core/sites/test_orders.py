@@ -16,7 +16,7 @@ from fedx_core.errors import (
     UnknownSiteError,
     VersionError,
 )
-from fedx_core.messages import canonical
+from fedx_core.frozen_json import canonical
 from fedx_core.sites import keys, orders
 from fedx_core.sites.orders import Order, issue, open_order
 

@@ -12,7 +12,7 @@ import pytest
 
 from asked import ADMITTED, COORDINATOR, NORTH, SOUTH, grant, job, order, report
 from fedx_core.errors import FedXError
-from fedx_core.messages import canonical, plain
+from fedx_core.frozen_json import canonical, plain
 from fedx_core.sites import invitation, keys, manifest, notes
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
