@@ -21,6 +21,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -292,26 +293,38 @@ class FileStore:
             os.close(descriptor)
 
 
+@lru_cache(maxsize=8)
+def _s3_client(process: int, set_up: tuple[tuple[str, str], ...]) -> Any:
+    """Return a client, which threads may share; to make one takes a tenth of a second.
+
+    Args:
+        process: that it is for; a forked one must not share connections.
+        set_up: the environment that it reads.
+    """
+    from boto3.session import Session
+    from botocore.config import Config
+
+    # A session of its own: boto3's shared one is not safe to open clients from in threads.
+    return Session().client(
+        "s3",
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            connect_timeout=10,
+            read_timeout=60,
+            retries={"mode": "standard", "max_attempts": 5},
+        ),
+    )
+
+
 class S3Store:
     """Objects in a bucket, under a prefix; ``create`` is S3's ``If-None-Match: *``."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
-        from boto3.session import Session
-        from botocore.config import Config
-
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        # A session of its own: boto3's shared one is not safe to open clients from in threads.
-        self._client: Any = Session().client(
-            "s3",
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path"},
-                connect_timeout=10,
-                read_timeout=60,
-                retries={"mode": "standard", "max_attempts": 5},
-            ),
-        )
+        set_up = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+        self._client = _s3_client(os.getpid(), set_up)
 
     def put(self, key: str, data: Buffer) -> Ref:
         """Keep an object; S3 shows it whole or not at all."""
