@@ -52,8 +52,14 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 class Store(Protocol):
     """The verbs; see the module's docstring."""
 
-    def put(self, key: str, data: Buffer) -> Ref:
-        """Keep an object under a key, replacing what was there."""
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
+        """Keep an object under a key, replacing what was there.
+
+        Args:
+            key: of the object.
+            data: its bytes.
+            sha256: of them, hexadecimal, where the caller has worked it out.
+        """
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key.
@@ -86,15 +92,15 @@ class Store(Protocol):
         """Forget an object, if it is there."""
 
 
-def reference(key: str, data: Buffer) -> Ref:
-    """Name bytes by key, SHA-256 and length."""
-    return Ref(key, hashlib.sha256(data).hexdigest(), len(data))
+def reference(key: str, data: Buffer, sha256: str | None = None) -> Ref:
+    """Name bytes by key, SHA-256 (worked out unless it is known) and length."""
+    return Ref(key, sha256 or hashlib.sha256(data).hexdigest(), len(data))
 
 
 def put_by_hash(store: Store, prefix: str, data: Buffer) -> Ref:
     """Keep an object under its own hash; putting it twice changes nothing."""
-    ref = reference(prefix, data)
-    return store.put(f"{prefix}/{ref.sha256}", data)
+    sha256 = reference(prefix, data).sha256
+    return store.put(f"{prefix}/{sha256}", data, sha256)
 
 
 def create_once(store: Store, key: str, data: Buffer) -> Ref:
@@ -177,9 +183,9 @@ class MemoryStore:
         self._objects: dict[str, tuple[Ref, Buffer]] = {}
         self._lock = threading.Lock()
 
-    def put(self, key: str, data: Buffer) -> Ref:
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
         """Keep an object."""
-        ref = reference(_check_key(key), data)
+        ref = reference(_check_key(key), data, sha256)
         self._objects[key] = (ref, data)
         return ref
 
@@ -218,12 +224,12 @@ class FileStore:
         self.root = root
         self.durable = durable
 
-    def put(self, key: str, data: Buffer) -> Ref:
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
         """Keep an object: never half-written, and if durable on disk when this returns."""
         path = self._path(key)
         with self._write_beside(path, data) as beside:
             beside.replace(path)
-        return reference(key, data)
+        return reference(key, data, sha256)
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key; a hard link decides who was first."""
@@ -326,10 +332,10 @@ class S3Store:
         set_up = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
         self._client = _s3_client(os.getpid(), set_up)
 
-    def put(self, key: str, data: Buffer) -> Ref:
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
         """Keep an object; S3 shows it whole or not at all."""
         self._call("put_object", key, Body=bytes(data))
-        return reference(key, data)
+        return reference(key, data, sha256)
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key."""

@@ -131,7 +131,7 @@ class GrantedStore:
                 self._sent.put(key, ref.sha256.encode())
         return ref
 
-    def put(self, key: str, data: Buffer) -> Ref:
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
         """Store an object as :meth:`create` does: nobody can replace one."""
         return self.create(key, data)
 

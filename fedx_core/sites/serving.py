@@ -225,8 +225,8 @@ class _Desk:
     def read(self, key: str, limit: int | None = None) -> Buffer | None:
         return self.own.read(key, limit)
 
-    def put(self, key: str, data: Buffer) -> Ref:
-        return self.own.put(key, data)
+    def put(self, key: str, data: Buffer, sha256: str | None = None) -> Ref:
+        return self.own.put(key, data, sha256)
 
     def create(self, key: str, data: Buffer) -> Ref:
         return self.own.create(key, data)
