@@ -101,6 +101,7 @@ def federate(
         commits, report = _branch(server, runtime, setting.place, branch, commits)
         yield report
     state = _last_state(store, commits)
+    commits[:-1] = [commit.outline() for commit in commits[:-1]]
     while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
         try:
             state, commit = _round(server, runtime, setting.place, state, commits)
@@ -110,6 +111,7 @@ def federate(
             raise
         commits.append(commit)
         forget(journal, setting.place, commits, settings.federation.keep_states)
+        commits[-2] = commits[-2].outline()
         yield commit.report
 
 

@@ -1,3 +1,4 @@
+import gc
 import itertools
 import json
 import threading
@@ -27,7 +28,7 @@ from fedx_core.errors import (
 from fedx_core.federation import federate, final_model, history
 from fedx_core.frozen_json import parse
 from fedx_core.journal import Closed, Evidence, Journal
-from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport
+from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport, Traffic
 from fedx_core.methods import base
 from fedx_core.plan import Plan, set_up
 from fedx_core.retention import collect_garbage
@@ -650,3 +651,24 @@ def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> N
     with pytest.raises(TooBigError, match="not a safetensors file"):
         next(federate(tiny(model__weights=str(path)), bed.setting("zip"), InProcess(1)))
     assert not (bed.runs / "zip").exists(), "what is refused leaves nothing behind"
+
+
+def test_what_is_known_of_clients_does_not_pile_up_in_memory(bed: Bed) -> None:
+    settings = tiny(federation__rounds=6, method__name="fedavg")
+
+    def ledgers() -> int:
+        gc.collect()
+        return sum(type(known) is Traffic for known in gc.get_objects())
+
+    before, clients = ledgers(), 0
+    for resume, rounds in ((False, 3), (True, 6)):
+        reports = federate(settings, bed.setting(), InProcess(1), resume=resume)
+        for report in reports:
+            clients = len(report.traffic)
+            del report
+            if len(history(open_store(bed.setting().place.store))) == rounds:
+                break
+        assert clients > 0
+        assert ledgers() - before <= clients  # of the last round
+        reports.close()
+    assert len(history(open_store(bed.setting().place.store))) == 6
