@@ -47,6 +47,7 @@ class Worker:
     began: float = 0.0
     dies: float | None = None
     """When, by the monotonic clock, unless its job is done before."""
+    killed: bool = False
 
     def give(self, job: ClientJob, place: Place, dies_after: float | None) -> None:
         """Hand it a job, and say after how many seconds it dies."""
@@ -101,7 +102,7 @@ class Mortal:
                     yield self._outcome(worker)
                 elif worker.dies is not None and worker.dies <= time.monotonic():
                     worker.process.kill()
-                    worker.dies = None
+                    worker.dies, worker.killed = None, True
 
     def memory(self) -> float:
         """Return the MiB that the larger of the workers holds."""
@@ -120,15 +121,20 @@ class Mortal:
         try:
             outcome: Outcome = worker.pipe.recv()
         except (EOFError, OSError):  # the latter if it has read half of its job, or sent half
-            worker.process.join()
-            assert worker.process.exitcode == -signal.SIGKILL
-            worker.pipe.close()
-            self._staff.remove(worker)
+            self._buried(worker)
             self.killed.append((job.purpose, job.round_index, job.client, job.attempt))
             return ClientFailure(client=job.client, attempt=job.attempt, reason="killed")
+        if worker.killed:  # when it had said all
+            self._buried(worker)
         self._typical = time.monotonic() - worker.began
         worker.job = worker.dies = None
         return outcome
+
+    def _buried(self, worker: Worker) -> None:
+        worker.process.join()
+        assert worker.process.exitcode == -signal.SIGKILL
+        worker.pipe.close()
+        self._staff.remove(worker)
 
 
 def _hired() -> Worker:
