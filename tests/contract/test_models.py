@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from alone import alone
 from fedx_core import masks, state
 from fedx_core.config import TrainingConfig
 from fedx_core.examples import Examples
@@ -124,12 +125,8 @@ def test_loading_keeps_local_statistics_and_starts_them_where_there_are_none() -
     model.bn1.running_mean.fill_(7)
     values = {f"model/{k}": v for k, v in sent.items()}
 
-    class Stub:
-        pass
-
     for memory, mean in (({}, 0.0), ({"bn1.running_mean": torch.full((64,), 3.0)}, 3.0)):
-        local = Stub()
-        vars(local).update(model=model, info=info, downlink=values, memory=memory, cuts={})
+        local = alone(model=model, info=info, downlink=values, memory=memory)
         load(local)
         assert model.bn1.running_mean.unique().tolist() == [mean]
         assert model.bn1.running_var.unique().tolist() == [1.0]
