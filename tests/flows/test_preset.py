@@ -69,7 +69,7 @@ def test_a_preset_replaces_the_methods_block_and_nothing_of_the_file_stays(tmp_p
         "pruning_rate": 0.8,
         "warmup_rounds": 10,
         "scope": "layer",
-        "relevance": {"name": "lrp"},
+        "relevance": {"name": "lrp", "aggregation": "signed", "initial": "one"},
     }
 
 
@@ -86,7 +86,7 @@ def test_a_grids_preset_follows_each_cells_method_and_a_block_may_have_its_own(
     (tmp_path / "grid.yaml").write_text(
         """
         preset: fedx_protocol
-        base: {federation.rounds: 7, method.relevance.aggregation: signed}
+        base: {federation.rounds: 7, method.relevance.aggregation: abs_elementwise}
         grid:
           - {method.name: fedx, method.pruning_rate: [0.2, 0.4]}
           - {preset: paper, method.name: fedx, method.pruning_rate: 0.2, seed: 5}
@@ -96,7 +96,8 @@ def test_a_grids_preset_follows_each_cells_method_and_a_block_may_have_its_own(
     assert [cell.label for cell in cells] == ["fedx-q0.2", "fedx-q0.4", "fedx-q0.2"]
     assert [c.settings.method.params.get("paper_mode", False) for c in cells] == [0, 0, 1]
     assert {c.settings.federation.rounds for c in cells} == {7}  # the base goes over presets
-    assert {c.settings.method.params["relevance"]["aggregation"] for c in cells} == {"signed"}
+    relevance = [c.settings.method.params["relevance"] for c in cells]
+    assert {one["aggregation"] for one in relevance} == {"abs_elementwise"}
 
 
 def test_run_takes_a_preset_and_other_options_go_over_it(
@@ -107,11 +108,11 @@ def test_run_takes_a_preset_and_other_options_go_over_it(
     code = fedx(
         "run", "--preset", "fedx_protocol", "--method", "fedmap", "--rounds", "1", "--no-engine",
         "--track", "nothing", "--run", "tried", "--set", "training.epochs=1",
-        "--set", "method.prune_share=0.4",
+        "--set", "method.prune_share=0.5",
     )  # fmt: skip
     assert code == 0
     kept = config.load(tmp_path / "runs/tried/config.yaml")
-    wanted = {"sparsity": 0.8, "prune_share": 0.4, "prune_every": 1, "scope": "layer"}
+    wanted = {"sparsity": 0.8, "prune_share": 0.5, "prune_every": 2, "scope": "layer"}
     assert kept.method.params == wanted
     assert (kept.training.batch_size, kept.training.epochs) == (512, 1)
 
