@@ -24,5 +24,5 @@ def test_a_reader_that_is_left_half_way_leaves_later_filters_as_they_are() -> No
         images = decoded(slow_at_first, range(32, 400))
         next(images)
         warnings.filterwarnings("ignore", message="of the one who reads")
-        images.close()  # type: ignore[attr-defined] # it is a generator
+        images.close()
         warnings.warn("of the one who reads", UserWarning, stacklevel=1)
