@@ -302,6 +302,23 @@ def _pickled(folder: Path) -> None:
     np.save(folder / "train.labels.npy", np.array([{}] * 5), allow_pickle=True)
 
 
+def _by_columns(folder: Path) -> None:
+    images = np.load(folder / "train.images.npy")
+    np.save(folder / "train.images.npy", np.asfortranarray(images))
+
+
+def _cut_in_its_header(folder: Path) -> None:
+    os.truncate(folder / "train.labels.npy", 9)
+
+
+def _cut_in_its_values(folder: Path) -> None:
+    os.truncate(folder / "train.labels.npy", 130)
+
+
+def _no_array(folder: Path) -> None:
+    (folder / "train.groups.npy").write_bytes(bytes(range(200)))
+
+
 def _without_array(folder: Path) -> None:
     (folder / "train.labels.npy").unlink()
 
@@ -311,8 +328,12 @@ def _without_keys(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate, _other_shape, _pickled, _without_array, _without_keys]
-)
+    "damage",
+    [
+        _truncate, _other_shape, _pickled, _by_columns, _cut_in_its_header, _cut_in_its_values,
+        _no_array, _without_array, _without_keys,
+    ],
+)  # fmt: skip
 def test_a_damaged_set_is_an_error_that_says_what_to_do(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:

@@ -166,3 +166,29 @@ def test_an_unwritable_folder_is_refused_clearly(tmp_path: Path) -> None:
 def test_a_reference_names_content(tmp_path: Path) -> None:
     ref = put_by_hash(FileStore(tmp_path), "plans", b"content")
     assert ref == Ref(f"plans/{ref.sha256}", ref.sha256, 7)
+
+
+def test_what_is_kept_under_its_hash_has_the_reference_of_its_bytes(any_store: Store) -> None:
+    ref = put_by_hash(any_store, "states", b"weights")
+    assert ref == store.reference(f"states/{ref.sha256}", b"weights")
+    assert bytes(any_store.get(ref)) == b"weights"
+
+
+def test_stores_on_s3_share_a_client_as_long_as_the_environment_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {
+        "ACCESS_KEY_ID": "a",
+        "SECRET_ACCESS_KEY": "b",
+        "DEFAULT_REGION": "c",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+    def opened(port: int) -> store.S3Store:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        return store.S3Store("bucket", "run")
+
+    first, again, elsewhere = opened(1), opened(1), opened(2)
+    assert first._client is again._client
+    assert first._client is not elsewhere._client
+    assert elsewhere.endpoint == "http://127.0.0.1:2"
