@@ -43,8 +43,12 @@ class Live:
 
     @property
     def guarded(self) -> dict[str, str]:
-        """What puts a Python process under the guard."""
-        return {"PYTHONPATH": f"{ROOT}:{GUARD}", "NETWORK_GUARD": str(self.folder / "guard.jsonl")}
+        """What puts a Python process under the guard, and what it leaves when killed in here."""
+        return {
+            "PYTHONPATH": f"{ROOT}:{GUARD}",
+            "NETWORK_GUARD": str(self.folder / "guard.jsonl"),
+            "TMPDIR": str(self.folder / "tmp"),
+        }
 
     @property
     def contacts(self) -> list[dict[str, object]]:
@@ -121,6 +125,7 @@ def _running(folder: Path, data: Path) -> Iterator[Live]:
     text += "FEDX_CLIENT_DEPLOYMENT=fedx-client/{client}\n"
     text += f"FEDX_DATA_ROOT={data}\nFEDX_RUN_ROOT={folder / 'runs'}\nOMP_NUM_THREADS=1\n"
     (folder / ".env").write_text(text)
+    (folder / "tmp").mkdir()
     running = Live(Stack(folder / "var", folder / ".env", lambda _: None), folder)
     try:
         yield running

@@ -7,6 +7,7 @@ of that, and write down each attempt. A worker of Prefect's own does as those ru
 import base64
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,7 +167,11 @@ def test_a_site_runs_nothing_that_prefect_tells_it_and_writes_down_each_attempt(
     configuration = {"command": "{{ command }}", "env": "{{ env }}"}
     template = {"job_configuration": configuration, "variables": {"type": "object", **variables}}
     site.prefect.patch(f"/work_pools/{POOL}", {"base_job_template": template})
-    genuine = {"entrypoint": "flows/sites/deploy.py:fedx_site", "path": str(ROOT)}
+    # Prefect's own worker copies all of a deployment's folder, and a checkout holds gigabytes.
+    entrypoint = "flows/sites/deploy.py"
+    (site.folder / "code" / entrypoint).parent.mkdir(parents=True)
+    shutil.copy(ROOT / entrypoint, site.folder / "code" / entrypoint)
+    genuine = {"entrypoint": f"{entrypoint}:fedx_site", "path": str(site.folder / "code")}
     shell = {"script": f"touch {site.canary('pull')}"}
     attacks = {
         "command": (genuine, {"command": f"touch {site.canary('command')}"}),
