@@ -188,18 +188,19 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
                 f"({reports[-1].stopped}) and stays so; start another with a higher "
                 "federation.selection.patience, or 0"
             )
+    encoded: list[str] = []
     for report in federate(
         order.settings, order.setting, runtime, resume=order.resume, branch=order.branch
     ):
         # A branch comes with rounds of its own, so the first report may be of any round.
         reports = [*reports, report] if reports else history(open_store(store))
-        results.write_rounds(folder, reports)
+        results.write_rounds(folder, reports, encoded)
         results.write_pruning(folder, store, [report])
         tracker.logged(reports)
         display.finished_round(reports)
     if not reports:
         raise RunError(f"run {order.run!r} has no round to do; raise federation.rounds (--rounds)")
-    results.write_rounds(folder, reports)
+    results.write_rounds(folder, reports, encoded)
     results.write_pruning(folder, store, reports)
     results.write_figure(folder, reports)
     results.write_model(folder, store, order.setting.data)
