@@ -18,11 +18,16 @@ Events, of the resource ``fedx.run.<name>`` and with numbers in the payload, for
 
 A thread of its own sends them. What it can't send is forgotten: the next round brings all that is
 to be seen, and the record is in the run's folder.
+
+The thread listens, too. *Cancel* on a flow run's page reaches the worker that has started it. A run
+that a shell has started has none, so it asks every few seconds and interrupts itself, as Ctrl-C
+does.
 """
 
 import json
 import math
 import re
+import signal
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -44,6 +49,9 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 5.0
 """How long a run waits at its end for what is still being sent."""
 
+ASK_SECONDS = 3.0
+"""How often a run that no worker has started asks whether it was cancelled."""
+
 _LONGEST_TABLE = 100
 _MOST_EVENTS = 100
 _MOST_CLIENTS = 50
@@ -58,10 +66,12 @@ class Announced(Beside):
         shown: the display for people.
         folder: of the run.
         wait: seconds that the end of the run may be held up.
+        cancelled: whether somebody has cancelled the flow run, which was interrupted then.
     """
 
     folder: RunFolder
     wait: float = WAIT_SECONDS
+    cancelled: bool = False
     _reports: tuple[RoundReport, ...] = ()
     _events: deque[tuple[str, dict[str, Any]]] = field(
         default_factory=lambda: deque(maxlen=_MOST_EVENTS)
@@ -123,7 +133,7 @@ class Announced(Beside):
     def _work(self, prompt: Prompt) -> None:
         sender, over = _Sender(self.folder, prompt), False
         while not over:
-            self._news.wait()
+            self._news.wait(ASK_SECONDS)
             self._news.clear()
             over = self._over
             try:
@@ -131,6 +141,10 @@ class Announced(Beside):
                     while self._events:
                         sender.event(*self._events.popleft())
                     sender.artifacts(self._reports)
+                    if not (over or self.cancelled) and sender.is_cancelled():
+                        self.cancelled = True
+                        # A signal, since nothing else ends the waiting of a main thread.
+                        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 self._trouble = ""
             except Exception as error:  # whatever Prefect's server meets, the run matters more
                 self._trouble = (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -169,6 +183,16 @@ class _Sender:
         if text != self._links:
             self._put("links", "markdown", text, LINKS_SAY)
             self._links = text
+
+    def is_cancelled(self) -> bool:
+        """Say whether the flow run was cancelled and nobody else sees to it."""
+        from prefect.runtime import deployment, flow_run
+
+        run, started_by = self.ask(lambda: (flow_run.id, deployment.id))
+        if run is None or started_by is not None:
+            return False
+        state = self.ask(self.ask.client.read_flow_run, run).state
+        return state is not None and (state.is_cancelling() or state.is_cancelled())
 
     def _put(self, name: str, kind: str, data: float | str, says: str) -> None:
         from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate

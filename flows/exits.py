@@ -17,7 +17,8 @@ MEANINGS = {
     DONE: "done",
     FAILED: "an error, said last on stderr; of doctor: something is missing",
     USAGE: "a command or option that does not exist, or a value it does not take",
-    STOPPED: "the run stopped, too few clients reported; fedx resume goes on with it",
+    STOPPED: "the run stopped early: too few clients reported, or it was cancelled in Prefect; "
+    "fedx resume goes on with it",
     INTERRUPTED: "interrupted with Ctrl-C",
 }
 # By the errors' own codes, since the classes would cost the import of what defines them.

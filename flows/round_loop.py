@@ -5,8 +5,10 @@ from typing import Any
 
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from flows import children, form, logs
 from flows.choices import RunAt, Show, Track
@@ -42,7 +44,7 @@ def fedx(
     store: form.Text = "",
     track: Track = "mlflow",
     show: Show = "log",
-) -> dict[str, Any]:
+) -> dict[str, Any] | State[Any]:
     """Run one federated experiment and keep its results in ``runs/<run>``.
 
     Everything left empty is as ``params.yaml`` has it. Retried, a flow run goes on with the run
@@ -85,7 +87,7 @@ def fedx(
         show: Where progress goes: this page's log, a terminal, JSON lines on stdout, or nowhere.
 
     Returns:
-        What ``results/summary.json`` says.
+        What ``results/summary.json`` says; or that the flow run was cancelled.
     """
     # Imported here: deploying, and workers that only cancel, need no torch.
     from flows import again, live, tracking
@@ -123,12 +125,17 @@ def fedx(
         client.update_flow_run(flow_run.id, name=f"fedx {order.run}", tags=sorted(tags))
     display = Announced(live.display(show, get_run_logger().info), order.folder)
     with logs.shown():
-        return carry_out(
-            order,
-            run_at=run_at,
-            workers=workers or default_workers(),
-            clients_per_task=clients_per_task or 1,
-            display=display,
-            tracker=tracking.tracker(track, display.warn, display.mention),
-            prefect_run=str(flow_run.id),
-        )
+        try:
+            return carry_out(
+                order,
+                run_at=run_at,
+                workers=workers or default_workers(),
+                clients_per_task=clients_per_task or 1,
+                display=display,
+                tracker=tracking.tracker(track, display.warn, display.mention),
+                prefect_run=str(flow_run.id),
+            )
+        except KeyboardInterrupt:
+            if not display.cancelled:
+                raise
+            return Cancelled(message=f"go on with: fedx resume {order.run}")

@@ -212,15 +212,28 @@ def _on_prefect(
     order: "Order", request: "Request", track: Track, show: Show, how: Mapping[str, Any]
 ) -> dict[str, Any]:
     import dataclasses
-    from functools import partial
 
+    from prefect.exceptions import CancelledRun
+
+    from fedx_core.errors import StoppedError
     from flows import away
     from flows.round_loop import fedx
 
     asked = {f.name: getattr(request, f.name) for f in dataclasses.fields(request)}
     asked |= {"run": order.run, "overrides": dict(request.overrides)}
     asked |= {**how, "run_at": how["run_at"] or "threads"}
-    run = partial(fedx, **asked, track=track, show=show)
+
+    def run() -> dict[str, Any]:
+        try:
+            found = fedx(**asked, track=track, show=show)
+        except CancelledRun as error:
+            raise StoppedError(
+                f"run {order.run!r} was cancelled on Prefect's pages; go on with "
+                f"`fedx resume {order.run}`"
+            ) from error
+        assert isinstance(found, dict)  # a state in its place raises
+        return found
+
     return away.end(run, order.folder, order.settings.federation.rounds)
 
 

@@ -124,6 +124,32 @@ def same(there: Store, here: Store) -> bool:
     return equal(final_model(there), final_model(here)) and counted[0] == counted[1]
 
 
+def test_a_run_that_a_shell_has_started_can_be_cancelled_on_the_pages(
+    stack: tuple[Any, Settings], tmp_path: Path
+) -> None:
+    view = pages(stack, tiny(seed=94, federation__rounds=500), tmp_path)
+    process = subprocess.Popen(
+        [
+            sys.executable, "-m", "flows.cli", "run", "--run", "of-a-shell", "--track", "nothing",
+            "--params", str(view.params), "--run-root", str(tmp_path / "runs"),
+        ],
+        cwd=tmp_path,
+        env=view.live.environment(view.addresses),
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert any(line.split()[:2] == ["round", "1/500"] for line in process.stderr)
+    named = {"flow_runs": {"name": {"any_": ["fedx of-a-shell"]}}}
+    [run] = view.live.prefect(view.addresses).post("/flow_runs/filter", named)
+    view.cancel(run["id"])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "error E_STOPPED: run 'of-a-shell' was cancelled on Prefect's pages" in said
+    assert "Traceback" not in said
+    assert view.about(run["id"])["state_name"] == "Cancelled"
+
+
 def test_a_run_that_was_killed_goes_on_when_it_is_retried(
     stack: tuple[Any, Settings], s3: str, bed: Bed, tmp_path: Path
 ) -> None:
