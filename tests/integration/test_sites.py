@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import leaks
-from bed import tiny
+from bed import ROOT, tiny
 from fedx_core import config
 from fedx_core.client import Place
 from fedx_core.config import ExperimentConfig
@@ -86,7 +86,12 @@ def test_three_users_on_real_images_train_the_model_of_one_process(
     introduce(coordinator, sites)
     server = apart.prefect(servers)
     bootstrap.make_pools(server, 1, ())
-    bootstrap.deploy(server, keys, (), tmp_path, print)
+    # Not the checkout: Prefect reads .env where it runs, which `make up` leaves to its owner alone.
+    code = coordinator.folder / "code"
+    code.mkdir()
+    for package in ("fedx_core", "flows"):
+        (code / package).symlink_to(ROOT / package)
+    bootstrap.deploy(server, {**keys, "FEDX_HOME": str(code)}, (), tmp_path, print)
     coordinator.run("-m", "flows.sites.deploy", *NAMES)
     worker = ("-m", "prefect", "worker", "start", "--install-policy", "never")
     own = {
