@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import store
 from fedx_core.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -14,7 +13,16 @@ from fedx_core.errors import (
     StoreError,
 )
 from fedx_core.messages import Ref
-from fedx_core.store import FileStore, Store, create_once, open_store, put_by_hash
+from fedx_core.store import (
+    FileStore,
+    S3Store,
+    Store,
+    create_once,
+    open_store,
+    put_by_hash,
+    reference,
+)
+from fedx_core.store.files import _explained
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -110,7 +118,7 @@ def test_a_full_disk_leaves_no_half_written_file(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"No space left.*fedx resume"):
         files.put("states/a", b"new")
     with pytest.raises(StoreError, match="No space left"):
@@ -123,7 +131,7 @@ def test_what_need_not_last_is_not_forced_onto_the_disk_but_never_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forced: list[int] = []
-    monkeypatch.setattr(store.os, "fsync", forced.append)
+    monkeypatch.setattr(os, "fsync", forced.append)
     passing = open_store(str(tmp_path), durable=False)
     ref = passing.put("uplink/a", b"update")
     passing.create("uplink/b", b"update")
@@ -142,7 +150,7 @@ def test_a_really_full_disk_is_named(tmp_path: Path) -> None:
     files = FileStore(tmp_path)
     with device.open("wb", buffering=0) as target, pytest.raises(OSError, match="No space") as full:
         target.write(b"x")
-    explained = store._explained(full.value, tmp_path / "a")
+    explained = _explained(full.value, tmp_path / "a")
     assert "No space left" in str(explained)
     assert files.read("a") is None
 
@@ -170,7 +178,7 @@ def test_a_reference_names_content(tmp_path: Path) -> None:
 
 def test_what_is_kept_under_its_hash_has_the_reference_of_its_bytes(any_store: Store) -> None:
     ref = put_by_hash(any_store, "states", b"weights")
-    assert ref == store.reference(f"states/{ref.sha256}", b"weights")
+    assert ref == reference(f"states/{ref.sha256}", b"weights")
     assert bytes(any_store.get(ref)) == b"weights"
 
 
@@ -184,9 +192,9 @@ def test_stores_on_s3_share_a_client_as_long_as_the_environment_is_the_same(
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
 
-    def opened(port: int) -> store.S3Store:
+    def opened(port: int) -> S3Store:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-        return store.S3Store("bucket", "run")
+        return S3Store("bucket", "run")
 
     first, again, elsewhere = opened(1), opened(1), opened(2)
     assert first._client is again._client

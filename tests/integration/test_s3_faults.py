@@ -37,7 +37,7 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
         monkeypatch.setattr(
             "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0.01
         )
-        monkeypatch.setattr("fedx_core.store._PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr("fedx_core.store.s3._PAUSE_SECONDS", 0.01)
         yield proxy
 
 
