@@ -4,7 +4,7 @@
                                   [--workers N] [--output FILE]
 
 One round of ``--clients`` small clients after a warm-up, each way in a process of its own: in this
-process, on Prefect's threads one by one and in groups, and on a Dask cluster of this machine.
+process, on Prefect's threads in groups and one by one, and on a Dask cluster of this machine.
 Prints a Markdown table. A Prefect server of its own starts with each.
 """
 
@@ -33,19 +33,20 @@ class Way:
     Args:
         name: on the command line.
         run_at: see :data:`flows.choices.RunAt`.
-        clients_per_task: that one task trains.
+        clients_per_task: that one task trains; None is as FedX chooses.
     """
 
     name: str
     run_at: RunAt
-    clients_per_task: int
+    clients_per_task: int | None
 
 
 WAYS = [
     Way("here", "here", 1),
-    Way("threads", "threads", 1),
+    Way("threads", "threads", None),
+    Way("threads-1", "threads", 1),
     Way("threads-20", "threads", 20),
-    Way("dask-20", "dask", 20),
+    Way("dask", "dask", None),
     Way("dask-50", "dask", 50),
 ]
 BY_NAME = {way.name: way for way in WAYS}
@@ -154,7 +155,7 @@ def table(found: Mapping[str, Mapping[str, Any]], clients: int) -> str:
     for name, one in found.items():
         more = 1000 * (one["train_seconds"] - here["train_seconds"]) / clients if here else None
         lines.append(
-            f"| {BY_NAME[name].run_at} | {BY_NAME[name].clients_per_task} | "
+            f"| {BY_NAME[name].run_at} | {BY_NAME[name].clients_per_task or 'default'} | "
             f"{one['train_seconds']:.1f} | {'' if more is None else f'{more:.1f}'} | "
             f"{one['pss_megabytes']:.0f} |"
         )

@@ -118,7 +118,7 @@ def carry_out(
     display: Display,
     tracker: Tracker,
     prefect_run: str = "",
-    clients_per_task: int = 1,
+    clients_per_task: int | None = None,
 ) -> dict[str, Any]:
     """Run the rounds.
 
@@ -129,7 +129,7 @@ def carry_out(
         display: what is shown.
         tracker: where numbers are copied to.
         prefect_run: id of the flow run, if there is one.
-        clients_per_task: clients that one of Prefect's tasks trains.
+        clients_per_task: clients that one of Prefect's tasks trains; None leaves it to the runtime.
 
     Returns:
         What ``results/summary.json`` says.

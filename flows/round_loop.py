@@ -78,7 +78,7 @@ def fedx(
             have the data and were admitted).
         workers: Clients at once on this machine, 1 or more; None takes its cores.
         clients_per_task: Clients that one task trains one after another on threads, processes or
-            dask, for many that take milliseconds each; None is 1.
+            dask; None is 1, and more where a round has more than 100 clients and no deadline.
         run_root: Folder of all runs; empty takes FEDX_RUN_ROOT, or runs.
         data_root: Folder of all data sets; empty takes FEDX_DATA_ROOT, or data.
         store: URI that the runs share, such as s3://fedx/runs; empty takes FEDX_STORE, or keeps
@@ -130,7 +130,7 @@ def fedx(
                 order,
                 run_at=run_at,
                 workers=workers or default_workers(),
-                clients_per_task=clients_per_task or 1,
+                clients_per_task=clients_per_task,
                 display=display,
                 tracker=tracking.tracker(track, display.warn, display.mention),
                 prefect_run=str(flow_run.id),

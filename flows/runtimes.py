@@ -6,6 +6,7 @@ What they run is the same, bit for bit. Tensors never enter Prefect: a client is
 hashes, and what it answers is small and plain.
 """
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ from flows.work_pools import OnWorkPools
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
+TASKS = 100
+"""How many tasks of clients a round has where they can share them: more than anybody looks at."""
+
 T = TypeVar("T")
 Pool = Literal["threads", "processes", "dask"]
 
@@ -42,7 +46,7 @@ def choose(
     workers: int,
     place: Place,
     warn: Callable[[str], None] = print,
-    clients_per_task: int = 1,
+    clients_per_task: int | None = None,
     *,
     engine: bool = True,
 ) -> AbstractContextManager[Runtime]:
@@ -67,7 +71,7 @@ def choose(
                     f"{uri} is seen by one process only, and clients on {run_at} run in others; "
                     "use a folder, file:// or s3:// for --store, or --run-at threads"
                 )
-    if clients_per_task > 1 and run_at in ("here", "work-pools", "sites"):
+    if (clients_per_task or 1) > 1 and run_at in ("here", "work-pools", "sites"):
         raise ConfigError(
             f"{clients_per_task} clients a task were asked for, but --run-at {run_at} has no tasks "
             "of clients; leave --clients-per-task out, or use threads, processes or dask"
@@ -90,18 +94,19 @@ class OnTaskRunner:
         kind: of the pool.
         clients_per_task: clients that one task trains one after another. A task costs Prefect some
             milliseconds on threads and some hundred elsewhere, which many short clients then share;
-            what they answer comes, or is late, together.
+            what they answer comes, or is late, together. None is one, and of more clients than
+            :data:`TASKS` as many as make that many tasks, unless their round has a deadline.
     """
 
     workers: int
     kind: Pool
-    clients_per_task: int
+    clients_per_task: int | None
     _runner: "TaskRunner[Any]"
 
     @classmethod
     @contextmanager
     def opened(
-        cls, workers: int, kind: Pool, clients_per_task: int = 1
+        cls, workers: int, kind: Pool, clients_per_task: int | None = None
     ) -> Iterator["OnTaskRunner"]:
         """Start the pool; stop it at the end."""
         runtime = cls(workers, kind, clients_per_task, _pool(kind, workers))
@@ -130,8 +135,9 @@ class OnTaskRunner:
 
         where, patience = plain(place), Patience(jobs)
         futures = {}
-        for start in range(0, len(jobs), self.clients_per_task):
-            group = jobs[start : start + self.clients_per_task]
+        size = self.clients_per_task or _share(jobs, self.workers)
+        for start in range(0, len(jobs), size):
+            group = jobs[start : start + size]
             client_task = Task(
                 train_plainly,
                 name=group[0].purpose,
@@ -162,6 +168,13 @@ class OnTaskRunner:
             self._stop()
             self._runner = _pool(self.kind, self.workers)
             self._runner.__enter__()
+
+
+def _share(jobs: Sequence[ClientJob], workers: int) -> int:
+    """Return how many of these clients one task takes where nobody has said it."""
+    if not jobs or jobs[0].deadline:
+        return 1
+    return math.ceil(len(jobs) / max(TASKS, 4 * workers))
 
 
 def _pool(kind: Pool, workers: int) -> "TaskRunner[Any]":

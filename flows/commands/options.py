@@ -41,7 +41,7 @@ ClientsPerTask = Annotated[
     typer.Option(
         min=1,
         help="Clients that one task trains one after another on threads, processes or dask; "
-        "1 if not given.",
+        "if not given 1, and more where a round has over 100 clients and no deadline.",
     ),
 ]
 Engine = Annotated[

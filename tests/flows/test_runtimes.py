@@ -1,5 +1,6 @@
 """However a round is carried, what comes of it is the same."""
 
+import math
 import shutil
 import sys
 import threading
@@ -11,6 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -28,7 +31,7 @@ from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport,
 from fedx_core.runtime import InProcess, Outcome, Runtime
 from fedx_core.start import Setting
 from fedx_core.store import open_store
-from flows import work_pools
+from flows import runtimes, work_pools
 from flows.choices import RunAt
 from flows.client import fedx_client
 from flows.round_loop import fedx
@@ -160,6 +163,17 @@ def test_of_several_clients_in_a_task_one_is_lost_without_the_others(
 def test_clients_in_groups_are_refused_where_there_are_no_tasks(run_at: RunAt) -> None:
     with pytest.raises(ConfigError, match=f"3 clients a task.*--run-at {run_at}"):
         choose(run_at, 1, Place(store="/s", shards="", memory="/m"), clients_per_task=3)
+
+
+@given(clients=st.integers(1, 5000), workers=st.integers(1, 200), deadline=st.booleans())
+def test_clients_share_tasks_where_they_are_many_and_nobody_waits_for_them(
+    clients: int, workers: int, deadline: bool
+) -> None:
+    size = runtimes._share([job("client-00", 9.0 if deadline else 0.0)] * clients, workers)
+    tasks = math.ceil(clients / size)
+    assert tasks <= max(runtimes.TASKS, 4 * workers) or deadline
+    assert tasks >= min(clients, workers)
+    assert size == 1 or (clients > runtimes.TASKS and not deadline)
 
 
 def test_without_dask_we_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
