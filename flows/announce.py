@@ -31,9 +31,12 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
+from uuid import UUID
 
 from fedx_core.errors import QuorumError
 from fedx_core.messages import RoundReport
@@ -42,9 +45,6 @@ from flows.live import HEADLINES, Beside
 from flows.prompt import Prompt
 from flows.results import MIB
 from flows.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 WAIT_SECONDS = 5.0
 """How long a run waits at its end for what is still being sent."""
@@ -131,13 +131,16 @@ class Announced(Beside):
             )
 
     def _work(self, prompt: Prompt) -> None:
-        sender, over = _Sender(self.folder, prompt), False
-        while not over:
-            self._news.wait(ASK_SECONDS)
-            self._news.clear()
-            over = self._over
-            try:
-                with prompt:
+        sender, is_open, over = _Sender(self.folder, prompt), False, False
+        with ExitStack() as client:
+            while not over:
+                self._news.wait(ASK_SECONDS)
+                self._news.clear()
+                over = self._over
+                try:
+                    if not is_open:  # it can fail, and costs more than what is sent
+                        client.enter_context(prompt)
+                        is_open = True
                     while self._events:
                         sender.event(*self._events.popleft())
                     sender.artifacts(self._reports)
@@ -145,9 +148,9 @@ class Announced(Beside):
                         self.cancelled = True
                         # A signal, since nothing else ends the waiting of a main thread.
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                self._trouble = ""
-            except Exception as error:  # whatever Prefect's server meets, the run matters more
-                self._trouble = (str(error).splitlines() or [""])[0] or type(error).__name__
+                    self._trouble = ""
+                except Exception as error:  # whatever Prefect meets, the run matters more
+                    self._trouble = (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 @dataclass
@@ -158,7 +161,7 @@ class _Sender:
     ask: Prompt
     _rounds: int = 0
     _links: str = ""
-    _made: "dict[str, UUID]" = field(default_factory=dict)
+    _made: dict[str, UUID] = field(default_factory=dict)
 
     def event(self, name: str, payload: Mapping[str, Any]) -> None:
         """Hand an event to Prefect's own queue."""
@@ -184,14 +187,19 @@ class _Sender:
             self._put("links", "markdown", text, LINKS_SAY)
             self._links = text
 
-    def is_cancelled(self) -> bool:
-        """Say whether the flow run was cancelled and nobody else sees to it."""
+    @cached_property
+    def _unattended(self) -> UUID | None:
+        """Id of the flow run, if no worker has started it."""
         from prefect.runtime import deployment, flow_run
 
         run, started_by = self.ask(lambda: (flow_run.id, deployment.id))
-        if run is None or started_by is not None:
+        return None if run is None or started_by is not None else UUID(str(run))
+
+    def is_cancelled(self) -> bool:
+        """Say whether the flow run was cancelled and no worker sees to it."""
+        if self._unattended is None:
             return False
-        state = self.ask(self.ask.client.read_flow_run, run).state
+        state = self.ask(self.ask.client.read_flow_run, self._unattended).state
         return state is not None and (state.is_cancelling() or state.is_cancelled())
 
     def _put(self, name: str, kind: str, data: float | str, says: str) -> None:
