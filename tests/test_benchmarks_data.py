@@ -44,10 +44,10 @@ def test_the_steps_of_a_round_add_up_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     jobs: Any = importlib.import_module("jobs")
     monkeypatch.setattr(jobs, "EVALUATED", 8)
     steps: Any = importlib.import_module("steps")
-    before = steps.store.reference
+    before = steps.memory.reference
     for kept in ("memory", "files"):
         found = steps.profile("tiny100", kept, 2, clients=2)
         assert list(found) == [*steps.STEPS, steps.REST]
         assert all(found[label] > 0 for label in steps.STEPS)
         assert 0 < found[steps.REST] < found["training"]
-    assert steps.store.reference is before
+    assert steps.memory.reference is before
