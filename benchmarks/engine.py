@@ -8,6 +8,7 @@ table shows medians over repeats. Prints a Markdown table and keeps every number
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -89,7 +90,7 @@ def main() -> None:
         f"decode {codec['decode']:.2f} GB/s (checksum included); the store's SHA-256 "
         f"{codec['sha256']:.2f} GB/s."
     )
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; numbers in {output}")
+    print(f"{machine()}; numbers in {output}")
 
 
 def launch(job: str, variant: Variant, folder: str, rounds: int) -> Result:
@@ -246,6 +247,17 @@ def proportional_bytes(pid: int) -> int:
     except psutil.Error:  # it has just ended
         pass
     return total
+
+
+def machine() -> str:
+    """Say what figures depend on: cores, load, and who else has torch's pages, shared by PSS."""
+    said = f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}"
+    others = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError):
+            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            others += process.pid != os.getpid() and "libtorch_cpu" in maps
+    return f"{said}, PSS too low by what {others} others share" if others else said
 
 
 def table(job: str, repeats: Sequence[Sequence[Mapping[str, Any]]]) -> str:

@@ -24,7 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine import LOOKS_SECONDS, OUTSIDE, Result, Variant, launch, proportional_bytes
+from engine import LOOKS_SECONDS, OUTSIDE, Result, Variant, launch, machine, proportional_bytes
 
 HERE = Path(__file__).parent
 PATIENCE_SECONDS = 1800
@@ -104,7 +104,7 @@ def main() -> None:
     for job in options.jobs:
         chosen = [r for r in results if r["job"] == job and r["rounds"] == options.rounds]
         print(table(job, chosen, absent))
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; {options.output}")
+    print(f"{machine()}; {options.output}")
 
 
 def read(path: Path) -> list[Result]:

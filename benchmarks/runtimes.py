@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import LOOKS_SECONDS, Result, proportional_bytes
+from engine import LOOKS_SECONDS, Result, machine, proportional_bytes
 
 from flows.choices import RunAt
 
@@ -79,7 +79,7 @@ def main() -> None:
     options.output.write_text(json.dumps({"job": vars(options) | {"output": ""}, "ways": found},
                                          indent=1))  # fmt: skip
     print(table(found, options.clients))
-    print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; {options.output}")
+    print(f"\n{machine()}; {options.output}")
 
 
 def _launch(name: str, folder: str, arguments: Sequence[str]) -> Result:
