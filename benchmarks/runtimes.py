@@ -47,7 +47,7 @@ WAYS = [
     Way("threads-1", "threads", 1),
     Way("threads-20", "threads", 20),
     Way("dask", "dask", None),
-    Way("dask-50", "dask", 50),
+    Way("dask-10", "dask", 10),
 ]
 BY_NAME = {way.name: way for way in WAYS}
 

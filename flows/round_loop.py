@@ -78,7 +78,8 @@ def fedx(
             have the data and were admitted).
         workers: Clients at once on this machine, 1 or more; None takes its cores.
         clients_per_task: Clients that one task trains one after another on threads, processes or
-            dask; None is 1, and more where a round has more than 100 clients and no deadline.
+            dask; None is 1, and more where a round without a deadline has more than 100 clients, on
+            processes and dask 20.
         run_root: Folder of all runs; empty takes FEDX_RUN_ROOT, or runs.
         data_root: Folder of all data sets; empty takes FEDX_DATA_ROOT, or data.
         store: URI that the runs share, such as s3://fedx/runs; empty takes FEDX_STORE, or keeps

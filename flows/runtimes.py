@@ -29,11 +29,11 @@ from flows.work_pools import OnWorkPools
 if TYPE_CHECKING:
     from prefect.task_runners import TaskRunner
 
-TASKS = 100
-"""How many tasks of clients a round has where they can share them: more than anybody looks at."""
-
 T = TypeVar("T")
 Pool = Literal["threads", "processes", "dask"]
+
+TASKS: dict[Pool, int] = {"threads": 100, "processes": 20, "dask": 20}
+"""From how many clients on they share tasks: a task costs some 15 ms on threads, 250 elsewhere."""
 
 
 def default_workers() -> int:
@@ -135,7 +135,7 @@ class OnTaskRunner:
 
         where, patience = plain(place), Patience(jobs)
         futures = {}
-        size = self.clients_per_task or _share(jobs, self.workers)
+        size = self.clients_per_task or _share(jobs, self.workers, TASKS[self.kind])
         for start in range(0, len(jobs), size):
             group = jobs[start : start + size]
             client_task = Task(
@@ -170,11 +170,11 @@ class OnTaskRunner:
             self._runner.__enter__()
 
 
-def _share(jobs: Sequence[ClientJob], workers: int) -> int:
-    """Return how many of these clients one task takes where nobody has said it."""
+def _share(jobs: Sequence[ClientJob], workers: int, tasks: int) -> int:
+    """Return how many clients each of some ``tasks`` takes; one where the round has a deadline."""
     if not jobs or jobs[0].deadline:
         return 1
-    return math.ceil(len(jobs) / max(TASKS, 4 * workers))
+    return math.ceil(len(jobs) / max(tasks, 4 * workers))
 
 
 def _pool(kind: Pool, workers: int) -> "TaskRunner[Any]":

@@ -41,7 +41,8 @@ ClientsPerTask = Annotated[
     typer.Option(
         min=1,
         help="Clients that one task trains one after another on threads, processes or dask; "
-        "if not given 1, and more where a round has over 100 clients and no deadline.",
+        "if not given 1, and more where a round without a deadline has over 100 clients, on "
+        "processes and dask 20.",
     ),
 ]
 Engine = Annotated[

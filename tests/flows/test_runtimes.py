@@ -165,15 +165,21 @@ def test_clients_in_groups_are_refused_where_there_are_no_tasks(run_at: RunAt) -
         choose(run_at, 1, Place(store="/s", shards="", memory="/m"), clients_per_task=3)
 
 
-@given(clients=st.integers(1, 5000), workers=st.integers(1, 200), deadline=st.booleans())
+@given(
+    clients=st.integers(1, 5000),
+    workers=st.integers(1, 200),
+    wanted=st.integers(1, 200),
+    deadline=st.booleans(),
+)
 def test_clients_share_tasks_where_they_are_many_and_nobody_waits_for_them(
-    clients: int, workers: int, deadline: bool
+    clients: int, workers: int, wanted: int, deadline: bool
 ) -> None:
-    size = runtimes._share([job("client-00", 9.0 if deadline else 0.0)] * clients, workers)
+    jobs = [job("client-00", 9.0 if deadline else 0.0)] * clients
+    size = runtimes._share(jobs, workers, wanted)
     tasks = math.ceil(clients / size)
-    assert tasks <= max(runtimes.TASKS, 4 * workers) or deadline
+    assert tasks <= max(wanted, 4 * workers) or deadline
     assert tasks >= min(clients, workers)
-    assert size == 1 or (clients > runtimes.TASKS and not deadline)
+    assert size == 1 or (clients > wanted and not deadline)
 
 
 def test_without_dask_we_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
