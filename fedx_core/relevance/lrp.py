@@ -29,7 +29,7 @@ from fedx_core.relevance._streamline import streamline
 from fedx_core.structure import UnitGraph, UnitLayer
 
 Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
-Initial = Literal["auto", "one", "logit"]
+Initial = Literal["one", "logit"]
 
 # The gradient of these is their rule (max pooling: winner takes all), or _explicit gave them one.
 _NEEDS_NO_RULE = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.LayerNorm, nn.Sequential)
@@ -49,9 +49,9 @@ class Criterion(base.Criterion):
         attention: ``attnlrp`` shares relevance between attention weights and values; ``cp`` (Ali et
             al. 2022, CP-LRP) holds the weights constant. The rows of queries and keys then get
             exactly 0 and are pruned first, so ``cp`` fits heads as units, not rows of ``qkv``.
-        initial: relevance of the labels' logits. ``one`` gives each label 1, ``logit`` gives it its
-            logit, so that labels the model is unsure of (logit near 0) do not dominate; ``auto`` is
-            ``one`` for single-label and ``logit`` for multi-label data.
+        initial: relevance of the labels' logits. ``one`` gives each label of an image 1, as the
+            code that FedX builds on does with its one label; ``logit`` gives it its logit, so that
+            those the model is unsure of (logit near 0) do not dominate, and frequent ones do.
         aggregation: see :data:`fedx_core.relevance.base.Aggregation`.
     """
 
@@ -62,7 +62,7 @@ class Criterion(base.Criterion):
     gamma: float = 0.25
     epsilon: float = 1e-6
     attention: Attention = "attnlrp"
-    initial: Initial = "auto"
+    initial: Initial = "one"
     aggregation: base.Aggregation = "abs_of_spatial_sum"
 
     def __post_init__(self) -> None:
@@ -147,8 +147,7 @@ class Criterion(base.Criterion):
         One pass is enough since relevance is linear in where it starts.
         """
         labels = base.positives(logits, targets)
-        by_logit = self.initial == "logit" or (self.initial == "auto" and targets.ndim == 2)
-        return labels * logits if by_logit else labels
+        return labels * logits if self.initial == "logit" else labels
 
     def _composite(self, graph: UnitGraph, entry: Entry) -> Any:
         from zennit.composites import NameLayerMapComposite

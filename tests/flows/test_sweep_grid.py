@@ -167,5 +167,5 @@ def test_a_baseline_that_fits_two_cells_is_refused(tmp_path: Path, tiny_params: 
 )
 def test_the_grids_of_the_results_can_be_run(path: Path) -> None:
     grid = grids.load(path, ROOT / "params.yaml")
-    assert {cell.settings.seed for cell in grid.cells} == {1, 2, 3}
+    assert {cell.settings.seed for cell in grid.cells} >= {1, 2, 3}
     assert all(grids.partner(grid, cell) for cell in grid.cells if cell.label != "fedavg")
