@@ -84,6 +84,7 @@ class Announced(Beside):
     def __enter__(self) -> Self:
         """Begin to show, and start the thread."""
         super().__enter__()
+        self._in_main = threading.current_thread() is threading.main_thread()
         # Made here, since it copies the context of the flow run.
         self._thread = threading.Thread(
             target=self._work, args=(Prompt(),), name="announcer", daemon=True
@@ -144,7 +145,8 @@ class Announced(Beside):
                     while self._events:
                         sender.event(*self._events.popleft())
                     sender.artifacts(self._reports)
-                    if not (over or self.cancelled) and sender.is_cancelled():
+                    listens = self._in_main and not (over or self.cancelled)
+                    if listens and sender.is_cancelled():
                         self.cancelled = True
                         # A signal, since nothing else ends the waiting of a main thread.
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
