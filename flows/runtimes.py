@@ -33,7 +33,7 @@ T = TypeVar("T")
 Pool = Literal["threads", "processes", "dask"]
 
 TASKS: dict[Pool, int] = {"threads": 100, "processes": 20, "dask": 20}
-"""From how many clients on they share tasks: a task costs some 15 ms on threads, 250 elsewhere."""
+"""From how many clients on they share tasks: a task costs some 15 ms on threads, 230 on Dask."""
 
 
 def default_workers() -> int:

@@ -51,7 +51,7 @@ class Criterion(base.Criterion):
             exactly 0 and are pruned first, so ``cp`` fits heads as units, not rows of ``qkv``.
         initial: relevance of the labels' logits. ``one`` gives each label of an image 1, as the
             code that FedX builds on does with its one label; ``logit`` gives it its logit, so that
-            those the model is unsure of (logit near 0) do not dominate, and frequent ones do.
+            those the model is unsure of (logit near 0) do not dominate.
         aggregation: see :data:`fedx_core.relevance.base.Aggregation`.
     """
 

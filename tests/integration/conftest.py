@@ -43,7 +43,7 @@ class Live:
 
     @property
     def guarded(self) -> dict[str, str]:
-        """What puts a Python process under the guard, and what it leaves when killed in here."""
+        """What puts a Python process under the guard, and what it leaves behind into the folder."""
         return {
             "PYTHONPATH": f"{ROOT}:{GUARD}",
             "NETWORK_GUARD": str(self.folder / "guard.jsonl"),
