@@ -1,6 +1,11 @@
-"""What a model scores on examples that it was not trained on."""
+"""What a model scores on examples that it was not trained on.
 
-from collections.abc import Mapping
+A score that can't be computed, such as one over the labels of images that bear none, is left out of
+what is returned; it is never NaN. :func:`left_out` names it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,6 +25,8 @@ METRICS: Mapping[LabelKind, tuple[str, ...]] = {
 }
 """What :func:`metrics` yields."""
 LOWER_IS_BETTER = frozenset({"loss"})
+NO_LABEL = "since no image of the test part bears a label"
+"""Why a score of several labels is left out."""
 
 
 def predict(
@@ -77,8 +84,26 @@ def metrics(logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind) 
     Returns:
         For single labels ``overall_accuracy``, ``macro_f1`` and ``loss``; for many labels
         ``micro_map``, ``macro_map``, ``macro_f1`` (at probability one half) and ``loss``. Classes
-        that do not occur are left out of macro averages.
+        that do not occur are left out of macro averages, and scores that can't be computed are left
+        out: all of no image, those over labels where no image bears one.
     """
+    if not len(labels):
+        return {}
+    return _finite(_metrics(logits, labels, label_kind))
+
+
+def left_out(found: Mapping[str, float]) -> list[str]:
+    """Name the scores that :func:`metrics` could not compute; the kind of label is seen from them.
+
+    Only images with several labels can bear none, so where there is no accuracy they have several.
+    """
+    kind: LabelKind = "single" if PRIMARY["single"] in found else "multi"
+    return [name for name in METRICS[kind] if name not in found]
+
+
+def _metrics(
+    logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind
+) -> dict[str, float | None]:
     classes = logits.shape[1]
     targets = torch.from_numpy(np.array(labels)).long()
     if label_kind == "single":
@@ -96,7 +121,7 @@ def metrics(logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind) 
     return {
         "micro_map": _micro_average_precision(probabilities, targets),
         "macro_map": _mean(_average_precision(probabilities, targets)),
-        "macro_f1": float(f1[present].mean()),
+        "macro_f1": float(f1[present].mean()) if present.any() else None,
         "loss": float(nn.functional.binary_cross_entropy_with_logits(logits, targets.float())),
     }
 
@@ -125,13 +150,19 @@ def label_frequency_scores(
     Args:
         frequencies: share of images with each label, (classes,), from the validation split.
         labels: 0/1 (n, classes) of the test split.
+
+    Returns:
+        ``label_frequency_micro_map`` and ``label_frequency_macro_map``; nothing where no image
+        bears a label.
     """
     targets = torch.from_numpy(np.array(labels)).long()
     constant = torch.from_numpy(np.array(frequencies)).double().expand(len(targets), -1)
-    return {
-        "label_frequency_micro_map": _micro_average_precision(constant, targets),
-        "label_frequency_macro_map": _mean(_average_precision(constant, targets)),
-    }
+    return _finite(
+        {
+            "label_frequency_micro_map": _micro_average_precision(constant, targets),
+            "label_frequency_macro_map": _mean(_average_precision(constant, targets)),
+        }
+    )
 
 
 def label_frequency_precision(
@@ -177,7 +208,9 @@ def _macro_f1(predicted: Tensor, targets: Tensor, classes: int) -> float:
     return float((f1 / seen.sum()).sum())
 
 
-def _micro_average_precision(probabilities: Tensor, targets: Tensor) -> float:
+def _micro_average_precision(probabilities: Tensor, targets: Tensor) -> float | None:
+    if not targets.any():
+        return None
     from torchmetrics.functional import classification as tm
 
     classes = targets.shape[1]
@@ -195,6 +228,10 @@ def _average_precision(probabilities: Tensor, targets: Tensor) -> list[float | N
     ]
 
 
-def _mean(scores: list[float | None]) -> float:
+def _mean(scores: Iterable[float | None]) -> float | None:
     present = [score for score in scores if score is not None]
-    return sum(present) / len(present)
+    return sum(present) / len(present) if present else None
+
+
+def _finite(scores: Mapping[str, float | None]) -> dict[str, float]:
+    return {n: score for n, score in scores.items() if score is not None and math.isfinite(score)}

@@ -11,11 +11,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedx_core import evaluation
 from fedx_core.config import SelectionConfig
 from fedx_core.errors import ConfigError
 from fedx_core.examples import LabelKind
 from fedx_core.messages import RoundReport
+
+_WITHOUT_LABELS = ("loss",)
+"""What can be computed of images that bear no label."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,8 @@ def standing(
         pruning_to_come: whether a later round prunes.
     """
     since = max((i for i, report in enumerate(reports) if report.pruned), default=0)
-    scored = [report for report in reports[since:] if selection.metric in report.validation]
-    best, highest = scored[0], _goodness(scored[0], selection)
-    for report in scored[1:]:
+    best, highest = reports[since], _goodness(reports[since], selection)
+    for report in reports[since + 1 :]:
         if _goodness(report, selection) > highest + selection.min_delta:
             best, highest = report, _goodness(report, selection)
     waited = reports[-1].round_index - best.round_index
@@ -59,14 +64,18 @@ def standing(
 
 
 def check(
-    selection: SelectionConfig, label_kind: LabelKind, tuning: int, *, personal: bool
+    selection: SelectionConfig,
+    label_kind: LabelKind,
+    tuning: NDArray[np.integer],
+    *,
+    personal: bool,
 ) -> None:
     """Find out before a run whether its rounds can be judged.
 
     Args:
         selection: what is asked for.
         label_kind: of the data; it decides which metrics there are.
-        tuning: images in the tuning set.
+        tuning: labels of the tuning set, int64 (n,) or 0/1 (n, classes).
         personal: whether the method has a model a client and none of its own.
 
     Raises:
@@ -84,16 +93,22 @@ def check(
             "their own models on test images, and rounds chosen by those would make the reported "
             "numbers too good; set it to null"
         )
-    if not tuning:
+    if not len(tuning):
         raise ConfigError(
             "federation.selection needs a tuning set, and the reference set has taken all of the "
             "validation split; lower the data set's reference.per_class, or set it to null"
         )
+    if label_kind == "multi" and selection.metric not in _WITHOUT_LABELS and not tuning.any():
+        raise ConfigError(
+            f"federation.selection.metric: no image of the tuning set bears a label, so "
+            f"{selection.metric} can't be computed; choose {', '.join(_WITHOUT_LABELS)}, lower the "
+            "data set's reference.per_class, or set federation.selection to null"
+        )
 
 
 def _goodness(report: RoundReport, selection: SelectionConfig) -> float:
-    """Return the metric, turned so that higher is better; a model that diverged is worst."""
-    value = report.validation[selection.metric]
-    if math.isnan(value):
+    """Return the metric, turned so that higher is better; a model without a score is worst."""
+    value = report.validation.get(selection.metric, math.nan)
+    if math.isnan(value):  # it diverged
         return -math.inf
     return -value if selection.metric in evaluation.LOWER_IS_BETTER else value

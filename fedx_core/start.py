@@ -172,7 +172,7 @@ def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | Non
         selection.check(
             settings.federation.selection,
             data.description.label_kind,
-            len(data.tuning),
+            data.tuning.labels,
             personal=bench.method.personal,
         )
     if settings.model.weights:

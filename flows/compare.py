@@ -20,7 +20,7 @@ from typing import Any
 from fedx_core import config, plugins
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
-from fedx_core.evaluation import LOWER_IS_BETTER, PRIMARY
+from fedx_core.evaluation import LOWER_IS_BETTER, NO_LABEL, PRIMARY, left_out
 from fedx_core.messages import RoundReport
 from flows.record import Record
 from flows.results import MIB
@@ -50,18 +50,22 @@ def rows(
     Raises:
         ConfigError: no run has that metric.
     """
-    metric = metric or metric_of(records[0].reports)
     known = sorted({name for record in records for name in record.reports[-1].metrics})
-    if metric not in known:
+    if metric and metric not in known:
         raise ConfigError(f"no run has the metric {metric!r}; choose one of {', '.join(known)}")
+    metric = metric or metric_of(records[0].reports)
     budget = equal_mib(records)
     return [_row(record, metric, targets, budget) for record in records]
 
 
 def metric_of(reports: Sequence[RoundReport]) -> str:
-    """Name the metric that the paper reports for a run's kind of labels."""
-    found = reports[-1].metrics
-    return next((name for name in PRIMARY.values() if name in found), next(iter(found)))
+    """Name the metric that the paper reports for a run's kind of labels.
+
+    A round may lack it (:func:`fedx_core.evaluation.left_out`); where all do, the images have
+    several labels, since those alone can bear none.
+    """
+    found = {name for report in reports for name in report.metrics}
+    return next((name for name in PRIMARY.values() if name in found), PRIMARY["multi"])
 
 
 def equal_mib(records: Sequence[Record]) -> float | None:
@@ -128,9 +132,12 @@ def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:
             f"{', '.join(personal)}: scored at the clients, each on its own test images, the other "
             "runs on the server's"
         )
-    without = [record.name for record in records if metric not in record.reports[-1].metrics]
-    if without:
-        found.append(f"{', '.join(without)}: no {metric}, other kind of labels")
+    without = [record for record in records if metric not in record.reports[-1].metrics]
+    other = [r.name for r in without if metric not in left_out(r.reports[-1].metrics)]
+    if other:
+        found.append(f"{', '.join(other)}: no {metric}, other kind of labels")
+    if unscored := [record.name for record in without if record.name not in other]:
+        found.append(f"{', '.join(unscored)}: no {metric}, {NO_LABEL}")
     unfinished = [record.name for record in records if not _finished(record)]
     if unfinished:
         found.append(f"{', '.join(unfinished)}: not finished")

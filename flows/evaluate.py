@@ -58,15 +58,18 @@ def evaluate(experiment: Path, data_root: Path) -> Path:
         workers=default_workers(),
     )
     scores = evaluation.per_class(logits, test.labels, card.label_kind)
-    per_class = {n: score for n, score in zip(names, scores, strict=True) if score is not None}
-    table = [("class", "score"), *per_class.items()]
+    # A class without a test image keeps its line; its score is blank.
+    table = [("class", "score"), *zip(names, scores, strict=True)]
     write(experiment / "evaluate" / "classes.csv", _csv(table))
     if card.label_kind == "single":
         guesses = [names[guess] for guess in logits.argmax(1).tolist()]
         pairs = zip((names[label] for label in test.labels), guesses, strict=True)
         write(experiment / "evaluate" / "confusion.csv", _csv([("actual", "predicted"), *pairs]))
+    scored = evaluation.metrics(logits, test.labels, card.label_kind)
+    missing = evaluation.left_out(scored)
     found = {
-        "test": evaluation.metrics(logits, test.labels, card.label_kind),
+        "test": scored,
+        **({"left_out": missing} if missing else {}),
         **_cost(read(folder)),
     }
     metrics = experiment / "metrics.json"

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from fedx_core.client import Place
+from fedx_core.evaluation import NO_LABEL, left_out
 from fedx_core.messages import ClientJob, RoundReport
 from fedx_core.runtime import Outcome, Runtime
 from flows.choices import Show
@@ -264,6 +265,8 @@ def line(reports: Sequence[RoundReport]) -> str:
         words.append(f"{HEADLINES[name]} {100 * last.metrics[name]:5.1f} %")
         if name in last.metrics_before_pruning:
             words.append(f"(pruned; {100 * last.metrics_before_pruning[name]:.1f} % before)")
+    elif last.metrics:
+        words.append(f"no {', '.join(left_out(last.metrics))}, {NO_LABEL}")
     if name is not None and name in last.validation:
         best = " (best)" if last.best_round == last.round_index else ""
         words.append(f"validation {100 * last.validation[name]:5.1f} %{best}")

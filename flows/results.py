@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedx_core import checkpoint, examples, federation, model_file
+from fedx_core import checkpoint, evaluation, examples, federation, model_file
 from fedx_core.config import ExperimentConfig
 from fedx_core.frozen_json import plain
 from fedx_core.journal import Evidence, Journal
@@ -104,6 +104,7 @@ def summary(
         "rounds": last.round_index,
         "stopped": {"round": last.round_index, "why": last.stopped} if last.stopped else None,
         "metrics": dict(last.metrics),
+        "left_out": evaluation.left_out(last.metrics),
         "best": _best(settings, reports),
         "pruning_events": [
             {
@@ -139,7 +140,7 @@ def _best(settings: ExperimentConfig, reports: Sequence[RoundReport]) -> dict[st
     return {
         "round": best_round,
         "metric": choice.metric,
-        "value": best.validation[choice.metric],
+        "value": best.validation.get(choice.metric),
         "metrics": dict(best.metrics),
     }
 

@@ -1,5 +1,6 @@
 """Accuracy per round, and against what was transmitted."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -68,7 +69,7 @@ def _by_round(axes: Axes, runs: Runs) -> None:
         )
         for report in reports:
             if report.pruned:
-                axes.plot(report.round_index, report.metrics[metric], "v", color=colours[name])
+                axes.plot(report.round_index, _score(report, metric), "v", color=colours[name])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name(axes, "round", runs)
 
@@ -99,8 +100,13 @@ def _steps(reports: Sequence[RoundReport], metric: str) -> tuple[list[int], list
             rounds.append(report.round_index)
             scores.append(report.metrics_before_pruning[metric])
         rounds.append(report.round_index)
-        scores.append(report.metrics[metric])
+        scores.append(_score(report, metric))
     return rounds, scores
+
+
+def _score(report: RoundReport, metric: str) -> float:
+    """Return a score; NaN, which leaves a gap, where it was left out."""
+    return report.metrics.get(metric, math.nan)
 
 
 def _dot(scores: Sequence[float]) -> str:

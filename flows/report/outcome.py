@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from fedx_core.evaluation import NO_LABEL
 from flows import compare
 from flows.report.gather import Run
 from flows.report.parts import Cell, Column, Drawing, Section, Table
@@ -72,8 +73,12 @@ def _lines(runs: Sequence[Run], accuracy: float) -> list[compare.Row]:
 
 
 def common_accuracy(runs: Sequence[Run]) -> float:
-    """Return the highest whole percentage that every run reached."""
-    lowest = min(max(report.metrics[run.metric] for report in run.reports) for run in runs)
+    """Return the highest whole percentage that every run reached that has a score."""
+    highest = (
+        max((r.metrics[run.metric] for r in run.reports if run.metric in r.metrics), default=None)
+        for run in runs
+    )
+    lowest = min((score for score in highest if score is not None), default=0.0)
     return math.floor(100 * lowest + 1e-9) / 100
 
 
@@ -96,7 +101,10 @@ def _sentence(runs: Sequence[Run], accuracy: float) -> str:
         return f"{_ends(runs[0])}."
     if _mixed(runs):
         return ""
-    federated = [run for run in runs if run.summary["wire_bytes"]["total"]] or runs
+    scored = [run for run in runs if run.metric in run.summary["metrics"]]
+    if not scored:
+        return f"No run has a score, {NO_LABEL}."
+    federated = [run for run in scored if run.summary["wire_bytes"]["total"]] or scored
     ahead = max(federated, key=lambda run: run.summary["metrics"][run.metric])
     costs = {line["run"]: line[f"mib_to_{accuracy:g}"] for line in _lines(federated, accuracy)}
     least = min((cost for cost in costs.values() if cost is not None), default=None)
@@ -121,9 +129,10 @@ def _mixed(runs: Sequence[Run]) -> bool:
 
 
 def _ends(run: Run) -> str:
-    score = run.summary["metrics"][run.metric]
+    score = run.summary["metrics"].get(run.metric)
     sent = run.summary["wire_bytes"]["total"] / MIB
-    return f"{run.name} ends at {score:.1%} after {sent:,.2f} MiB and {len(run.reports)} rounds"
+    ends = f"without {run.metric} ({NO_LABEL})" if score is None else f"at {score:.1%}"
+    return f"{run.name} ends {ends} after {sent:,.2f} MiB and {len(run.reports)} rounds"
 
 
 def _accuracy(runs: Sequence[Run]) -> Section:
@@ -158,7 +167,7 @@ def _rounds(runs: Sequence[Run]) -> Table:
     for place, run in enumerate(runs):
         for report in run.reports:
             row = longest.setdefault(report.round_index, [None] * len(runs))
-            row[place] = report.metrics[run.metric]
+            row[place] = report.metrics.get(run.metric)
     return Table(
         name="accuracy-by-round",
         title="Test score after each round",

@@ -64,13 +64,17 @@ def _by_class(dataset: str, runs: Sequence[Run]) -> Table | None:
     classes = dict.fromkeys(name for run in runs for name in run.summary["per_class"])
     if not classes:
         return None
+    counted = next((run.clients for run in runs if run.clients is not None), {})
+    classes = dict.fromkeys([*counted.get("class_names", ()), *classes])
+    absent = [n for n in classes if all(n not in run.summary["per_class"] for run in runs)]
     return Table(
         name=slug("scores-by-class", dataset),
         title=f"Test score by class of {dataset}, after the last round",
         columns=[Column("class"), *(Column(run.name, SHARE) for run in runs)],
         rows=[[name, *(run.summary["per_class"].get(name) for run in runs)] for name in classes],
         note="Share of a class's images that were recognised where an image has one label; average "
-        "precision where it has several.",
+        "precision where it has several."
+        + (f" No test image bears {', '.join(absent)}." if absent else ""),
     )
 
 

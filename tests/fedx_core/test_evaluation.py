@@ -108,3 +108,34 @@ def test_label_frequencies_score_the_same_by_counts_as_by_images() -> None:
     found = evaluation.label_frequency_precision(frequencies, labels.sum(0), 40)
     assert found == pytest.approx(wanted, abs=1e-6)
     assert evaluation.label_frequency_precision(frequencies, np.zeros(5, int), 40) is None
+
+
+def test_scores_of_images_that_bear_no_label_are_left_out_and_named() -> None:
+    blank = np.zeros((6, 3), np.uint8)
+    found = evaluation.metrics(torch.zeros(6, 3), blank, "multi")
+    assert found == {"loss": pytest.approx(np.log(2))}
+    assert evaluation.left_out(found) == ["micro_map", "macro_map", "macro_f1"]
+    assert evaluation.per_class(torch.zeros(6, 3), blank, "multi") == [None] * 3
+    assert evaluation.label_frequency_scores(np.array([0.5, 0.2, 0.1]), blank) == {}
+
+
+@pytest.mark.parametrize("kind", ["single", "multi"])
+def test_no_image_has_no_score(kind: evaluation.LabelKind) -> None:
+    labels = np.zeros((0, 3) if kind == "multi" else 0, np.int64)
+    assert evaluation.metrics(torch.empty(0, 3), labels, kind) == {}
+    assert evaluation.per_class(torch.empty(0, 3), labels, kind) == [None] * 3
+
+
+def test_a_score_that_is_no_number_is_left_out() -> None:
+    diverged = torch.full((4, 3), float("nan"))
+    found = evaluation.metrics(diverged, np.array([0, 1, 2, 0]), "single")
+    assert "loss" not in found
+    assert evaluation.left_out(found) == ["loss"]
+
+
+def test_a_class_without_an_image_is_left_out_of_its_average_alone() -> None:
+    logits = torch.tensor([[3.0, 0, 0], [0, 3.0, 0], [3.0, 0, 0]])
+    labels = np.array([0, 1, 1])
+    assert evaluation.per_class(logits, labels, "single") == [1.0, 0.5, None]
+    found = evaluation.metrics(logits, labels, "single")
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3) / 2)

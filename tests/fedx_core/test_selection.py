@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -91,8 +92,22 @@ def test_the_schedule_knows_its_last_event() -> None:
     assert Schedule(0.0, 3).last_round == 0
 
 
+def test_a_tuning_set_that_bears_no_label_judges_by_loss_alone() -> None:
+    blank = np.zeros((4, 3), np.uint8)
+    with pytest.raises(ConfigError, match=r"no image of the tuning set bears a label.*choose loss"):
+        check(replace(CHOICE, metric="micro_map"), "multi", blank, personal=False)
+    check(replace(CHOICE, metric="loss"), "multi", blank, personal=False)
+
+
+def test_a_round_without_the_score_is_never_the_best() -> None:
+    without = [replace(report, validation={"loss": 1.0}) for report in judged(0.1, 0.2)]
+    later = [replace(r, round_index=r.round_index + 2) for r in judged(0.3, 0.2)]
+    assert standing([*without, *later], CHOICE, pruning_to_come=False) == Standing(3, "")
+    assert standing(without, CHOICE, pruning_to_come=False).best_round == 1
+
+
 def test_rounds_that_cannot_be_judged_are_refused_before_the_run(bed: Bed) -> None:
-    check(CHOICE, "single", 1, personal=False)
+    check(CHOICE, "single", np.zeros(1, int), personal=False)
     for setting, wanted in (
         ({"metric": "micro_map"}, "choose one of overall_accuracy, macro_f1, loss"),
         ({"patience": -1}, "federation.selection.patience must be 0 or more"),
@@ -103,7 +118,7 @@ def test_rounds_that_cannot_be_judged_are_refused_before_the_run(bed: Bed) -> No
     with pytest.raises(ConfigError, match="without a global model"):
         next(start(bed, federation__selection=UNREACHABLE, method__name="local_only"))
     with pytest.raises(ConfigError, match=r"lower the data set's reference\.per_class"):
-        check(CHOICE, "single", 0, personal=False)
+        check(CHOICE, "single", np.zeros(0, int), personal=False)
     assert Journal(open_store(bed.setting().place.store)).run() is None
 
 
