@@ -14,9 +14,8 @@ import fedx_core
 from fedx_core import config, start, unfinished
 from fedx_core.client import Place
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ConfigError, FedXError, RunError
+from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError
 from fedx_core.federation import federate, history
-from fedx_core.journal import Journal
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
 from flows import preset, provenance, results, run_folder
@@ -137,42 +136,61 @@ def carry_out(
     Raises:
         FedXError: the run can't go on; what was committed is kept, and it can be resumed.
     """
-    store = order.setting.place.store
-    display = Noted(display, order.folder)
+    folder, store = order.folder, order.setting.place.store
+    display = Noted(display, folder)
 
     def waiting() -> None:
+        if not order.resume:
+            raise RunExistsError(
+                f"another process is starting run {folder.name!r}; watch it with `fedx watch "
+                f"{folder.name}`, or choose another name with --run"
+            )
         display.warn(f"another process is at work on run {order.run!r}; this one goes on after it")
 
     try:
-        with (
-            choose(
-                run_at,
-                workers,
-                order.setting.place,
-                display.warn,
-                clients_per_task,
-                engine=bool(prefect_run),
-            ) as runtime,
-            display,
-            order.folder.at_work(waiting),
-        ):
+        # Nothing is written before the run is this process's alone.
+        with folder.at_work(waiting):
+            if not order.resume:
+                run_folder.refuse_if_taken(folder, store)
             try:
-                if order.resume:
-                    unfinished.sweep(order.folder.path)
-                _introduce(order, prefect_run)
-                tracker.began(order.folder, order.settings, _identity(prefect_run))
-                with sampling(order.folder, display.warn):
-                    found = _rounds(order, Watched(runtime, display), display, tracker)
-            except BaseException as error:
-                stopped = not isinstance(error, Exception)  # Ctrl-C, or a signal to the flow
-                tracker.ended("KILLED" if stopped else "FAILED")
+                with (
+                    choose(
+                        run_at,
+                        workers,
+                        order.setting.place,
+                        display.warn,
+                        clients_per_task,
+                        engine=bool(prefect_run),
+                    ) as runtime,
+                    display,
+                ):
+                    return _tracked(order, Watched(runtime, display), display, tracker, prefect_run)
+            except BaseException:
+                if not order.resume:
+                    folder.take_back(store)
                 raise
-            display.doing("saving")
-            tracker.ended("FINISHED")
-        return found
     except BaseException:
-        order.folder.discard_unless_begun(store)
+        folder.give_back()
         raise
+
+
+def _tracked(
+    order: Order, runtime: Watched, display: Display, tracker: Tracker, prefect_run: str
+) -> dict[str, Any]:
+    try:
+        if order.resume:
+            unfinished.sweep(order.folder.path)
+        _introduce(order, prefect_run)
+        tracker.began(order.folder, order.settings, _identity(prefect_run))
+        with sampling(order.folder, display.warn):
+            found = _rounds(order, runtime, display, tracker)
+    except BaseException as error:
+        stopped = not isinstance(error, Exception)  # Ctrl-C, or a signal to the flow
+        tracker.ended("KILLED" if stopped else "FAILED")
+        raise
+    display.doing("saving")
+    tracker.ended("FINISHED")
+    return found
 
 
 def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) -> dict[str, Any]:
@@ -217,11 +235,11 @@ def _new(request: Request) -> Order:
     folder = run_folder.claim(Path(request.run_root), request.run, settings)
     store = run_folder.store_of(request.store, folder)
     try:
-        run_folder.refuse_if_begun(folder.name, store)
+        run_folder.refuse_if_taken(folder, store)
         branch = _branch(request, Path(request.run_root))
         setting = _setting(folder, store, Path(request.data_root or "data"), settings)
     except FedXError:
-        folder.discard_unless_begun(store)
+        folder.give_back()
         raise
     return Order(
         settings=settings,
@@ -238,17 +256,7 @@ def _resumed(request: Request) -> Order:
         raise ConfigError("say which run to resume")
     folder = run_folder.find(Path(request.run_root), request.run)
     notes = folder.notes()
-    store = (
-        run_folder.store_of(request.store, folder)
-        if request.store
-        else str(notes.get("store") or run_folder.store_of(None, folder))
-    )
-    begun = Journal(open_store(store)).run()
-    if begun is None:
-        raise RunError(
-            f"run {request.run!r} has not begun in {store}; start it with "
-            f"`fedx run --run {request.run}`"
-        )
+    store, begun = run_folder.begun(folder, request.store)
     asked = {"federation.rounds": request.rounds} if request.rounds is not None else {}
     settings = (
         config.load(folder.config, asked)

@@ -14,26 +14,32 @@ runs/<name>/
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedx_core import config, unfinished
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
-from fedx_core.journal import Journal
+from fedx_core.journal import Journal, Run
+from fedx_core.locks import exclusive
 from fedx_core.store import open_store
-from flows.locks import exclusive
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's files."""
+    """One run's files.
+
+    Args:
+        path: of the folder.
+        made: by whoever has this, so that it may be given back; see :meth:`give_back`.
+    """
 
     path: Path
+    made: bool = field(default=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -115,8 +121,8 @@ class RunFolder:
         with exclusive(self._lock):
             write_yaml(self.about, {**self.notes(), **notes})
 
-    def discard_unless_begun(self, store: str) -> None:
-        """Take back a folder whose run never began, so that its name is free again."""
+    def take_back(self, store: str) -> None:
+        """Delete what was written for a run that never began; only who :meth:`at_work` is may."""
         try:
             begun = Journal(open_store(store)).run() is not None
         except ConfigError:
@@ -124,12 +130,19 @@ class RunFolder:
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:
-            made = (self.config, self.about, self.counts, self.system)
-            for path in (*made, self._lock, self._work_lock):
+            written = (self.config, self.about, self.counts, self.system)
+            for path in (*written, self._lock):
                 path.unlink(missing_ok=True)
-            for folder in (self.results, self.path / "store", self.path):
+            for folder in (self.results, self.path / "store"):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
+            self._work_lock.unlink(missing_ok=True)  # last: from here on another may be at work
+
+    def give_back(self) -> None:
+        """Remove the folder if it was made here and holds nothing, so that its name is free."""
+        if self.made:
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                self.path.rmdir()
 
 
 def claim(root: Path, name: str | None, settings: ExperimentConfig) -> RunFolder:
@@ -147,15 +160,16 @@ def claim(root: Path, name: str | None, settings: ExperimentConfig) -> RunFolder
     try:
         if name is not None:
             folder = root / checked(name)
+            made = not folder.is_dir()
             folder.mkdir(parents=True, exist_ok=True)
-            return RunFolder(folder)
+            return RunFolder(folder, made=made)
         root.mkdir(parents=True, exist_ok=True)
         stem, count = default_name(settings), 1
         while True:
             folder = root / (stem if count == 1 else f"{stem}-{count}")
             try:
                 folder.mkdir()
-                return RunFolder(folder)
+                return RunFolder(folder, made=True)
             except FileExistsError:
                 count += 1
     except OSError as error:
@@ -179,17 +193,69 @@ def find(root: Path, name: str) -> RunFolder:
     return RunFolder(folder)
 
 
-def refuse_if_begun(name: str, store: str) -> None:
+def refuse_if_taken(folder: RunFolder, store: str) -> None:
     """Stop before anything is overwritten.
 
+    Args:
+        folder: of a run that is to begin.
+        store: that it would use.
+
     Raises:
-        RunExistsError: the store holds a run.
+        RunExistsError: the store holds a run, or the folder does, wherever that one's store is.
     """
-    if Journal(open_store(store)).run() is not None:
+    own, noted = store_of(None, folder), folder.notes().get("store")
+    for place in dict.fromkeys(filter(None, (store, noted, own))):
+        try:
+            begun = Journal(open_store(place)).run() is not None
+        except FedXError as error:
+            if place == store:
+                raise
+            raise RunExistsError(
+                f"{folder.path} belongs to a run whose store {place} can't be read ({error}); "
+                "make that store answer, or choose another name with --run"
+            ) from error
+        if begun:
+            elsewhere = f", with its store in {place}" if place != store else ""
+            raise RunExistsError(
+                f"run {folder.name!r} exists already{elsewhere}; go on with "
+                f"`fedx resume {folder.name}`, or choose another name with --run"
+            )
+    left = next((p for p in (folder.results / "rounds.json", folder.model) if p.exists()), None)
+    if left is not None:
         raise RunExistsError(
-            f"run {name!r} exists already; go on with `fedx resume {name}`, "
-            "or choose another name with --run"
+            f"{left} is there, of an earlier run {folder.name!r} whose store is gone; choose "
+            f"another name with --run, or remove {folder.path}"
         )
+
+
+def begun(folder: RunFolder, base: str | None) -> tuple[str, Run]:
+    """Find the store in which a run has begun.
+
+    Args:
+        folder: of the run, whose notes say where its store was.
+        base: what runs share, where the store may have gone since; None for nothing.
+
+    Returns:
+        The store's URI, and the run.
+
+    Raises:
+        RunError: it has begun nowhere.
+        StoreError: a store that may hold it can't be read.
+    """
+    places = (folder.notes().get("store"), base and store_of(base, folder), store_of(None, folder))
+    looked, trouble = list(dict.fromkeys(str(place) for place in places if place)), None
+    for place in looked:
+        try:
+            if (run := Journal(open_store(place)).run()) is not None:
+                return place, run
+        except StoreError as error:  # a store that is away may have been moved
+            trouble = trouble or error
+    if trouble is not None:
+        raise trouble
+    raise RunError(
+        f"run {folder.name!r} has not begun in {' or '.join(looked)}; start it with "
+        f"`fedx run --run {folder.name}`"
+    )
 
 
 def checked(name: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedx_core import config, examples
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import DataError, StoreError
-from flows.locks import exclusive
+from fedx_core.locks import exclusive
 from flows.partition import partition
 
 FOLDER = ".partitions"

@@ -175,16 +175,16 @@ def start(
         check_data(order)
         if engine:
             _reach_prefect(quietly=as_json)
+        with _interruptible(order.run):
+            show: Show = "json" if as_json else "terminal"
+            if engine:
+                how = {"run_at": run_at, "workers": workers, "clients_per_task": clients_per_task}
+                found = _on_prefect(order, request, track, show, how)
+            else:
+                found = _in_process(order, run_at or "here", workers, track, show)
     except BaseException:
-        order.folder.discard_unless_begun(order.setting.place.store)
+        order.folder.give_back()
         raise
-    with _interruptible(order.run):
-        show: Show = "json" if as_json else "terminal"
-        if engine:
-            how = {"run_at": run_at, "workers": workers, "clients_per_task": clients_per_task}
-            found = _on_prefect(order, request, track, show, how)
-        else:
-            found = _in_process(order, run_at or "here", workers, track, show)
     if as_json:
         print(json.dumps({"event": "summary", **found}), flush=True)
     else:

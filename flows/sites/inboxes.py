@@ -20,12 +20,12 @@ from dataclasses import dataclass, replace
 
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError
 from fedx_core.frozen_json import canonical, parse
+from fedx_core.locks import exclusive
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix
 from fedx_core.sites.presigner import MARGIN_SECONDS, MOST_SECONDS, Presigner
 from fedx_core.sites.registry import Registry
 from fedx_core.store import FileStore, S3Store
-from flows.locks import exclusive
 
 READY = "/ready"
 """Ends what a letter is about that grants a payload whose length the site has said."""

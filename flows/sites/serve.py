@@ -14,12 +14,12 @@ from pathlib import Path
 
 from fedx_core import unfinished
 from fedx_core.errors import FedXError, GrantError, PlanError, StoreError
+from fedx_core.locks import exclusive
 from fedx_core.sites import audit, invitation, serving
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
 from fedx_core.sites.orders import Order, open_order
 from fedx_core.sites.wire import Wire
-from flows.locks import exclusive
 from flows.sites.post import Post
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0

@@ -30,8 +30,8 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from fedx_core.errors import FedXError
+from fedx_core.locks import exclusive
 from fedx_core.sites import audit
-from flows.locks import exclusive
 from flows.sites import command
 from flows.sites.folders import site_home
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.locks import exclusive
+from fedx_core.locks import exclusive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.locks import exclusive
+from fedx_core.locks import exclusive
 from flows.record import Record
 from flows.run_folder import RunFolder
 from flows.tracking import charts, copying, files, places

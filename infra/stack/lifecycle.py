@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedx_core.errors import RunError
-from flows.locks import exclusive
+from fedx_core.locks import exclusive
 from infra.stack import bootstrap, processes, services, settings, waiting
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.services import CLIENT_POOL, SERVER_POOL, Service

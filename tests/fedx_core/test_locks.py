@@ -1,7 +1,9 @@
 import threading
 from pathlib import Path
 
-from flows.locks import exclusive
+import pytest
+
+from fedx_core.locks import exclusive
 from flows.run_folder import RunFolder
 
 
@@ -49,3 +51,34 @@ def test_a_lock_is_let_go_after_an_error_and_waited_for_until_then(tmp_path: Pat
         with exclusive(tmp_path / "lock"):
             order.append("third")
     assert order[-1] == "third"
+
+
+def test_a_lock_that_its_holder_deletes_still_lets_one_in_at_a_time(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "lock", [], []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            with exclusive(path):
+                inside.append(number)
+                most.append(len(inside))
+                inside.remove(number)
+                path.unlink()
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+
+
+def test_what_a_waiting_one_raises_ends_its_waiting(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise RuntimeError("taken")
+
+    with (
+        exclusive(tmp_path / "lock"),
+        pytest.raises(RuntimeError, match="taken"),
+        exclusive(tmp_path / "lock", refuse),
+    ):
+        raise AssertionError
