@@ -1,7 +1,9 @@
 """Image files in a folder or in a zip, and their decoding."""
 
 import io
+import os
 import zipfile
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +14,13 @@ from fedx_core.examples import Image
 
 TIFF = (".tif", ".tiff")
 IMAGES = (".jpg", ".jpeg", ".png", *TIFF)
+_SYSTEM = ("Thumbs.db", "desktop.ini")
+
+
+def is_the_systems(name: str) -> bool:
+    """Whether a file is none of the user's: hidden, a trace of macOS, Windows or Jupyter."""
+    parts = PurePosixPath(name).parts
+    return parts[-1] in _SYSTEM or any(p.startswith(".") or p == "__MACOSX" for p in parts)
 
 
 class Folder:
@@ -21,9 +30,42 @@ class Folder:
         self.root = root
 
     def names(self) -> list[str]:
-        """List all files in alphabetical order, hidden ones left out."""
-        paths = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
-        return sorted(p.as_posix() for p in paths if not any(x.startswith(".") for x in p.parts))
+        """List all files in alphabetical order, the system's and links to nothing left out."""
+        return [n for n in self.every() if not is_the_systems(n) and self.holds(n)]
+
+    def every(self) -> list[str]:
+        """List what is no folder in alphabetical order; links to folders are followed.
+
+        A link that leads back to a folder above it is passed over.
+
+        Raises:
+            DataError: a folder can't be read.
+        """
+        try:
+            return sorted(self._below(self.root, "", frozenset()))
+        except OSError as error:
+            raise DataError(f"{self.root} can't be read: {error}") from error
+
+    def _below(self, folder: Path, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        about = folder.stat()
+        if (place := (about.st_dev, about.st_ino)) in above:
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from self._below(
+                        Path(entry.path), f"{name}{entry.name}/", above | {place}
+                    )
+                else:
+                    yield name + entry.name
+
+    def identity(self, name: str) -> Hashable:
+        """Tell a file from others, whatever name it was reached by; None where there is none."""
+        try:
+            about = (self.root / name).stat()
+        except OSError:
+            return None
+        return about.st_dev, about.st_ino
 
     def folders(self, name: str) -> set[str]:
         """Name the folders within one."""
@@ -60,8 +102,16 @@ class Archive:
             raise DataError(f"{path} is not a whole zip file ({error}); fetch it again") from error
 
     def names(self) -> list[str]:
+        """List all files in alphabetical order, the system's left out."""
+        return [name for name in self.every() if not is_the_systems(name)]
+
+    def every(self) -> list[str]:
         """List all files in alphabetical order."""
         return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+
+    def identity(self, name: str) -> Hashable:
+        """Tell a file from others; None where there is none."""
+        return name if self.holds(name) else None
 
     @cached_property
     def _children(self) -> dict[str, set[str]]:

@@ -322,3 +322,14 @@ def test_settings_that_do_not_fit_the_images_are_refused(
     two_classes(tmp_path)
     with pytest.raises(DataError, match=message):
         DataSet(source=str(tmp_path), **changes).open()
+
+
+def test_a_class_whose_folder_is_a_link_is_read_like_the_others(tmp_path: Path) -> None:
+    two_classes(tmp_path / "mine")
+    two_classes(tmp_path / "elsewhere")
+    (tmp_path / "mine" / "town").symlink_to(tmp_path / "elsewhere" / "field")
+    (tmp_path / "mine" / "field" / "back").symlink_to(tmp_path / "mine")
+    (tmp_path / "mine" / "wood" / "round").symlink_to(tmp_path / "mine" / "wood")
+    source = DataSet(source=str(tmp_path / "mine")).open()
+    assert source.description.class_names == ("field", "town", "wood")
+    assert sum(len(split) for split in source.splits.values()) == 30
