@@ -31,6 +31,7 @@ _BLOCK = 32
 """Images that a thread reads in one go."""
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -127,10 +128,10 @@ def no_groups(count: int) -> NDArray[np.int16]:
     return np.zeros(count, dtype=np.int16)
 
 
-def decoded(read: Callable[[Item], Image], items: Sequence[Item]) -> Iterator[Image]:
+def decoded(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
     """Read images on all cores, in order, with a bounded number waiting."""
     cores = os.cpu_count() or 1
-    waiting: deque[Future[list[Image]]] = deque()
+    waiting: deque[Future[list[Result]]] = deque()
     # Rasterio's; patches without a position on the map are as good as any. For good: filters belong
     # to all threads, and putting them back while others read, or after whoever takes the images has
     # set some, would undo theirs.
@@ -145,7 +146,22 @@ def decoded(read: Callable[[Item], Image], items: Sequence[Item]) -> Iterator[Im
             yield from waiting.popleft().result()
 
 
-def _all(read: Callable[[Item], Image], items: Sequence[Item]) -> list[Image]:
+def resized(image: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Bring an image to ``side`` x ``side`` pixels, bilinear; shrinking averages.
+
+    Returns:
+        float32 (bands, side, side); values may lie between whole numbers.
+    """
+    import torch
+
+    pixels = torch.from_numpy(image.astype(np.float32))[None]
+    pixels = torch.nn.functional.interpolate(
+        pixels, size=(side, side), mode="bilinear", antialias=True
+    )
+    return np.asarray(pixels[0].numpy())
+
+
+def _all(read: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     return [read(item) for item in items]
 
 

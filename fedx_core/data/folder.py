@@ -251,17 +251,6 @@ def _read(
                 f"{name} has {image.shape[2]} x {image.shape[1]} pixels, the first image {side} x "
                 f"{side}; set image_size to resize all"
             )
-        return _resized(image, side)
+        return np.asarray(base.resized(image, side).round(), dtype=image.dtype)
 
     return decoded(read, [names[position] for position in positions])
-
-
-def _resized(image: Image, side: int) -> Image:
-    """Bring an image to ``side`` x ``side`` pixels, bilinear; shrinking averages."""
-    import torch
-
-    pixels = torch.from_numpy(image.astype(np.float32))[None]
-    pixels = torch.nn.functional.interpolate(
-        pixels, size=(side, side), mode="bilinear", antialias=True
-    )
-    return np.asarray(pixels[0].round().numpy(), dtype=image.dtype)
