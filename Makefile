@@ -14,6 +14,9 @@ DATA ?= synthetic
 DEMO := --dataset $(DATA) --rounds 8 --warmup-rounds 4 \
 	--set training.batch_size=64 --set training.batch_norm=recalibrate
 LIMIT := --set datasets.eurosat.source.limit=4000
+SOURCE := $(if $(filter eurosat,$(DATA)),$(LIMIT))
+# Name of its run.
+RUN ?= demo-$(DATA)
 # Processes of pytest; torch has one thread in each.
 JOBS ?= 2
 
@@ -38,8 +41,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	|| { echo 'FedX needs Python 3.11, 3.12 or 3.13; found "$(PYTHON)".' \
 	'Install one, or say make PYTHON=/path/to/python'; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@test -x $(BIN)/python || { echo 'making $(VENV)'; $(PYTHON) -m venv $(VENV); }
+	@echo 'installing what constraints.txt names, some 7 GB with torch (about 3 minutes)'
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 STACK := $(BIN)/python -m infra.stack
@@ -59,18 +63,23 @@ logs:  ## last lines of its logs; NAME=prefect for one of them, FOLLOW=1 to go o
 forget: $(INSTALLED)  ## remove its data, after saying what; runs/ and data/ stay
 	@$(STACK) forget
 
-# On the servers of `make up` while they are up, without any while they are down.
+# On the servers of `make up` while they are up, without any while they are down. A demo that was cut
+# short goes on; one that is done is shown again.
 demo: demo-data-$(DATA)  ## a federation with pruning, some 3 minutes; DATA=eurosat for real images
-	@stack=$$($(STACK) env) && . "$$stack" && run=$$($(BIN)/fedx run $(DEMO) $(if $(filter eurosat,$(DATA)),$(LIMIT))) && printf '%s\n' '' \
-	"What to look at now:" \
-	"  $$run/results/accuracy.svg  accuracy per round and against MiB, in a browser" \
-	"  $$run/results/rounds.csv    accuracy, sparsity and both ledgers, round by round" \
-	"  $$run/results/summary.json  the run in one page" \
-	"  $$run/model.safetensors     the final model" \
-	"  $${MLFLOW_TRACKING_URI:-$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db}   curves, in a browser" \
-	$${PREFECT_API_URL:+"  $${PREFECT_API_URL%/api}   each step, in a browser"} \
-	"The same without pruning, to compare:" \
-	"  $(BIN)/fedx run --method fedavg $(filter-out --warmup-rounds 4,$(DEMO)) $(if $(filter eurosat,$(DATA)),$(LIMIT))"
+	@stack=$$($(STACK) env) && . "$$stack" && \
+	if [ -e runs/$(RUN)/results/summary.json ]; then \
+		echo "runs/$(RUN) is there already; for another one say make demo RUN=another"; \
+		$(BIN)/fedx watch $(RUN) --timeout 0; \
+	elif [ -e runs/$(RUN)/run.yaml ]; then $(BIN)/fedx resume $(RUN) >&2; \
+	else $(BIN)/fedx run --run $(RUN) $(DEMO) $(SOURCE) >&2; fi && printf '%s\n' '' \
+	"What to do now:" \
+	"  $(BIN)/fedx report $(RUN)   # one page with figures, heat maps and tables" \
+	"  $(BIN)/fedx compare   # all runs side by side; the next line makes one without pruning" \
+	"  $(BIN)/fedx run --run $(RUN)-fedavg --method fedavg $(filter-out --warmup-rounds 4,$(DEMO)) $(SOURCE)" \
+	"What to look at in a browser:" \
+	"  runs/$(RUN)/results/accuracy.svg   accuracy by round and by MiB" \
+	"  $${MLFLOW_TRACKING_URI:-$(BIN)/mlflow server --backend-store-uri sqlite:///mlflow.db}   curves" \
+	$${PREFECT_API_URL:+"  $${PREFECT_API_URL%/api}   each step"}
 
 demo-data-synthetic: $(INSTALLED)
 	$(BIN)/dvc repro partition@synthetic reference@synthetic

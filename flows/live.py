@@ -1,7 +1,8 @@
-"""What a run shows while it goes: a moving line on a terminal, plain lines or JSON elsewhere."""
+"""What a run shows while it goes: a moving bar on a terminal, plain lines or JSON elsewhere."""
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,12 +12,13 @@ from fedx_core.client import Place
 from fedx_core.evaluation import NO_LABEL, left_out
 from fedx_core.messages import ClientJob, RoundReport
 from fedx_core.runtime import Outcome, Runtime
+from flows import under_way
 from flows.choices import Show
 from flows.results import MIB, rows
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
 T = TypeVar("T")
 
@@ -98,6 +100,37 @@ class Beside:
         self.shown.mention(line)
 
 
+@dataclass
+class Both(Beside):
+    """A display and lines of another place, such as a log.
+
+    Args:
+        lines: writes what the display shows.
+    """
+
+    lines: "Lines"
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Say it twice."""
+        super().began(run, rounds, done)
+        self.lines.began(run, rounds, done)
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Say it twice."""
+        super().finished_round(reports)
+        self.lines.finished_round(reports)
+
+    def warn(self, line: str) -> None:
+        """Say it twice."""
+        super().warn(line)
+        self.lines.warn(line)
+
+    def mention(self, line: str) -> None:
+        """Say it twice."""
+        super().mention(line)
+        self.lines.mention(line)
+
+
 @dataclass(frozen=True)
 class Watched:
     """A runtime that tells a display what it carries."""
@@ -126,10 +159,16 @@ class Watched:
 
 
 class Lines:
-    """One line a round."""
+    """One line a round.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    Args:
+        write: takes a line.
+        page: address of the run on Prefect's pages; empty where it has none.
+    """
+
+    def __init__(self, write: Callable[[str], None], page: str = "") -> None:
         self._write = write
+        self._page = page
         self._rounds = self._done = 0
 
     def __enter__(self) -> "Lines":
@@ -155,6 +194,8 @@ class Lines:
                 else f"{rounds} round{'s' * (rounds != 1)}"
             )
         )
+        if self._page:
+            self.say(f"in Prefect: {self._page}")
 
     def doing(self, what: str) -> None:
         """Steps are too many for lines."""
@@ -182,17 +223,31 @@ class Lines:
 
 
 class Terminal(Lines):
-    """The same lines, and below them one that says what is being done."""
+    """The same lines, and below them a bar, what is being done and when the run may end."""
 
-    def __init__(self, console: "Console") -> None:
-        super().__init__(lambda text: console.print(text, highlight=False, markup=False))
+    def __init__(self, console: "Console", page: str = "") -> None:
+        # Lines wrap as the terminal does, so that an address in one can still be clicked.
+        super().__init__(
+            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), page
+        )
         self._console = console
-        self._status: Status | None = None
+        self._live: Live | None = None
+        self._run = ""
+        self._seconds: float | None = None
+        self._step, self._since = "starting", time.time()
 
     def __enter__(self) -> "Terminal":
-        """Draw the moving line."""
-        self._status = self._console.status("starting")
-        self._status.start()
+        """Draw what moves."""
+        from rich.live import Live
+
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._below,
+            transient=True,
+            refresh_per_second=4,
+            redirect_stdout=False,
+        )
+        self._live.start()
         return self
 
     def __exit__(
@@ -202,14 +257,29 @@ class Terminal(Lines):
         trace: TracebackType | None,
     ) -> None:
         """Take it away, so that nothing is printed over."""
-        if self._status is not None:
-            self._status.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def began(self, run: str, rounds: int, done: int) -> None:
+        """Name the run."""
+        self._run = run
+        super().began(run, rounds, done)
 
     def doing(self, what: str) -> None:
-        """Change the moving line."""
-        if self._status is not None:
-            current = min(self._done + 1, self._rounds) if self._rounds else 0
-            self._status.update(f"round {current}/{self._rounds}  {what}")
+        """Change what moves."""
+        self._step, self._since = what, time.time()
+
+    def finished_round(self, reports: Sequence[RoundReport]) -> None:
+        """Write the round's line."""
+        self._seconds = under_way.seconds_a_round(reports)
+        super().finished_round(reports)
+
+    def _below(self) -> "RenderableType":
+        clock = time.time()
+        doing = f"{self._step}, for {under_way.duration(max(clock - self._since, 0))}"
+        left = max(self._rounds - self._done, 0)
+        words = under_way.said(doing, self._seconds, left, clock)
+        return under_way.drawn(self._run, self._done, self._rounds, words) if self._run else words
 
 
 class Json(Lines):
@@ -231,13 +301,16 @@ class Json(Lines):
         print(line, file=sys.stderr, flush=True)
 
 
-def display(show: Show, log: Callable[[str], None] | None = None) -> Display:
+def display(show: Show, log: Callable[[str], None] | None = None, page: str = "") -> Display:
     """Open a display.
 
     Args:
         show: which one.
-        log: where lines go for ``log``.
+        log: takes the lines for ``log``, and beside any other display for people.
+        page: address of the run on Prefect's pages, if it has one.
     """
+    if log is not None and show != "log":
+        return Both(display(show, page=page), Lines(log))
     if show == "json":
         return Json(lambda text: print(text, flush=True))
     if show == "nothing":
@@ -247,8 +320,8 @@ def display(show: Show, log: Callable[[str], None] | None = None) -> Display:
     if sys.stderr.isatty():
         from rich.console import Console
 
-        return Terminal(Console(stderr=True))
-    return Lines(lambda text: print(text, file=sys.stderr, flush=True))
+        return Terminal(Console(stderr=True), page)
+    return Lines(lambda text: print(text, file=sys.stderr, flush=True), page)
 
 
 def line(reports: Sequence[RoundReport]) -> str:

@@ -17,8 +17,8 @@ from fedx_core.examples import Stream
 from fedx_core.partition import base
 from fedx_core.partition.base import Known
 from fedx_core.seeding import derive
+from flows import progress
 from flows.prepare import run
-from flows.progress import watched
 
 PARTS = ("train", "test")
 
@@ -67,7 +67,11 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     }
     classes = len(prepared.description.class_names)
     clients = []
-    with examples.replacing(folder) as beside:
+    images = sum(len(share) for part in PARTS for share in shares[part].values())
+    with (
+        examples.replacing(folder) as beside,
+        progress.step(f"{name}: partition", images) as counted,
+    ):
         for client in shares["train"]:
             streams = {
                 part: examples.select(prepared.parts[part], shares[part][client]) for part in PARTS
@@ -75,7 +79,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
             examples.write(
                 beside / client,
                 prepared.description,
-                {part: watched(s, f"{name}: {client} {part}") for part, s in streams.items()},
+                {part: counted(stream) for part, stream in streams.items()},
                 {**settings, "client": client},
             )
             clients.append(

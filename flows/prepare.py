@@ -12,7 +12,7 @@ from fedx_core import config, examples
 from fedx_core.config import ExperimentConfig
 from fedx_core.data.base import DataSet
 from fedx_core.errors import ConfigError, FedXError
-from flows.progress import watched
+from flows import progress
 
 Stage = Callable[[ExperimentConfig, str, Path], Path]
 
@@ -37,15 +37,14 @@ def prepare(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     data_set: DataSet = plugin.build("data")
     source = data_set.open()
     folder = root / name / "prepared"
-    examples.write(
-        folder,
-        source.description,
-        {
-            part: watched(stream, f"{name}: {part}")
-            for part, stream in data_set.streams(source).items()
-        },
-        {"source": config.as_plain(plugin), "notes": source.notes},
-    )
+    streams = data_set.streams(source)
+    with progress.step(f"{name}: prepare", sum(map(len, streams.values()))) as counted:
+        examples.write(
+            folder,
+            source.description,
+            {part: counted(stream) for part, stream in streams.items()},
+            {"source": config.as_plain(plugin), "notes": source.notes},
+        )
     return folder
 
 

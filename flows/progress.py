@@ -1,16 +1,20 @@
-"""A progress bar for work that takes minutes, where somebody watches."""
+"""Progress of what takes seconds to hours, on stderr: a bar where somebody watches, else lines."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from fedx_core.examples import Stream
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 Item = TypeVar("Item")
 
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Pass items on; draw a bar on stderr if that is a terminal.
+    """Pass items on; draw a bar if there is a terminal.
 
     Args:
         items: to pass on.
@@ -20,12 +24,76 @@ def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     if not sys.stderr.isatty():
         yield from items
         return
+    with _bar() as bar:
+        yield from bar.track(items, total, description=what)
+
+
+@contextmanager
+def step(what: str, images: int) -> Iterator[Callable[[Stream], Stream]]:
+    """Show one step over several streams of images: one bar, or a line as it begins.
+
+    Args:
+        what: the bar's title.
+        images: of all streams together.
+
+    Yields:
+        Gives the same examples, and counts their images as they are read.
+    """
+    if not sys.stderr.isatty():
+        print(f"{what}: {images} images", file=sys.stderr, flush=True)
+        yield lambda stream: stream
+        return
+    with _bar() as bar:
+        task = bar.add_task(what, total=images)
+
+        def counted(stream: Stream) -> Stream:
+            def each() -> Iterator[object]:
+                for image in stream.images:
+                    yield image
+                    bar.advance(task)
+
+            return Stream(each(), stream.labels, stream.groups)  # type: ignore[arg-type]
+
+        yield counted
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show that something is waited for, and for how long; a line where nobody watches.
+
+    Args:
+        what: is waited for.
+    """
+    if not sys.stderr.isatty():
+        print(what, file=sys.stderr, flush=True)
+        yield
+        return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    yield from track(items, description=what, total=total, console=Console(stderr=True))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as spinner:
+        spinner.add_task(what, total=None)
+        yield
 
 
-def watched(stream: Stream, what: str) -> Stream:
-    """Give the same examples, with a bar while their images are read."""
-    return Stream(shown(stream.images, len(stream), what), stream.labels, stream.groups)
+def _bar() -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

@@ -13,8 +13,8 @@ import numpy as np
 from fedx_core import config, examples, strata
 from fedx_core.config import ExperimentConfig
 from fedx_core.seeding import derive
+from flows import progress
 from flows.prepare import run
-from flows.progress import watched
 
 
 def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
@@ -51,17 +51,18 @@ def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         "tuning": examples.select(validation, rest),
     }
     counts = strata.label_counts(streams["reference"].labels, len(class_names))
-    examples.write(
-        folder,
-        prepared.description,
-        {part: watched(stream, f"{name}: {part}") for part, stream in streams.items()},
-        {
-            "reference": config.as_plain(settings),
-            "seed": experiment.seed,
-            "prepared": examples.digest(prepared_folder),
-            "images_of_each_class": dict(zip(class_names, counts.tolist(), strict=True)),
-        },
-    )
+    with progress.step(f"{name}: reference", len(validation)) as counted:
+        examples.write(
+            folder,
+            prepared.description,
+            {part: counted(stream) for part, stream in streams.items()},
+            {
+                "reference": config.as_plain(settings),
+                "seed": experiment.seed,
+                "prepared": examples.digest(prepared_folder),
+                "images_of_each_class": dict(zip(class_names, counts.tolist(), strict=True)),
+            },
+        )
     return folder
 
 

@@ -95,6 +95,7 @@ def fedx(
     from flows.announce import Announced
     from flows.experiment import Request, carry_out, settle
     from flows.runtimes import default_workers
+    from flows.tracking import places
 
     environment = os.environ.get
     request = Request(
@@ -124,7 +125,8 @@ def fedx(
     with get_client(sync_client=True) as client:
         tags = {*flow_run.tags, again.tag_of(order.run)}
         client.update_flow_run(flow_run.id, name=f"fedx {order.run}", tags=sorted(tags))
-    display = Announced(live.display(show, get_run_logger().info), order.folder)
+    page = places.prefect_page(str(flow_run.id))
+    display = Announced(live.display(show, get_run_logger().info, page), order.folder)
     with logs.shown():
         try:
             return carry_out(

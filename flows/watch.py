@@ -10,13 +10,11 @@ from typing import Any, Literal
 from fedx_core.errors import FedXError, RunError, StoppedError
 from fedx_core.frozen_json import parse
 from fedx_core.messages import RoundReport
-from flows import now, run_folder
+from flows import now, run_folder, under_way
 from flows.now import Now
 from flows.run_folder import RunFolder
 
 State = Literal["absent", "going", "finished", "stopped"]
-RECENT = 5
-"""Rounds from which the duration of the next ones is guessed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +49,12 @@ class Seen:
     @property
     def seconds_a_round(self) -> float | None:
         """Mean of the last few rounds; None before the first."""
-        spent = [sum(report.seconds.values()) for report in self.reports[-RECENT:]]
-        return sum(spent) / len(spent) if spent else None
+        return under_way.seconds_a_round(self.reports)
 
     @property
-    def seconds_left(self) -> float | None:
-        """A guess from the last few rounds; None where there is nothing to guess from."""
-        each = self.seconds_a_round
-        return None if each is None else each * max(self.rounds - len(self.reports), 0)
+    def rounds_left(self) -> int:
+        """Rounds that are still to be done, while the run goes on."""
+        return max(self.rounds - len(self.reports), 0) if self.state == "going" else 0
 
 
 def look(folder: RunFolder) -> Seen:

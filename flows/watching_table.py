@@ -1,11 +1,11 @@
 """The lines of ``fedx watch``: a table that grows by a line a round, and what goes on below it."""
 
-import time
 from collections.abc import Iterator, Sequence
 
 from fedx_core.messages import RoundReport
 from flows.live import HEADLINES
 from flows.results import MIB
+from flows.under_way import duration, said
 from flows.watch import Seen
 
 # Together below 80 characters.
@@ -55,18 +55,12 @@ def step(seen: Seen, clock: float) -> str:
         seen: of the run.
         clock: seconds since 1970.
     """
-    words = []
+    doing = ""
     if seen.state == "stopped":
-        words.append("stopped")
+        doing = "stopped"
     elif seen.now is not None:
-        words.append(f"{seen.now.doing}, for {duration(max(clock - seen.now.time, 0))}")
-    each, left = seen.seconds_a_round, seen.seconds_left
-    if each is not None and left is not None:
-        words.append(f"{each:.1f} s a round")
-        if left and seen.state == "going":
-            ends = time.strftime("%H:%M", time.localtime(clock + left))
-            words.append(f"about {duration(left)} left, until {ends}")
-    return "; ".join(words)
+        doing = f"{seen.now.doing}, for {duration(max(clock - seen.now.time, 0))}"
+    return said(doing, seen.seconds_a_round, seen.rounds_left, clock)
 
 
 def end(seen: Seen) -> str:
@@ -80,16 +74,6 @@ def end(seen: Seen) -> str:
         f"finished{why}: {HEADLINES.get(name, name)} {_percent(last.metrics.get(name))} after "
         f"{last.round_index} rounds, {total:.2f} MiB and {spent}; {seen.folder.path}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Say a time in its two largest units, such as ``3 min 20 s``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _metric(report: RoundReport) -> str:

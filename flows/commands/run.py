@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,14 +246,16 @@ def _reach_prefect(*, quietly: bool) -> None:
     from prefect.settings import PREFECT_API_URL
 
     from fedx_core.errors import RunError
+    from flows import progress
 
     url = PREFECT_API_URL.value()
-    if not url and not quietly:
-        print("starting a Prefect server for this run (PREFECT_API_URL names a running one)",
-              file=sys.stderr, flush=True)  # fmt: skip
+    starting = "starting a Prefect server for this run (PREFECT_API_URL names a running one)"
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        with get_client(sync_client=True) as client:
+        with (
+            nullcontext() if url or quietly else progress.waiting(starting),
+            get_client(sync_client=True) as client,
+        ):
             trouble = client.api_healthcheck()
     except RuntimeError as error:
         trouble = error

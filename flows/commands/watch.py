@@ -107,9 +107,12 @@ def _draw(looks: Iterator["Seen"]) -> None:
     from flows import watching_table as table
 
     console = Console(highlight=False)
-    done = 0
+    done, linked = 0, False
     with Live(console=console, transient=True, refresh_per_second=2) as live:
         for seen in looks:
+            if not linked and (page := seen.folder.notes().get("prefect_page")):
+                linked = True
+                console.print(f"in Prefect: {page}", markup=False, soft_wrap=True)
             if not done and seen.reports:
                 console.print(table.title(seen), style="bold", markup=False)
             for line in table.lines(seen.reports, done):
@@ -123,16 +126,8 @@ def _draw(looks: Iterator["Seen"]) -> None:
 
 
 def _below(seen: "Seen") -> "RenderableType":
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
+    from flows import under_way
     from flows import watching_table as table
 
-    done = len(seen.reports)
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_row(
-        f"{seen.folder.name}  {done}/{seen.rounds} rounds",
-        ProgressBar(total=max(seen.rounds, 1), completed=done, width=24),
-    )
-    return Group("", grid, table.step(seen, time.time()))
+    words = table.step(seen, time.time())
+    return under_way.drawn(seen.folder.name, len(seen.reports), seen.rounds, words)

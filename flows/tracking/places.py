@@ -47,13 +47,16 @@ def ui_of(uri: str) -> str:
 
 
 def prefect_page(flow_run: str) -> str:
-    """Return the address of a flow run's page; empty where its server ends with the run."""
+    """Return the address of a flow run's page, without a password.
+
+    Empty where the server ends with the run: such a one has no pages.
+    """
     if not flow_run:
         return ""
     from prefect.settings import get_current_settings
 
     ui = get_current_settings().ui_url
-    return f"{ui}/runs/flow-run/{flow_run}" if ui else ""
+    return f"{public(ui)}/runs/flow-run/{flow_run}" if ui else ""
 
 
 def connect(uri: str) -> "MlflowClient":

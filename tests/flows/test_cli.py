@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fedx_core.models import catalogue
 from fedx_core.runtime import InProcess
 from fedx_core.state import equal
 from fedx_core.store import open_store
+from flows.run_folder import RunFolder
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -265,8 +267,29 @@ def test_the_flow_says_an_error_last_and_can_be_gone_on_with(
     assert "fedx resume a" in last
     (tmp_path / "lost").rename(shard)
     assert fedx("resume", "a", *place) == 0
-    assert capsys.readouterr().out.strip() == "runs/a"
+    said = capsys.readouterr()
+    assert said.out.strip() == "runs/a"
     assert json.loads(Path("runs/a/results/summary.json").read_text())["rounds"] == 3
+    rounds = [line for line in said.err.splitlines() if line.startswith("round ")]
+    assert len(rounds) == 3
+    assert rounds == [line for line in _log_in_prefect("runs/a") if line.startswith("round ")]
+
+
+def _log_in_prefect(folder: str) -> list[str]:
+    """Return what the page of a run's flow run shows as its log, once it has arrived there."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    run = RunFolder(Path(folder)).notes()["prefect_run"]
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
+    deadline = time.monotonic() + 60
+    found: list[str] = []
+    with get_client(sync_client=True) as client:
+        # Prefect sends lines in bundles, every two seconds.
+        while not any("round 3/3" in line for line in found) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            found = [log.message for log in client.read_logs(wanted, sort="TIMESTAMP_ASC")]
+    return found
 
 
 def test_a_prefect_server_that_is_away_is_named(

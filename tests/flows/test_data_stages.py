@@ -12,7 +12,6 @@ from fedx_core.config import ExperimentConfig
 from fedx_core.errors import DataError, ReferenceSetError
 from flows.partition import partition
 from flows.prepare import prepare, run
-from flows.progress import watched
 from flows.reference import reference
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -186,11 +185,3 @@ def test_the_commands_print_the_folder_or_the_error(
     assert capsys.readouterr().err.startswith("E_DATA: no ")
     assert run(prepare, ["three", *options]) == 1
     assert "no data set 'three'" in capsys.readouterr().err
-
-
-def test_watching_changes_nothing(tmp_path: Path) -> None:
-    prepare(settings(), "one", tmp_path)
-    part = examples.read(tmp_path / "one" / "prepared").parts["test"]
-    stream = watched(examples.select(part, np.arange(5)), "test")
-    assert np.array_equal(np.stack(list(stream.images)), part.images[:5])
-    assert len(stream) == 5

@@ -1,11 +1,13 @@
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from bed import Bed, tiny
 from fedx_core.federation import federate
 from fedx_core.runtime import InProcess
+from flows import live
 from flows.live import Beside, Lines, Terminal, Watched, line
 
 
@@ -52,7 +54,39 @@ def test_a_terminal_keeps_its_lines_and_takes_the_moving_one_away() -> None:
     shown = screen.getvalue()
     assert "run a: 3 rounds" in shown
     assert "round 1/3  [not markup]" in shown
-    assert shown.endswith("\x1b[?25h\r\x1b[1A\x1b[2K") or "\x1b[?25h" in shown
+    assert shown.endswith("\x1b[2K")
+
+
+def test_a_terminal_shows_a_bar_the_step_and_when_the_run_may_end(bed: Bed) -> None:
+    screen = io.StringIO()
+    reports = list(federate(tiny(), bed.setting(), InProcess(1)))
+    with Terminal(Console(file=screen, force_terminal=True, width=80), "http://prefect") as display:
+        display.began("base", 10, 0)
+        display.finished_round(reports[:1])
+        display.doing("train 2/3 clients")
+    shown = screen.getvalue()
+    assert "in Prefect: http://prefect" in shown
+    last = shown[shown.rindex("base  1/10 rounds") :]
+    assert "train 2/3 clients, for 0 s; " in last
+    assert " s a round; about " in last
+
+
+def test_a_display_with_a_log_writes_its_lines_there_too(
+    bed: Bed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged: list[str] = []
+    reports = list(federate(tiny(), bed.setting(), InProcess(1)))
+    for show in ("terminal", "json", "nothing"):
+        logged.clear()
+        with live.display(show, logged.append, "http://prefect") as display:
+            display.began("base", 3, 0)
+            display.finished_round(reports)
+            display.warn("disk nearly full")
+            display.mention("charts at ...")
+        assert logged == [
+            "run base: 3 rounds", line(reports), "warning: disk nearly full", "charts at ...",
+        ]  # fmt: skip
+    assert "in Prefect: http://prefect" in capsys.readouterr().err.splitlines()
 
 
 def test_a_display_beside_another_passes_on_all_that_it_does_not_do_itself() -> None:

@@ -18,7 +18,7 @@ from fedx_core.errors import RunError, StoppedError
 from fedx_core.federation import federate
 from fedx_core.messages import ClientFailure
 from fedx_core.runtime import InProcess
-from flows import live, now, results, run_folder, watch, watching_table
+from flows import live, now, results, run_folder, under_way, watch, watching_table
 from flows.now import Noted
 from flows.run_folder import RunFolder
 
@@ -133,7 +133,8 @@ def test_the_state_follows_from_the_folder(bed: Bed) -> None:
         assert (seen.state, seen.rounds) == ("going", 3)
         assert seen.now is not None
         assert (seen.now.round, seen.now.doing) == (3, "train 0/3 clients")
-        assert seen.seconds_left == pytest.approx(
+        assert seen.rounds_left == 1
+        assert seen.seconds_a_round == pytest.approx(
             sum(sum(report.seconds.values()) for report in reports[:2]) / 2
         )
         shown = watching_table.step(seen, seen.now.time + 200)
@@ -184,6 +185,6 @@ def test_lines_fit_a_narrow_terminal_and_name_lost_clients(bed: Bed) -> None:
 
 
 def test_times_are_said_in_two_units() -> None:
-    assert [watching_table.duration(s) for s in (0.4, 59.6, 200, 7300)] == [
+    assert [under_way.duration(s) for s in (0.4, 59.6, 200, 7300)] == [
         "0 s", "1 min 0 s", "3 min 20 s", "2 h 1 min",
     ]  # fmt: skip
