@@ -1,6 +1,8 @@
 """One command starts all servers and workers on this machine, and one ends them.
 
     settings    what ``.env`` says, and what shells need to use the servers
+    identities  who may do what in the object store
+    certificates  what SeaweedFS asks for at its inner doors
     services    which programs make up the stack, and how each is started
     processes   start programs, find them again, end them
     waiting     until each answers, or time is up

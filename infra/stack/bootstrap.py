@@ -58,6 +58,8 @@ def make_bucket(environment: Mapping[str, str]) -> None:
     try:
         if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=BUCKET)
+    except client.exceptions.BucketAlreadyOwnedByYou:
+        pass  # somebody else's `make up`, in the same moment
     except (ClientError, BotoCoreError) as error:
         raise RunError(
             f"the object store at {environment['AWS_ENDPOINT_URL_S3']}: {error}; is the secret in "

@@ -56,7 +56,7 @@ class Stack:
             wanted = settings.load(self.env)
             servers = services.servers(wanted, self.var)
             chosen = [each for each in servers if not only or each.name in only]
-            fresh = self._start_servers(chosen)
+            fresh = self._start_servers(wanted, chosen)
             if "s3" in {each.name for each in chosen}:
                 bootstrap.make_bucket(wanted.client_environment())
             if not only:
@@ -139,15 +139,16 @@ class Stack:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.say(f"{self.env} stays, and so do runs/ and data/")
 
-    def _start_servers(self, chosen: Collection[Service]) -> set[str]:
+    def _start_servers(self, wanted: Settings, chosen: Collection[Service]) -> set[str]:
         found = processes.marked(self.var)
         missing = [each for each in chosen if self._missing(each)]
         for each in missing:
             # A server that died may leave a child that still holds its port.
             processes.end(found.get(each.name, ()), S3_CALM_SECONDS)
         waiting.check_ports(missing)
-        (self.var / "s3").mkdir(parents=True, exist_ok=True)
         for each in missing:
+            if each.name == "s3":
+                services.prepare_store(wanted, self.var)
             self.say(f"starting {each.name}, log in {processes.log_of(each.name, self.var)}")
             processes.start(each, self.var)
         if missing:

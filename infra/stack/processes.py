@@ -22,7 +22,7 @@ from infra.stack.services import Service
 from infra.stack.settings import ROOT
 
 STACK, SERVICE = "STACK_OF", "STACK_SERVICE"
-DROPPED = ("PREFECT_", "MLFLOW_", "AWS_", "FEDX_")
+DROPPED = ("PREFECT_", "MLFLOW_", "AWS_", "FEDX_", "WEED_")
 """What a program has in its environment under these beginnings comes from ``.env`` alone."""
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedx_core.errors import ConfigError
+from infra.stack import certificates, identities
 from infra.stack.settings import BUCKET, Settings
 
 SERVER_POOL = "fedx-server"
 CLIENT_POOL = "fedx-clients"
+_USERS = "users.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,16 @@ def weed() -> str | None:
     return shutil.which("weed", path=here) or shutil.which("weed")
 
 
+def prepare_store(settings: Settings, var: Path) -> None:
+    """Write what SeaweedFS reads when it starts: its users, and certificates of its own."""
+    for folder in (var / "s3", _doors(var)):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    certificates.make(_doors(var))
+    identities.write(
+        _doors(var) / _USERS, {user: settings.s3_keys(user) for user in identities.policies()}
+    )
+
+
 def _seaweedfs(settings: Settings, var: Path) -> Service:
     program = weed()
     if program is None:
@@ -80,6 +92,9 @@ def _seaweedfs(settings: Settings, var: Path) -> Service:
     return Service(
         name="s3",
         command=(
+            # Its sockets in files, which can't be left out, are in this folder and in /tmp; on
+            # them it asks for nothing, so they are for their owner alone.
+            "/bin/sh", "-c", 'umask 077 && cd "$0" && exec "$@"', str(_doors(var)),
             program, "-logtostderr=true", "server", f"-dir={var / 's3'}",
             "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={master}", "-master.telemetry=false",
@@ -87,10 +102,12 @@ def _seaweedfs(settings: Settings, var: Path) -> Service:
             "-master.electionTimeout=1s",
             "-master.volumeSizeLimitMB=1024", "-volume.max=0",
             f"-volume.port={volume}", "-volume.preStopSeconds=0",
-            "-filer", f"-filer.port={filer}",
-            "-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-filer", f"-filer.port={filer}", "-filer.localSocket=filer.sock",
+            "-s3", f"-s3.port={s3}", "-s3.localSocket=s3.sock", f"-s3.config={_USERS}",
+            "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-s3.allowedOrigins=none", "-filer.allowedOrigins=none",  # no page's business
         ),
-        environment=_s3_keys(settings),  # the one user that it knows then
+        environment=certificates.environment(_doors(var)),
         ports=settings.s3_ports,
         port_name="FEDX_S3_PORT",
         health=settings.s3,
@@ -129,13 +146,15 @@ def _mlflow(settings: Settings, var: Path) -> Service:
             sys.executable, "-m", "mlflow", "server",
             "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{var / 'mlflow.db'}",
-            "--artifacts-destination", f"s3://{BUCKET}/mlflow",
+            "--artifacts-destination", f"s3://{BUCKET}/{identities.MLFLOW_PART}",
             "--allowed-hosts", ",".join(names),
             "--cors-allowed-origins", ",".join(f"http://{name}" for name in names),
         ),
         environment={
             **settings.more,
-            **_s3_keys(settings),
+            **settings.s3_keys("fedx-mlflow"),
+            "AWS_ENDPOINT_URL_S3": settings.s3,
+            "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_S3_ENDPOINT_URL": settings.s3,
             # Anybody on this machine can reach MLflow; it shall store, and run nothing.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -146,9 +165,8 @@ def _mlflow(settings: Settings, var: Path) -> Service:
     )  # fmt: skip
 
 
-def _s3_keys(settings: Settings) -> dict[str, str]:
-    client = settings.client_environment()
-    return {name: client[name] for name in client if name.startswith("AWS_")}
+def _doors(var: Path) -> Path:
+    return var / "stack" / "s3"
 
 
 def _worker(
@@ -161,7 +179,11 @@ def _worker(
             "--name", name, "--pool", pool, "--work-queue", queue,
         ),
         environment={
-            **settings.client_environment(),
+            **(
+                settings.client_environment()
+                if pool == SERVER_POOL
+                else settings.worker_environment()
+            ),
             "PREFECT_HOME": str(var / "prefect"),
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             **more,

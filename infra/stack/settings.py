@@ -21,8 +21,16 @@ _LINE = re.compile(
     r"""('(?P<single>[^']*)'|"(?P<double>[^"$`\\]*)"|(?P<bare>[^\s'"$`\\;&()<>|]*))(\s+\#.*|\s*)"""
 )
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SECRETS = {"FEDX_PREFECT_AUTH": "fedx:", "FEDX_S3_SECRET": "", "FEDX_POSTGRES_PASSWORD": ""}
-_NEEDED = ("FEDX_PREFECT_AUTH", "FEDX_S3_SECRET")
+_SECRETS = {
+    "FEDX_PREFECT_AUTH": "fedx:",
+    "FEDX_S3_SECRET": "",
+    "FEDX_S3_WORKER_SECRET": "",
+    "FEDX_S3_MLFLOW_SECRET": "",
+    "FEDX_POSTGRES_PASSWORD": "",
+}
+_NEEDED = tuple(name for name in _SECRETS if name != "FEDX_POSTGRES_PASSWORD")
+_ADDED = ("FEDX_S3_WORKER_SECRET", "FEDX_S3_MLFLOW_SECRET")
+"""Secrets that files of earlier versions lack; they are drawn and added at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +42,9 @@ class Settings:
         mlflow_port: of MLflow's.
         s3_port: of S3; SeaweedFS takes the three after it too, and the same four plus 10,000.
         prefect_auth: what Prefect's API and pages ask for, as ``user:password``.
-        s3_secret: secret key of the user ``fedx``.
+        s3_secret: secret key of the user ``fedx``, the coordinator.
+        s3_worker_secret: secret key of the user ``fedx-worker``, of clients' workers.
+        s3_mlflow_secret: secret key of the user ``fedx-mlflow``.
         prefect_database: SQLAlchemy's URL; empty keeps SQLite in ``var/prefect``.
         client_workers: workers that take any client's job.
         clients_at_once: clients that train at the same time, over all workers.
@@ -47,6 +57,8 @@ class Settings:
     s3_port: int
     prefect_auth: str = field(repr=False)
     s3_secret: str = field(repr=False)
+    s3_worker_secret: str = field(repr=False)
+    s3_mlflow_secret: str = field(repr=False)
     prefect_database: str = field(repr=False)
     client_workers: int
     clients_at_once: int
@@ -82,13 +94,25 @@ class Settings:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "MLFLOW_TRACKING_URI": self.mlflow,
             "AWS_ENDPOINT_URL_S3": self.s3,
-            "AWS_ACCESS_KEY_ID": "fedx",
-            "AWS_SECRET_ACCESS_KEY": self.s3_secret,
             "AWS_DEFAULT_REGION": "us-east-1",
+            **self.s3_keys("fedx"),
             "FEDX_STORE": f"s3://{BUCKET}/runs",
             "FEDX_HOME": str(ROOT),
             **self.more,
         }
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return what clients' workers have in the environment: S3 lets them do less."""
+        return {**self.client_environment(), **self.s3_keys("fedx-worker"), **self.more}
+
+    def s3_keys(self, user: str) -> dict[str, str]:
+        """Return with what one of S3's users signs; see :mod:`infra.stack.identities`."""
+        secret = {
+            "fedx": self.s3_secret,
+            "fedx-worker": self.s3_worker_secret,
+            "fedx-mlflow": self.s3_mlflow_secret,
+        }[user]
+        return {"AWS_ACCESS_KEY_ID": user, "AWS_SECRET_ACCESS_KEY": secret}
 
 
 def load(path: Path) -> Settings:
@@ -128,6 +152,8 @@ def load(path: Path) -> Settings:
         s3_port=number("FEDX_S3_PORT", 1, 55_532),
         prefect_auth=values.pop("FEDX_PREFECT_AUTH"),
         s3_secret=values.pop("FEDX_S3_SECRET"),
+        s3_worker_secret=values.pop("FEDX_S3_WORKER_SECRET"),
+        s3_mlflow_secret=values.pop("FEDX_S3_MLFLOW_SECRET"),
         prefect_database=values.pop("FEDX_PREFECT_DATABASE"),
         client_workers=number("FEDX_CLIENT_WORKERS", 0, 64),
         clients_at_once=number("FEDX_CLIENTS_AT_ONCE", 1, 1000),
@@ -137,24 +163,35 @@ def load(path: Path) -> Settings:
 
 
 def create(path: Path) -> bool:
-    """Write ``.env`` with new secrets, readable by its owner alone; leave one that is there.
+    """Write ``.env`` with new secrets, readable by its owner alone.
+
+    One that is there stays as it is; secrets that its version of FedX did not have yet are added.
 
     Returns:
-        Whether it was written.
+        Whether it was made.
+
+    Raises:
+        ConfigError: one that is there is not of the form of ``.env``.
     """
     text = EXAMPLE.read_text()
-    for name, prefix in _SECRETS.items():
-        text, found = re.subn(
-            rf"^{name}=$", f"{name}={prefix}{secrets.token_urlsafe(24)}", text, flags=re.M
-        )
+    for name in _SECRETS:
+        text, found = re.subn(rf"^{name}=$", f"{name}={_draw(name)}", text, flags=re.M)
         assert found == 1
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
+        said = parse(path.read_text())
+        if lacking := [name for name in _ADDED if not said.get(name)]:
+            with path.open("a") as file:
+                file.write("".join(f"\n{name}={_draw(name)}" for name in lacking) + "\n")
         return False
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
     return True
+
+
+def _draw(name: str) -> str:
+    return f"{_SECRETS[name]}{secrets.token_urlsafe(24)}"
 
 
 def parse(text: str) -> dict[str, str]:

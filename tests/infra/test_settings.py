@@ -8,7 +8,7 @@ import pytest
 from fedx_core.errors import ConfigError
 from infra.stack import settings
 
-SECRETS = ("FEDX_PREFECT_AUTH", "FEDX_S3_SECRET", "FEDX_POSTGRES_PASSWORD")
+SECRETS = tuple(settings._SECRETS)
 
 
 @pytest.fixture
@@ -35,6 +35,17 @@ def test_an_env_that_is_there_is_left_as_it_is(env: Path) -> None:
     before = env.read_bytes()
     assert not settings.create(env)
     assert env.read_bytes() == before
+
+
+def test_secrets_that_a_file_of_an_earlier_version_lacks_are_added_to_it(env: Path) -> None:
+    said = env.read_text()
+    env.write_text(re.sub(r"^FEDX_S3_(WORKER|MLFLOW)_SECRET=.*\n", "", said, flags=re.M))
+    older = env.read_text()
+    assert not settings.create(env)
+    assert env.read_text().startswith(older)
+    wanted = settings.load(env)
+    assert len({wanted.s3_secret, wanted.s3_worker_secret, wanted.s3_mlflow_secret}) == 3
+    assert min(map(len, (wanted.s3_worker_secret, wanted.s3_mlflow_secret))) >= 32
 
 
 def test_what_env_lacks_is_as_the_example_has_it_but_never_a_secret(env: Path) -> None:
@@ -104,5 +115,7 @@ def test_a_shell_that_loads_the_file_has_the_servers_and_keeps_its_own_proxies(
 
 def test_secrets_are_not_shown_with_settings(env: Path) -> None:
     wanted = settings.load(env)
-    for secret in (wanted.prefect_auth, wanted.s3_secret):
+    for secret in (
+        wanted.prefect_auth, wanted.s3_secret, wanted.s3_worker_secret, wanted.s3_mlflow_secret,
+    ):  # fmt: skip
         assert not re.search(re.escape(secret), repr(wanted))

@@ -115,6 +115,8 @@ def _running(folder: Path, data: Path) -> Iterator[Live]:
         "FEDX_S3_PORT": free_ports(4)[0],
         "FEDX_PREFECT_AUTH": "fedx:canary-of-prefect",
         "FEDX_S3_SECRET": "canary-of-s3",
+        "FEDX_S3_WORKER_SECRET": "canary-of-workers",
+        "FEDX_S3_MLFLOW_SECRET": "canary-of-mlflow",
         "FEDX_CLIENT_WORKERS": 1,
         "FEDX_SITES": "client-00,client-01,client-02",
     }

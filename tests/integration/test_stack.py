@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 NAMES = {"s3", "prefect", "mlflow", "worker-server", "worker-client-1"} | {
     f"worker-site-client-0{n}" for n in range(3)
 }
-SECRETS = ("canary-of-prefect", "canary-of-s3")
+SECRETS = ("canary-of-prefect", "canary-of-s3", "canary-of-workers", "canary-of-mlflow")
 Up = tuple[Any, Settings]
 
 
