@@ -7,6 +7,7 @@ parameters and the environment. Only this file imports pydantic, and only when a
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,7 @@ class TrainingConfig(Block):
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "threads"):
             _at_least(f"training.{name}", getattr(self, name), 1)
+        check_device(self.device)
         if not self.learning_rate > 0:
             raise ConfigError(f"training.learning_rate must be positive, got {self.learning_rate}")
         if self.weight_decay < 0:
@@ -358,6 +360,19 @@ def _validate(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
         shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise ConfigError(f"{path}: {first['msg']}{shown}{more}") from error
+
+
+def check_device(name: str) -> None:
+    """Refuse what can't name a device; whether the machine has it is not asked.
+
+    Raises:
+        ConfigError: lists what can.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", name):
+        raise ConfigError(
+            f"training.device: no device {name!r}; choose auto (a GPU if there is one), cpu, cuda, "
+            "or one of several GPUs as cuda:1"
+        )
 
 
 def _at_least(path: str, value: int, least: int) -> None:

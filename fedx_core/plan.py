@@ -19,7 +19,7 @@ from fedx_core.pixels import Pixels
 from fedx_core.shrink.model import shrink
 from fedx_core.shrink.values import cut
 from fedx_core.structure import Cut, unit_graph
-from fedx_core.training import pick_device
+from fedx_core.training import check_batches, needs_pairs, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,8 @@ def set_up(plan: Plan, seed: int = 0) -> Workbench:
     """Build what a plan names; the model's weights depend on ``seed``.
 
     Raises:
-        ConfigError: the method does not allow of ``training.shrink``, or not of the model.
+        ConfigError: the method does not allow of ``training.shrink``, or not of the model; or the
+            model can't train on batches of this size.
     """
     method: Method = plan.method.build("methods")
     if plan.training.shrink and not method.keeps_dead_units_at_zero:
@@ -112,6 +113,7 @@ def set_up(plan: Plan, seed: int = 0) -> Workbench:
         )
     entry = catalogue.entry(plan.model)
     model = catalogue.build(plan.model, plan.bands, plan.classes, seed)
+    check_batches(plan.training.batch_size, pairs=needs_pairs(model))
     graph = unit_graph(model, entry.family, entry.classifier, heads=method.heads)
     info = model_info(model, graph, local_batch_norm=plan.training.batch_norm == "local")
     method.check(info)

@@ -274,7 +274,10 @@ def aggregate(
 def recalibrated(server: Server, server_state: ServerState) -> ServerState:
     """Measure BatchNorm's statistics on the reference set, unless clients' are averaged.
 
-    Averaged weights have other activations than the models whose statistics would be averaged.
+    Averaged weights have other activations than the models whose statistics would be averaged. The
+    whole set passes as one batch, since each layer is normalised by the statistics of the layers
+    before it: so mean and variance are those of all its pixels, however images would be cut into
+    batches. Without gradients that takes less memory than to explain one batch does.
     """
     model, info = server.bench.model, server.bench.info
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -284,15 +287,10 @@ def recalibrated(server: Server, server_state: ServerState) -> ServerState:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over batches
+        norm.momentum = None  # take the batch's own, and mix in nothing
     model.train()
     with torch.no_grad():
-        # Shuffled, since the set is drawn class by class and variance within a batch is measured.
-        inputs = _reference(server).images
-        seed = seeding.derive(server.config.seed, "recalibrate")
-        order = torch.randperm(len(inputs), generator=seeding.torch_generator(seed))
-        for start in range(0, len(order), _batch_size(server)):
-            model(inputs[order[start : start + _batch_size(server)]])
+        model(_reference(server).images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     measured = state.copy(model.state_dict())

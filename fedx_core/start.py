@@ -7,7 +7,7 @@ from pathlib import Path
 from fedx_core import checkpoint, config, examples, seeding, selection, strict_json
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ConfigError, DataError, QuorumError, RunError
+from fedx_core.errors import ConfigError, DataError, QuorumError, ReferenceSetError, RunError
 from fedx_core.examples import Description, Examples
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.journal import Commit, Journal
@@ -24,10 +24,11 @@ from fedx_core.messages import (
 from fedx_core.models import catalogue
 from fedx_core.moments import Moments, measure
 from fedx_core.pixels import Pixels
-from fedx_core.plan import Plan, pixels_of, plan_of, set_up
+from fedx_core.plan import Plan, Workbench, pixels_of, plan_of, set_up
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
 from fedx_core.store import open_store, put_by_hash
+from fedx_core.training import needs_pairs, pick_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,23 @@ def load(setting: Setting, settings: ExperimentConfig) -> Data:
     Raises:
         DataError: something is missing, or was made with other settings.
     """
-    prepared = examples.read(setting.data / "prepared", "test")  # training images may be elsewhere
-    held_back = examples.read(setting.data / "reference")
-    shards = examples.read_manifest(Path(setting.place.shards))
+    return open_data(setting.data, Path(setting.place.shards), settings)
+
+
+def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> Data:
+    """Do what :func:`load` does, before there is a run.
+
+    Args:
+        folder: of one data set, with ``prepared`` and ``reference`` in it.
+        shards_folder: with one folder a client.
+        settings: of the experiment.
+
+    Raises:
+        DataError: something is missing, or was made with other settings.
+    """
+    prepared = examples.read(folder / "prepared", "test")  # training images may be elsewhere
+    held_back = examples.read(folder / "reference")
+    shards = examples.read_manifest(shards_folder)
     dataset = settings.datasets[settings.dataset]
     for made, block, value in (
         (prepared.manifest, "source", dataset.source),
@@ -101,7 +116,7 @@ def load(setting: Setting, settings: ExperimentConfig) -> Data:
             found = {"absent": "error", **(found or {})}
         if found != wanted:
             raise DataError(
-                f"{setting.data} was made with {block} {found!r}, the settings say {wanted!r}; "
+                f"{folder} was made with {block} {found!r}, the settings say {wanted!r}; "
                 f"make it again with `fedx data {settings.dataset}` or `dvc repro`"
             )
     sizes = {client["name"]: int(client["sizes"]["train"]) for client in shards["clients"]}
@@ -151,23 +166,25 @@ class Beginning:
     pixels: Pixels | None
 
 
-def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | None) -> Beginning:
-    """Find everything that could be refused before a run is claimed.
+def check(settings: ExperimentConfig, data: Data, branch: Branch | None = None) -> Workbench:
+    """Refuse what could be refused before anything is written or started.
+
+    Returns:
+        The bench of the first weights; its plan's normalisation means nothing yet.
 
     Raises:
-        FedXError: weights that do not fit, statistics that nobody published, a run that can't be
-            branched from, or rounds that can't be judged.
+        FedXError: a model, method, device or batch size that can't be, weights that do not fit,
+            statistics that nobody published, clients with too few images, rounds that can't be
+            judged, or a run that can't be branched from.
     """
-    pixels: Pixels | None = None
+    pick_device(settings.training.device)
     if branch is not None:
-        pixels = _shared_pixels(settings, branch)
-    elif settings.training.normalisation == "reference":
-        moments = measure(data.reference, data.description.scale)
-        pixels = pixels_of(settings, data.description, moments)
+        _shared_pixels(settings, branch)
     elif settings.training.normalisation == "published":
-        pixels = pixels_of(settings, data.description, None)
-    plan = plan_of(settings, data.description, pixels or _neutral(data.description))
+        pixels_of(settings, data.description, None)
+    plan = plan_of(settings, data.description, _neutral(data.description))
     bench = set_up(plan, seeding.derive(settings.seed, "model"))
+    _check_counts(settings, data, bench)
     if settings.federation.selection is not None:
         selection.check(
             settings.federation.selection,
@@ -177,6 +194,69 @@ def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | Non
         )
     if settings.model.weights:
         catalogue.load_weights(bench.model, Path(settings.model.weights))
+    return bench
+
+
+def advice(settings: ExperimentConfig, data: Data) -> list[str]:
+    """Say what is allowed and rarely meant, a line each."""
+    size, epochs = settings.training.batch_size, settings.training.epochs
+    small = [count for count in data.clients.values() if count < size]
+    if not small:
+        return []
+    most = max(small)
+    images = str(most) if most == min(small) else f"{min(small)} to {most}"
+    return [
+        f"{len(small)} of {len(data.clients)} clients have fewer training images ({images}) than "
+        f"training.batch_size ({size}), so each trains {epochs} step(s) a round, one an epoch; "
+        f"if scores stay low, lower it, as in --set training.batch_size={_smaller(most)}"
+    ]
+
+
+def _smaller(images: int) -> int:
+    """Return a power of two that makes about eight batches of some images, 4 to 64."""
+    return max(4, min(64, 1 << max(images // 8, 1).bit_length() - 1))
+
+
+def _check_counts(settings: ExperimentConfig, data: Data, bench: Workbench) -> None:
+    """Refuse clients that can't train, and a reference set that can't be measured."""
+    pairs = needs_pairs(bench.model)
+    everybody = sum(data.clients.values())
+    asked = bench.method.cohort(tuple(data.clients), 1.0, 1, settings.seed)
+    least = 2 if pairs else 1
+    few = [name for name in asked if data.clients.get(name, everybody) < least]
+    if few:
+        more = f" (and {len(few) - 1} more)" if len(few) > 1 else ""
+        why = ", and BatchNorm needs 2 to train" if pairs else ""
+        raise DataError(
+            f"client {few[0]!r}{more} has {data.clients.get(few[0], everybody)} training image(s)"
+            f"{why}; raise datasets.{settings.dataset}.partition's min_examples, choose fewer "
+            "clients or a larger source.limit, or a model without BatchNorm; then prepare again "
+            f"with `fedx data {settings.dataset}`"
+        )
+    if pairs and settings.training.batch_norm != "aggregate" and len(data.reference) < 2:
+        raise ReferenceSetError(
+            f"the reference set has {len(data.reference)} image(s), and training.batch_norm "
+            f"{settings.training.batch_norm} needs 2 to measure a variance; raise "
+            f"datasets.{settings.dataset}.reference.per_class, or set training.batch_norm to "
+            "aggregate"
+        )
+
+
+def check_beginning(settings: ExperimentConfig, data: Data, branch: Branch | None) -> Beginning:
+    """Find everything that could be refused before a run is claimed.
+
+    Raises:
+        FedXError: as :func:`check`.
+    """
+    bench = check(settings, data, branch)
+    pixels: Pixels | None = None
+    if branch is not None:
+        pixels = _shared_pixels(settings, branch)
+    elif settings.training.normalisation == "reference":
+        moments = measure(data.reference, data.description.scale)
+        pixels = pixels_of(settings, data.description, moments)
+    elif settings.training.normalisation == "published":
+        pixels = pixels_of(settings, data.description, None)
     return Beginning(state=bench.method.start(bench.model.state_dict()), pixels=pixels)
 
 

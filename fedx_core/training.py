@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedx_core import resident, seeding
-from fedx_core.config import TrainingConfig
+from fedx_core.config import TrainingConfig, check_device
 from fedx_core.errors import ConfigError, DataError
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.pixels import Pixels
@@ -64,10 +64,18 @@ def fit(
         Mean loss over the last epoch, penalty included.
 
     Raises:
-        DataError: there are no examples.
+        DataError: there are no examples, or a single one for a model with BatchNorm.
+        ConfigError: a batch size of one for a model with BatchNorm.
     """
+    pairs = needs_pairs(model)
+    check_batches(settings.batch_size, pairs=pairs)
     if len(examples) == 0:
         raise DataError("a client has no training examples; lower the number of clients")
+    if pairs and len(examples) == 1:
+        raise DataError(
+            "a client has 1 training image, and BatchNorm needs 2 to train; give it more, leave it "
+            "out of the partition, or choose a model without BatchNorm, such as convnextv2_atto"
+        )
     rule = rule or LocalRule()
     device = pick_device(settings.device)
     loss_function = loss_of(label_kind)
@@ -88,7 +96,8 @@ def fit(
     for epoch in range(settings.epochs):
         total.zero_()
         count = 0
-        for images, labels in batches(examples, settings, seeding.derive(seed, epoch), device):
+        order = seeding.derive(seed, epoch)
+        for images, labels in batches(examples, settings, order, device, pairs):
             inputs = pixels.to_input(images, device)
             targets = _targets(labels, label_kind, device)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
@@ -119,26 +128,53 @@ def fit(
     return float(total) / count
 
 
+def needs_pairs(model: nn.Module) -> bool:
+    """Tell whether a model can't train on one image: BatchNorm has no variance of one value."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
+def check_batches(batch_size: int, *, pairs: bool) -> None:
+    """Refuse batches of one image for a model with BatchNorm.
+
+    Raises:
+        ConfigError: says what to change.
+    """
+    if pairs and batch_size == 1:
+        raise ConfigError(
+            "training.batch_size: BatchNorm has no variance of one image, got 1; set it to 2 or "
+            "more, or choose a model without BatchNorm, such as convnextv2_atto"
+        )
+
+
+def seen_in_epoch(count: int, batch_size: int, *, pairs: bool) -> int:
+    """Count the images that one epoch of :func:`batches` shows a model."""
+    left_out = pairs and count > 1 and batch_size > 1 and count % batch_size == 1
+    return count - left_out
+
+
 def batches(
-    examples: Examples, settings: TrainingConfig, seed: int, device: torch.device = _CPU
+    examples: Examples,
+    settings: TrainingConfig,
+    seed: int,
+    device: torch.device = _CPU,
+    pairs: bool = True,
 ) -> Iterator[tuple[resident.Images, NDArray[np.integer]]]:
     """Yield one epoch's batches in a random order, each image flipped at random if asked for.
-
-    A last batch of a single image is left out, since BatchNorm has no variance of one value.
 
     Args:
         examples: to draw from.
         settings: batch size and flips.
         seed: of order and flips, which are drawn on the host: the same on any device.
         device: where the model is; images for a GPU are tensors on it, else arrays.
+        pairs: leave out what remains for a last batch if it is a single image, another one in each
+            epoch; for models with BatchNorm.
     """
     random = seeding.numpy_generator(seed)
     images = resident.place(examples.images, device)
     order = random.permutation(len(examples))
+    order = order[: seen_in_epoch(len(order), settings.batch_size, pairs=pairs)]
     for start in range(0, len(order), settings.batch_size):
         chosen = order[start : start + settings.batch_size]
-        if len(chosen) == 1 and start > 0:
-            return
         batch = resident.take(images, chosen, device)
         if settings.flips:
             for axis in (2, 3):
@@ -155,14 +191,17 @@ def pick_device(name: str) -> torch.device:
     """Turn ``auto`` into a GPU where there is one, and any other name into that device.
 
     Raises:
-        ConfigError: it names a GPU and this process sees none.
+        ConfigError: it names no device, or a GPU that this process does not see.
     """
+    check_device(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= there:
+        sees = f"{there} GPUs, the last cuda:{there - 1}," if there else "no GPU"
         raise ConfigError(
-            f"device {name!r} was asked for, but torch sees no GPU here; choose auto or cpu "
+            f"device {name!r} was asked for, but torch sees {sees} here; choose auto or cpu "
             "(training.device, --device), or look at nvidia-smi, CUDA_VISIBLE_DEVICES and "
             "torch.version.cuda"
         )

@@ -100,13 +100,10 @@ def settle(request: Request) -> Order:
     return _resumed(request) if request.resume else _new(request)
 
 
-def check_data(order: Order) -> None:
-    """Open the data as the run will; costs little, so it comes before servers are started.
-
-    Raises:
-        DataError: it is missing, or was made with other settings.
-    """
-    start.load(order.setting, order.settings)
+def _check(settings: ExperimentConfig, data_root: Path, branch: Branch | None = None) -> None:
+    """Refuse all that can be refused before a server starts or anything is written."""
+    folder = data_root / settings.dataset
+    start.check(settings, start.open_data(folder, folder / "shards", settings), branch)
 
 
 def carry_out(
@@ -198,6 +195,10 @@ def _rounds(order: Order, runtime: Watched, display: Display, tracker: Tracker) 
     reports = history(open_store(store)) if order.resume else []
     display.began(order.run, order.settings.federation.rounds, len(reports))
     display.doing("starting")
+    if not order.resume:
+        data = start.load(order.setting, order.settings)
+        for line in start.advice(order.settings, data):
+            display.warn(line)
     if reports:
         tracker.logged(reports)
         if reports[-1].stopped:
@@ -232,11 +233,12 @@ def _new(request: Request) -> Order:
     settings = config.load(
         request.params or "params.yaml", _preset_of(request), overrides_of(request)
     )
+    branch = _branch(request, Path(request.run_root))
+    _check(settings, Path(request.data_root or "data"), branch)
     folder = run_folder.claim(Path(request.run_root), request.run, settings)
     store = run_folder.store_of(request.store, folder)
     try:
         run_folder.refuse_if_taken(folder, store)
-        branch = _branch(request, Path(request.run_root))
         setting = _setting(folder, store, Path(request.data_root or "data"), settings)
     except FedXError:
         folder.give_back()
@@ -264,6 +266,7 @@ def _resumed(request: Request) -> Order:
         else config.parse(config.override(begun.config, asked))
     )
     data_root = Path(request.data_root or notes.get("data_root") or "data")
+    _check(settings, data_root)
     setting = _setting(folder, store, data_root, settings)
     return Order(settings=settings, setting=setting, folder=folder, resume=True, branch=None)
 

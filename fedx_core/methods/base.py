@@ -20,7 +20,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedx_core import masks, seeding, state
+from fedx_core import masks, seeding, state, training
 from fedx_core.aggregate import weighted_mean
 from fedx_core.config import TrainingConfig
 from fedx_core.examples import Examples, LabelKind
@@ -116,7 +116,11 @@ class Local:
         return Update(
             client=self.client,
             payload=payload,
-            examples=len(self.examples),
+            examples=training.seen_in_epoch(
+                len(self.examples),
+                self.settings.batch_size,
+                pairs=training.needs_pairs(self.model),
+            ),
             metrics={"train_loss": loss, **numbers},
             memory=memory or None,
         )

@@ -168,11 +168,10 @@ def start(
         raise typer.BadParameter(
             "--clients-per-task is about tasks of Prefect; leave --no-engine out, or the option"
         )
-    from flows.experiment import check_data, settle
+    from flows.experiment import settle
 
     order = settle(request)
     try:
-        check_data(order)
         if engine:
             _reach_prefect(quietly=as_json)
         with _interruptible(order.run):

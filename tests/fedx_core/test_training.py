@@ -77,7 +77,8 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     found = fit(model, examples, label_kind="single", pixels=PIXELS, settings=settings, seed=9)
     assert found == pytest.approx(sum(a * n for a, n in losses) / sum(n for _, n in losses), 1e-5)
     for name, value in by_hand.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+        # Adam makes a step of up to the learning rate of any gradient, a rounding's too.
+        torch.testing.assert_close(model.state_dict()[name], value, atol=3e-4, rtol=1e-3)
 
 
 def test_kept_moments_make_several_fits_one_long_training() -> None:
@@ -129,9 +130,49 @@ def test_flips_mirror_images_and_nothing_else() -> None:
     assert all(image.tobytes() in originals | mirrored for image in seen)
 
 
-def test_a_last_batch_of_one_image_is_left_out() -> None:
-    assert sum(len(labels) for _, labels in batches(draw(17), SETTINGS, 1)) == 16
-    assert sum(len(labels) for _, labels in batches(draw(1), SETTINGS, 1)) == 1
+@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 8, 16, 40])
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 16, 17])
+def test_images_that_are_seen_are_images_that_are_counted(
+    count: int, size: int, pairs: bool
+) -> None:
+    sizes = [
+        len(labels)
+        for _, labels in batches(
+            draw(count), replace(SETTINGS, batch_size=size), 1, torch.device("cpu"), pairs
+        )
+    ]
+    assert sum(sizes) == training.seen_in_epoch(count, size, pairs=pairs)
+    lone = count > 1 and size > 1 and count % size == 1
+    assert sum(sizes) == count - (lone and pairs)
+
+
+def test_a_batch_size_of_one_trains_on_every_image_where_there_is_no_batch_norm() -> None:
+    one = replace(SETTINGS, batch_size=1, epochs=1)
+    model = catalogue.build("convnextv2_atto", 3, 4, seed=1)
+    fitted = {"label_kind": "single", "pixels": PIXELS, "settings": one, "seed": 1}
+    steps: list[int] = []
+    rule = LocalRule(after_step=lambda model: steps.append(1))
+    fit(model, draw(5), rule=rule, **fitted)
+    assert len(steps) == 5
+    assert np.isfinite(fit(model, draw(1), **fitted))
+    with pytest.raises(ConfigError, match=r"training.batch_size: .* got 1; set it to 2 or more"):
+        fit(catalogue.build("resnet18", 3, 4, seed=1), draw(5), **fitted)
+
+
+@pytest.mark.parametrize("name", ["resnet6", "resnet18", "resnet50"])
+def test_one_image_for_a_model_with_batch_norm_is_a_clear_error(name: str) -> None:
+    model = catalogue.build(name, 3, 4, seed=1)
+    with pytest.raises(DataError, match="1 training image, and BatchNorm needs 2"):
+        fit(model, draw(1), label_kind="single", pixels=PIXELS, settings=SETTINGS, seed=1)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "mps", "cuda:", "CPU", "cpu:0", "cuda:-1"])
+def test_what_names_no_device_is_refused_as_a_setting_and_as_an_option(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"no device .*; choose auto"):
+        pick_device(name)
+    with pytest.raises(ConfigError, match=r"training.device: no device"):
+        replace(SETTINGS, device=name)
 
 
 def test_a_rule_can_penalise_mask_gradients_and_project_weights() -> None:

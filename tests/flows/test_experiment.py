@@ -11,11 +11,12 @@ import yaml
 
 from bed import tiny
 from fedx_core import config
-from fedx_core.errors import RunError, RunExistsError
+from fedx_core.errors import DataError, FedXError, RunError, RunExistsError
 from fedx_core.federation import history
 from fedx_core.store import open_store
 from flows.experiment import Order, Request, carry_out, settle
 from flows.live import Beside, display
+from flows.partition import partition
 from flows.run_folder import RunFolder
 from flows.tracking import NoTracker
 
@@ -148,9 +149,64 @@ def test_what_a_killed_start_has_left_is_begun_anew_and_what_fails_is_taken_back
     folder = RunFolder(tmp_path / "runs" / "one")
     folder.note({"store": str(folder.path / "store")})
     (folder.path / "mine.txt").write_text("kept")
-    impossible = settle(asked(overrides={"training.normalisation": "published"}))
-    with pytest.raises(Exception, match="published"):
-        carried(impossible)
+    order = settle(asked())
+    late = replace(order.settings.training, normalisation="published")
+    with pytest.raises(DataError, match="published"):
+        carried(replace(order, settings=replace(order.settings, training=late)))
     assert list(folder.path.iterdir()) == [folder.path / "mine.txt"]
     carried(settle(asked()))
     assert (folder.path / "mine.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("training.device", "gpu", "no device 'gpu'; choose auto"),
+        ("training.device", "", "no device ''"),
+        ("training.device", "mps", "no device 'mps'"),
+        ("training.device", "cuda:x", "no device 'cuda:x'"),
+        ("training.device", "cuda:99", "device 'cuda:99' was asked for, but torch sees"),
+        ("training.batch_size", 1, "BatchNorm has no variance of one image"),
+        ("training.normalisation", "published", "no published statistics"),
+        ("model.name", "resnet-18", "did you mean 'resnet18'"),
+        ("model.weights", "nowhere.safetensors", "nowhere"),
+        ("method.paper_mode", True, "training.shrink"),
+        ("federation.selection", {"metric": "los", "patience": 1, "min_delta": 0}, "los"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_there_is_a_folder(
+    asked: Asked, tmp_path: Path, path: str, value: object, said: str
+) -> None:
+    with pytest.raises(FedXError, match=said):
+        settle(asked(overrides={path: value}))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_client_with_one_image_is_named_before_there_is_a_folder(
+    asked: Asked, tmp_path: Path, tiny_data: Path
+) -> None:
+    root, name = tmp_path / "data", "synthetic"
+    (root / name).mkdir(parents=True)
+    for part in ("prepared", "reference"):
+        (root / name / part).symlink_to(tiny_data / name / part)
+    clients = {"datasets.synthetic.partition.clients": 96}
+    partition(tiny(**clients), name, root)
+    with pytest.raises(DataError, match=r"client 'client-00' .and 95 more. has 1 training image"):
+        settle(asked(data_root=str(root), overrides=clients))
+    assert not (tmp_path / "runs").exists()
+    without = {"model.name": "convnextv2_atto", "method.name": "fedavg"}
+    assert settle(asked(data_root=str(root), overrides=clients | without)).settings
+    pooled = {"method.name": "centralised"}
+    assert settle(asked(run="two", data_root=str(root), overrides=clients | pooled)).settings
+
+
+def test_clients_with_fewer_images_than_a_batch_are_said(asked: Asked) -> None:
+    told: list[str] = []
+
+    class Told(Beside):
+        def warn(self, line: str) -> None:
+            told.append(line)
+
+    carried(settle(asked(overrides={"training.batch_size": 40})), Told(display("nothing")))
+    assert [line for line in told if "training.batch_size=4" in line] == told
+    assert "3 of 3 clients have fewer training images (32) than training.batch_size (40)" in told[0]
