@@ -123,6 +123,34 @@ def random_splits(labels: NDArray[np.integer], seed: int) -> dict[str, NDArray[n
     return dict(zip(SPLITS, parts, strict=True))
 
 
+def given_splits(
+    splits: Sequence[str], labels: NDArray[np.integer], seed: int
+) -> tuple[dict[str, NDArray[np.int64]], str]:
+    """Part examples into the splits that were given; one that nobody gave is drawn from train.
+
+    Args:
+        splits: of each example, one of ``SPLITS``.
+        labels: int64 (n,), or uint8 (n, classes).
+        seed: of the draw.
+
+    Returns:
+        Sorted positions by split, and a sentence on what was drawn; empty if nothing was.
+    """
+    every = np.array(splits)
+    rows = {name: np.flatnonzero(every == name) for name in SPLITS}
+    absent = [name for name in SPLITS[1:] if not len(rows[name])]
+    if not absent:
+        return rows, ""
+    train = rows["train"]
+    taking = ("train", *absent)
+    weights = [SHARES[SPLITS.index(name)] for name in taking]
+    parts = strata.split(strata.strata(labels[train]), weights, derive(seed, "split"))
+    for name, part in zip(taking, parts, strict=True):
+        rows[name] = train[part]
+    drawn = " and ".join(f"{name} ({len(rows[name])} images)" for name in absent)
+    return rows, f"{drawn} drawn from train, class by class, since there was none"
+
+
 def no_groups(count: int) -> NDArray[np.int16]:
     """Give the groups of examples whose origin is unknown."""
     return np.zeros(count, dtype=np.int16)

@@ -1,48 +1,23 @@
 """Your own images: one folder a class, or a table of labels."""
 
-import csv
-import io
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import base
-from fedx_core.data._files import IMAGES, Files, decode, open_files
-from fedx_core.data.base import SPLITS, Source, Split, decoded, found
+from fedx_core.data._files import Files, decode, open_files
+from fedx_core.data._labelled import Labelled, split_of
+from fedx_core.data._named import Images
+from fedx_core.data._table import FILE, GROUP, LABEL, SPLIT, Columns, Listing, by_table, decode_text
+from fedx_core.data._tree import by_folder
+from fedx_core.data.base import Source, Split, decoded, found
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
-from fedx_core.examples import Description, Image, LabelKind
-
-FILE, LABEL, SPLIT, GROUP = "file", "label", "split", "group"
-
-
-@dataclass(frozen=True)
-class Table:
-    """What is known of the images before they are opened.
-
-    Args:
-        names: of the files, relative to the source.
-        labels: int64 (n,), or uint8 (n, classes).
-        class_names: in label order.
-        groups: int16 (n,) index into ``group_names``.
-        group_names: in alphabetical order; empty if nobody said.
-        splits: of each image, or empty if nobody said.
-    """
-
-    names: Sequence[str]
-    labels: NDArray[np.integer]
-    class_names: tuple[str, ...]
-    groups: NDArray[np.int16]
-    group_names: tuple[str, ...] = ()
-    splits: Sequence[str] = ()
-
-    @property
-    def label_kind(self) -> LabelKind:
-        """One label an image, or any number."""
-        return "single" if self.labels.ndim == 1 else "multi"
+from fedx_core.examples import Description, Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +25,22 @@ class DataSet(base.DataSet):
     """JPEG, PNG or TIFF images, 8 or 16 bits a pixel, all with the same bands.
 
     Args:
-        source: a folder or a zip. Without ``labels`` it holds one folder a class.
-        labels: a CSV file, in the source or elsewhere: a column ``file``, then either a column
-            ``label`` or one 0/1 column a label; optionally ``split`` (train, validation, test) and
-            ``group`` (such as a country). Splits that it does not give are drawn 60/20/20.
+        source: a folder or a zip. Without ``labels`` it holds one folder a class, in folders
+            ``train``, ``val`` and ``test`` if there are such.
+        labels: a table of labels, in the source or elsewhere: a CSV file with a column ``file``,
+            then either a column ``label`` or one 0/1 column a label; optionally ``split`` (train,
+            val, test) and ``group`` (such as a country). Fields are parted by commas, semicolons,
+            tabs, bars or blanks. A list without a head is read by what is in it, and images without
+            a label take their folder's name. With a ``*`` for the split's name, such as
+            ``uc_merced-*.txt``, there is one list a split. Splits that nobody gives are drawn: all
+            60/20/20, or the missing ones from train.
+        file_column: names of the images, with or without their folders and ending.
+        label_column: one label an image.
+        split_column: of the image.
+        group_column: of the image.
+        label_separator: between the labels in one field, such as ``;``, where an image may have
+            several; empty takes a field as one label.
+        outside: whether the table may name files outside the source.
         image_size: side in pixels to bring all images to; 0 wants all square and of one size.
         scale: pixel value that maps to 1.0; 0 takes 255 for 8 bits and 10,000 for 16.
         band_names: in the files' order; empty numbers them.
@@ -61,6 +48,12 @@ class DataSet(base.DataSet):
 
     source: str
     labels: str = ""
+    file_column: str = FILE
+    label_column: str = LABEL
+    split_column: str = SPLIT
+    group_column: str = GROUP
+    label_separator: str = ""
+    outside: bool = False
     image_size: int = 0
     scale: float = 0.0
     band_names: tuple[str, ...] = ()
@@ -81,7 +74,7 @@ class DataSet(base.DataSet):
         """
         place = found("images", [Path(self.source)], "name the folder or zip that holds them")
         files = open_files(place)
-        table = self._table(files, place) if self.labels else _by_folder(files, place)
+        table = self._labelled(files, place)
         if len(table.class_names) < 2:
             raise DataError(
                 f"{place} has {len(table.class_names)} class, wanted two or more: one folder a "
@@ -90,9 +83,8 @@ class DataSet(base.DataSet):
         first = next(decoded(lambda name: decode(name, files.read(name)), table.names[:1]))
         description = self._description(place, table, first)
         if table.splits:
-            every = np.array(table.splits)
-            positions = {name: np.flatnonzero(every == name) for name in SPLITS}
-            note = f"column {SPLIT} of {Path(self.labels).name}"
+            positions, drawn = base.given_splits(table.splits, table.labels, self.seed)
+            note = "; ".join(filter(None, (table.said_by, drawn)))
         else:
             positions = base.random_splits(table.labels, self.seed)
             note = "drawn 60/20/20, class by class"
@@ -110,34 +102,53 @@ class DataSet(base.DataSet):
             )
             for name, rows in positions.items()
         }
-        return Source(description, splits, {"split": note, "images": len(table.names)})
+        return Source(
+            description, splits, {"split": note, "images": len(table.names), **table.notes}
+        )
 
-    def _table(self, files: Files, place: Path) -> Table:
-        inside = files.holds(self.labels)
-        if inside:
-            payload, shown = files.read(self.labels), f"{place}/{self.labels}"
-        else:
+    def _labelled(self, files: Files, place: Path) -> Labelled:
+        if not self.labels:
+            return by_folder(files, place)
+        columns = Columns(
+            self.file_column,
+            self.label_column,
+            self.split_column,
+            self.group_column,
+            self.label_separator,
+        )
+        images = Images(files, place, outside=self.outside)
+        return by_table(self._listings(files, place), columns, images)
+
+    def _listings(self, files: Files, place: Path) -> list[Listing]:
+        """Read the table, or one list a split where a star stands for the split's name."""
+        if "*" not in self.labels:
+            if files.holds(self.labels):
+                path = Path(self.labels)
+                shown = str(path if path.is_absolute() else place / path)
+                return [Listing(decode_text(files.read(self.labels), shown), shown)]
             path = found("labels", [place / self.labels, Path(self.labels)], "name a CSV file")
-            payload, shown = path.read_bytes(), str(path)
-        try:
-            # "-sig" drops the mark that spreadsheets put first.
-            text = io.StringIO(payload.decode("utf-8-sig"), newline="")
-            reader = csv.DictReader(text, strict=True)
-            rows, columns = list(reader), reader.fieldnames or []
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"{shown} is no CSV file in UTF-8 ({error}); save it as such"
-            ) from error
-        table = _from_rows(rows, columns, shown)
-        absent = [name for name in table.names if not files.holds(name)]
-        if absent:
+            return [_listing(path)]
+        pattern = re.compile(re.escape(self.labels).replace(r"\*", "([^/]+)"))
+        inside = {name: match for name in files.every() if (match := pattern.fullmatch(name))}
+        listings = []
+        for name, match in inside.items():
+            if split := split_of(match[1]):
+                shown = f"{place}/{name}"
+                listings.append(Listing(decode_text(files.read(name), shown), shown, split))
+        if not inside:
+            above = Path(self.labels).parent
+            for path in sorted(above.glob(Path(self.labels).name)):
+                match = pattern.fullmatch(path.as_posix())
+                if match and (split := split_of(match[1])):
+                    listings.append(_listing(path, split))
+        if not listings:
             raise SourceMissingError(
-                f"{len(absent)} of {len(table.names)} images that {shown} names are not in "
-                f"{place}, {absent[0]} first; names are relative to the source"
+                f"no lists {self.labels} in {place} or here with train, val or test for the star; "
+                "name one table, or lists that differ in their split's name alone"
             )
-        return table
+        return listings
 
-    def _description(self, place: Path, table: Table, first: Image) -> Description:
+    def _description(self, place: Path, table: Labelled, first: Image) -> Description:
         bands, height, width = first.shape
         if not self.image_size and height != width:
             raise DataError(
@@ -167,66 +178,11 @@ class DataSet(base.DataSet):
         )
 
 
-def _by_folder(files: Files, place: Path) -> Table:
-    names = [
-        name
-        for name in files.names()
-        if name.lower().endswith(IMAGES) and len(PurePosixPath(name).parts) > 1
-    ]
-    if not names:
-        raise DataError(
-            f"no images in the folders of {place}; wanted one folder a class with "
-            f"{', '.join(IMAGES)} files, or a labels file"
-        )
-    labels, class_names = _numbered([PurePosixPath(name).parent.name for name in names])
-    return Table(names, labels, class_names, base.no_groups(len(names)))
-
-
-def _from_rows(rows: Sequence[dict[str, str]], columns: Sequence[str], shown: str) -> Table:
-    """Turn a CSV file's rows into a table."""
-    if FILE not in columns or not rows or len(set(columns)) < len(columns):
-        raise DataError(
-            f"{shown} has {len(rows)} rows and the columns {', '.join(columns) or 'none'}; wanted "
-            f"a row an image, a column {FILE!r}, and a column {LABEL!r} or one 0/1 column a label"
-        )
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise DataError(f"{shown}, line {number}: wanted {len(columns)} fields")
-    names = [row[FILE] for row in rows]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{shown} names {twice} twice; wanted one line an image")
-
-    splits = [row[SPLIT] for row in rows] if SPLIT in columns else []
-    for number, split in enumerate(splits, start=2):
-        if split not in SPLITS:
-            raise DataError(
-                f"{shown}, line {number}: split {split!r}; wanted one of {', '.join(SPLITS)}"
-            )
-    groups = base.no_groups(len(rows))
-    group_names: tuple[str, ...] = ()
-    if GROUP in columns:
-        positions, group_names = _numbered([row[GROUP] for row in rows])
-        groups = positions.astype(np.int16)
-
-    if LABEL in columns:
-        labels, class_names = _numbered([row[LABEL] for row in rows])
-        return Table(names, labels, class_names, groups, group_names, splits)
-    class_names = tuple(column for column in columns if column not in (FILE, SPLIT, GROUP))
-    for number, row in enumerate(rows, start=2):
-        for column in class_names:
-            if row[column].strip() not in ("0", "1"):
-                raise DataError(
-                    f"{shown}, line {number}: {column} is {row[column]!r}, wanted 0 or 1"
-                )
-    marks = np.array([[int(row[c]) for c in class_names] for row in rows], dtype=np.uint8)
-    return Table(names, marks, class_names, groups, group_names, splits)
-
-
-def _numbered(values: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number values in alphabetical order; give the numbers and the names."""
-    names, numbers = np.unique(np.array(values, dtype=str), return_inverse=True)
-    return numbers.astype(np.int64), tuple(names.tolist())
+def _listing(path: Path, split: str = "") -> Listing:
+    try:
+        return Listing(decode_text(path.read_bytes(), str(path)), str(path), split)
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error}); name a CSV file") from error
 
 
 def _read(

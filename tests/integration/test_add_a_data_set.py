@@ -29,6 +29,17 @@ def test_what_the_page_on_data_sets_says_works_as_written(tmp_path: Path) -> Non
             pixels = np.full((40, 50, 3), 100 * label + number, np.uint8)
             pillow.fromarray(pixels).save(folder / f"{number}.png")
 
+    merced = tmp_path / "data" / "raw" / "UCMerced_LandUse"
+    marks = [f"class-{number}" for number in range(17)]
+    lines = ["IMAGE\\LABEL\t" + "\t".join(marks)]
+    for number in range(100):
+        name = f"beach{number:02d}"
+        path = merced / "Images" / "beach" / f"{name}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pillow.fromarray(np.full((16, 16, 3), number, np.uint8)).save(path)
+        lines.append("\t".join([name, *(str(int(number % 17 == n)) for n in range(17))]))
+    (merced / "LandUse_Multilabeled.txt").write_text("\r\n".join(lines))
+
     commands = 0
     for language, text in BLOCKS:
         if language == "yaml":
@@ -50,8 +61,16 @@ def test_what_the_page_on_data_sets_says_works_as_written(tmp_path: Path) -> Non
                 timeout=120,
             )
             commands += 1
-    assert [language for language, _ in BLOCKS] == ["yaml", "bash", "python", "yaml", "bash"]
+    assert [language for language, _ in BLOCKS] == [
+        "yaml", "bash", "yaml", "yaml", "python", "yaml", "bash",
+    ]  # fmt: skip
     assert commands == 2
+
+    fedx = [sys.executable, "-m", "flows.cli", "data", "uc_merced"]
+    subprocess.run(fedx, cwd=tmp_path, check=True, timeout=120)
+    several = examples.read(tmp_path / "data" / "uc_merced" / "prepared")
+    assert several.description.class_names == tuple(marks)
+    assert sum(len(part) for part in several.parts.values()) == 100
 
     orchards = examples.read(tmp_path / "data" / "orchards" / "shards" / "client-01")
     assert orchards.description.class_names == ("almond", "olive")

@@ -264,7 +264,7 @@ def test_a_class_too_small_for_three_splits_is_an_error(tmp_path: Path) -> None:
         ("file,label\n", "has 0 rows"),
         ("file,a,a\n0.png,0,1\n", "the columns file, a, a; wanted"),
         (
-            "name,label\n0.png,a\n",
+            "name,label\nabsent,a\n",
             "name, label; wanted a row an image, a column 'file'",
         ),
         ("file,a,b\n0.png,1,2\n", "line 2: b is '2', wanted 0 or 1"),
@@ -272,7 +272,7 @@ def test_a_class_too_small_for_three_splits_is_an_error(tmp_path: Path) -> None:
         ("file,a,b\n0.png,1\n", "line 2: wanted 3 fields"),
         ("file,label\n0.png,a,b\n", "line 2: wanted 2 fields"),
         ("file,label\n0.png,a\n0.png,b\n", "names 0.png twice"),
-        ("file,label,split\n0.png,a,val\n", "split 'val'; wanted one of train, validation, test"),
+        ("file,label,split\n0.png,a,vol\n", "split 'vol'; wanted one of train, validation, test"),
         ("file,label\n0.png,a\nabsent.png,b\n", "1 of 2 images .* not in .*, absent.png first"),
         ("file,label\n0.png,a\n1.png,a\n", "1 class, wanted two or more"),
         ('file,label\n"0.png,a\n', "no CSV file"),
