@@ -59,6 +59,14 @@ class Folder:
                 else:
                     yield name + entry.name
 
+    def sizes(self, name: str) -> dict[str, int]:
+        """Give the files in one folder and their bytes; none where there is no such folder."""
+        try:
+            with os.scandir(self.root / name) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        except OSError:
+            return {}
+
     def identity(self, name: str) -> Hashable:
         """Tell a file from others, whatever name it was reached by; None where there is none."""
         try:
@@ -108,6 +116,19 @@ class Archive:
     def every(self) -> list[str]:
         """List all files in alphabetical order."""
         return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+
+    @cached_property
+    def _sizes(self) -> dict[str, dict[str, int]]:
+        sizes: dict[str, dict[str, int]] = {}
+        for info in self._zip.infolist():
+            folder, _, name = info.filename.rpartition("/")
+            if name:
+                sizes.setdefault(folder, {})[name] = info.file_size
+        return sizes
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Give the files in one folder and their bytes; none where there is no such folder."""
+        return self._sizes.get(name, {})
 
     def identity(self, name: str) -> Hashable:
         """Tell a file from others; None where there is none."""

@@ -4,16 +4,20 @@ It says everything of a patch but its pixels, so data can be partitioned, and sc
 these 3.6 MB alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.data._labelled import MISSING, tidy
 from fedx_core.data.base import SPLITS, found, shared_data
 from fedx_core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyarrow import Table
 
 ADDRESS = "https://zenodo.org/records/10891137"
 RAW = Path("data/raw/bigearthnet")
@@ -138,6 +142,8 @@ def read_metadata(path: Path | BinaryIO, months: Sequence[int] = SUMMER) -> Meta
     labels = np.zeros((len(table), len(CLASS_NAMES)), dtype=np.uint8)
     labels[owner.to_numpy(), flat.to_numpy()] = 1
 
+    _check(path, table, "split", lambda text: text in SPLITS, f"one of {', '.join(SPLITS)}")
+    _check(path, table, "country", lambda text: tidy(text).lower() not in MISSING, "a name")
     names = tuple(sorted(pc.unique(table["country"]).to_pylist()))
     groups = pc.index_in(table["country"], pyarrow.array(names)).to_numpy().astype(np.int16)
     split = table["split"].to_numpy()
@@ -148,3 +154,24 @@ def read_metadata(path: Path | BinaryIO, months: Sequence[int] = SUMMER) -> Meta
         names,
         {name: np.flatnonzero(split == name) for name in SPLITS},
     )
+
+
+def _check(
+    path: Path | BinaryIO, table: "Table", column: str, fits: Callable[[str], bool], wanted: str
+) -> None:
+    """Refuse a table with a value that a column can't have, such as a country without a name."""
+    import pyarrow.compute as pc
+
+    values = pc.unique(table[column]).to_pylist()
+    for value in values:
+        if value is None or not fits(value):
+            bad = pc.is_null(table[column]) if value is None else pc.equal(table[column], value)
+            patch = table["patch_id"].filter(bad)[0].as_py()
+            raise DataError(
+                f"{_named(path)}: patch {patch} has the {column} {value!r}, wanted {wanted}; fetch "
+                f"the file again from {ADDRESS}, or take such patches out of it"
+            )
+
+
+def _named(path: Path | BinaryIO) -> str:
+    return str(path) if isinstance(path, Path) else "metadata.parquet"

@@ -8,7 +8,9 @@ Taken are the ten bands of 10 and 20 m, and by default the patches of June to Au
 exactly the eight countries of FedX's experiment.
 """
 
-from collections.abc import Iterator, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import base
-from fedx_core.data._files import Files, decode, open_files
+from fedx_core.data._files import Files, Folder, decode, open_files
 from fedx_core.data._metadata import (
     ADDRESS,
     BANDS,
@@ -36,6 +38,9 @@ from fedx_core.examples import Description, Image
 SIDE = 120
 REFLECTANCE = 10_000.0
 IMAGES = "BigEarthNet-S2"
+ROOTS = (IMAGES, f"v2/{IMAGES}", ".")
+_BLOCKS = (273, 279, 324, 325)
+"""Tags of TIFF: where strips or tiles of pixels start, and how long they are."""
 
 # ConfigILM's, over the training split; digital numbers, bands in the order of ``BANDS``. How the
 # 20 m bands are enlarged changes theirs.
@@ -64,7 +69,8 @@ class DataSet(base.DataSet):
             data folder.
         months: of acquisition, 1 to 12.
         upsampling: of the 20 m bands to 120 pixels.
-        missing: ``error`` or ``skip`` patches that the metadata names and the source lacks.
+        missing: ``error`` or ``skip`` patches that the metadata names and of which the source lacks
+            a band, or the end of one.
     """
 
     source: str = "auto"
@@ -81,7 +87,7 @@ class DataSet(base.DataSet):
             raise ConfigError(f"missing must be error or skip, got {self.missing!r}")
 
     def open(self) -> Source:
-        """Read the metadata and look which patches are there.
+        """Read the metadata and look which patches are there with all bands.
 
         Raises:
             SourceMissingError: there is no metadata, or patches are missing.
@@ -95,15 +101,17 @@ class DataSet(base.DataSet):
         )
         files = open_files(place)
         table = self._metadata(files, place)
-        root, here = _patches(files)
-        present = np.isin(table.patch_ids, sorted(here))
-        absent = len(present) - int(present.sum())
-        if absent and self.missing == "error":
+        root = next((root for root in ROOTS if files.folders(root)), ".")
+        lacking = _lacking(files, root, table.patch_ids.tolist())
+        absent = [patch for patch, lacks in lacking.items() if lacks == "it"]
+        partial_ones = [(patch, lacks) for patch, lacks in lacking.items() if lacks != "it"]
+        said = _said(absent, partial_ones)
+        if lacking and self.missing == "error":
             raise SourceMissingError(
-                f"{absent} of {len(present)} patches are not in {place}, "
-                f"{table.patch_ids[~present][0]} first; fetch them from {ADDRESS} or set "
-                "missing: skip"
+                f"{len(lacking)} of {len(table.patch_ids)} patches are not whole in {place}: "
+                f"{said}; fetch them from {ADDRESS} or set missing: skip"
             )
+        present = ~np.isin(table.patch_ids, list(lacking))
         splits = {}
         for name, rows in table.rows.items():
             kept = rows[present[rows]]
@@ -112,7 +120,12 @@ class DataSet(base.DataSet):
         return Source(
             self._description(place, table),
             splits,
-            {"split": "that of metadata.parquet", "patches": len(present), "skipped": absent},
+            {
+                "split": "that of metadata.parquet",
+                "patches": len(present),
+                "skipped": len(lacking),
+                **({"ignored": said} if said else {}),
+            },
         )
 
     def _metadata(self, files: Files, place: Path) -> Metadata:
@@ -141,13 +154,82 @@ class DataSet(base.DataSet):
         )
 
 
-def _patches(files: Files) -> tuple[str, set[str]]:
-    """Find the folder of tiles and the patches in it."""
-    roots = [IMAGES, f"v2/{IMAGES}", "."]
-    root = next((root for root in roots if files.folders(root)), ".")
-    return root, {
-        patch for tile in files.folders(root) for patch in files.folders(f"{root}/{tile}")
-    }
+def _said(absent: Sequence[str], partial_ones: Sequence[tuple[str, str]]) -> str:
+    """Say how many patches are missing, whole or in part, and which comes first."""
+    parts = []
+    if absent:
+        parts.append(f"{len(absent)} missing, {absent[0]} first")
+    if partial_ones:
+        patch, lacks = partial_ones[0]
+        parts.append(f"{len(partial_ones)} there in part, {patch} first, which lacks {lacks}")
+    return "patches " + "; ".join(parts) if parts else ""
+
+
+def _lacking(files: Files, root: str, patches: Sequence[str]) -> dict[str, str]:
+    """Name the patches that are not whole, and what each lacks: ``it`` all, or its bands."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(partial(_lacks, files, root), patches, chunksize=64)
+        return {patch: lacks for patch, lacks in zip(patches, found, strict=True) if lacks}
+
+
+def _lacks(files: Files, root: str, patch: str) -> str:
+    folder = _folder(root, patch)
+    sizes = files.sizes(folder)
+    if not sizes:
+        return "it"
+    lacks = []
+    for band in BANDS:
+        name = f"{patch}_{band}.tif"
+        if not sizes.get(name):
+            lacks.append(band)
+        # What a zip holds has a checksum.
+        elif isinstance(files, Folder) and not _is_whole(files.root / folder / name, sizes[name]):
+            lacks.append(f"a whole {band}")
+    return ", ".join(lacks)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a TIFF is as long as it says, by its head alone.
+
+    A tenth of what Pillow takes, and a fiftieth of GDAL; there may be a million.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+            order = {b"II": "<", b"MM": ">"}[head[:2]]
+            magic, place = struct.unpack_from(f"{order}2xHI", head)
+            if magic != 42:  # BigTIFF, which says it otherwise; its pixels will tell
+                return True
+
+            def at(where: int, length: int) -> bytes:
+                if where + length <= len(head):
+                    return head[where : where + length]
+                file.seek(where)
+                return file.read(length)
+
+            (count,) = struct.unpack(f"{order}H", at(place, 2))
+            tags = struct.iter_unpack(f"{order}HHI4s", at(place + 2, 12 * count))
+            blocks = {tag: (kind, n, value) for tag, kind, n, value in tags if tag in _BLOCKS}
+            starts, lengths = (_numbers(order, blocks[tag], at) for tag in sorted(blocks))
+    except (OSError, KeyError, ValueError, struct.error):
+        return False
+    return all(a + b <= size for a, b in zip(starts, lengths, strict=True))
+
+
+def _numbers(
+    order: str, entry: tuple[int, int, bytes], at: Callable[[int, int], bytes]
+) -> tuple[int, ...]:
+    kind, count, value = entry
+    letter = {3: "H", 4: "I"}[kind]
+    length = struct.calcsize(f"{order}{count}{letter}")
+    if length > 4:
+        (place,) = struct.unpack(f"{order}I", value)
+        value = at(place, length)
+    return struct.unpack(f"{order}{count}{letter}", value[:length])
+
+
+def _folder(root: str, patch: str) -> str:
+    return f"{root}/{patch.rsplit('_', 2)[0]}/{patch}".removeprefix("./")
 
 
 def _read(
@@ -164,10 +246,9 @@ def _read(
 
 def _patch(files: Files, root: str, upsampling: str, patch: str) -> Image:
     """Read ten bands; uint16 (10, 120, 120)."""
-    tile = patch.rsplit("_", 2)[0]
     bands = []
     for band in BANDS:
-        name = f"{root}/{tile}/{patch}/{patch}_{band}.tif".removeprefix("./")
+        name = f"{_folder(root, patch)}/{patch}_{band}.tif"
         image = decode(name, files.read(name))
         if image.dtype != np.uint16 or image.shape not in ((1, SIDE, SIDE), (1, 60, 60)):
             raise DataError(

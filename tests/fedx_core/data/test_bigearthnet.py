@@ -204,12 +204,97 @@ def test_missing_patches_are_an_error_or_skipped(tmp_path: Path) -> None:
     assert next(iter(data_set.streams(source)["test"].images)).shape == (10, 120, 120)
 
 
-def test_a_patch_without_one_of_its_bands_is_named(tmp_path: Path) -> None:
-    tiny(tmp_path)
-    next(tmp_path.rglob(f"{PATCHES[0]}_B8A.tif")).unlink()
-    source = DataSet(source=str(tmp_path)).open()
-    with pytest.raises(SourceMissingError, match=rf"no .*{PATCHES[0]}_B8A.tif in .*fetch"):
-        list(source.splits["train"].read(np.array([0])))
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def halved_head(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def no_tiff(path: Path) -> None:
+    path.write_bytes(b"<html>not found</html>")
+
+
+@pytest.mark.parametrize("harm", [gone, empty, cut, halved_head, no_tiff])
+def test_a_patch_without_a_whole_band_counts_as_missing(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    tiny(tmp_path, present=5)
+    harm(next(tmp_path.rglob(f"{PATCHES[0]}_B8A.tif")))
+    with pytest.raises(SourceMissingError, match=rf"2 of 6 .*; 1 there in part, {PATCHES[0]} fi"):
+        DataSet(source=str(tmp_path)).open()
+    data_set = DataSet(source=str(tmp_path), missing="skip")
+    source = data_set.open()
+    assert source.notes["skipped"] == 2
+    assert source.notes["ignored"].startswith(f"patches 1 missing, {PATCHES[5]} first; 1 there in")
+    assert source.notes["ignored"].endswith("B8A")
+    read = {name: len(list(part.images)) for name, part in data_set.streams(source).items()}
+    assert read == {"train": 1, "validation": 2, "test": 1}
+
+
+def test_a_zip_with_a_patch_in_part_skips_it(tmp_path: Path) -> None:
+    tiny(tmp_path / "all")
+    with zipfile.ZipFile(tmp_path / "ben.zip", "w") as archive:
+        for path in sorted((tmp_path / "all").rglob("*")):
+            if path.is_file() and path.name != f"{PATCHES[1]}_B02.tif":
+                archive.write(path, path.relative_to(tmp_path / "all"))
+    source = DataSet(source=str(tmp_path / "ben.zip"), missing="skip").open()
+    assert {name: len(split) for name, split in source.splits.items()} == {
+        "train": 2, "validation": 1, "test": 2,
+    }  # fmt: skip
+    assert source.notes["ignored"] == (
+        f"patches 1 there in part, {PATCHES[1]} first, which lacks B02"
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("layout", [{}, {"TILED": True}, {"COMPRESS": "DEFLATE"}])
+def test_whole_files_of_any_layout_are_seen_to_be_whole(
+    tmp_path: Path, order: str, layout: dict[str, object]
+) -> None:
+    path = tmp_path / "one.tif"
+    endianness = {"<": "LITTLE", ">": "BIG"}[order]
+    if "TILED" in layout:
+        layout = {"TILED": True, "BLOCKXSIZE": 16, "BLOCKYSIZE": 16}
+    with rasterio.open(
+        path, "w", driver="GTiff", width=120, height=120, count=1, dtype="uint16",
+        transform=rasterio.Affine(10, 0, 0, 0, -10, 0), ENDIANNESS=endianness, **layout,
+    ) as file:  # fmt: skip
+        file.write(np.arange(14_400, dtype=np.uint16).reshape(1, 120, 120))
+    size = path.stat().st_size
+    assert bigearthnet._is_whole(path, size)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not bigearthnet._is_whole(path, size - 1)
+
+
+@pytest.mark.parametrize("country", [None, "", " ", "nan"])
+def test_a_country_without_a_name_is_refused_with_its_patch(
+    tmp_path: Path, country: str | None
+) -> None:
+    path = write_metadata(
+        tmp_path / "metadata.parquet", PATCHES, country=["Austria", "Serbia", country] * 2
+    )
+    with pytest.raises(DataError, match=rf"patch {PATCHES[2]} has the country .*wanted a name"):
+        read_metadata(path)
+
+
+def test_a_split_that_is_none_is_refused_with_its_patch(tmp_path: Path) -> None:
+    path = write_metadata(
+        tmp_path / "metadata.parquet",
+        PATCHES,
+        split=["train", "test", "validation", None, "test", "test"],
+    )
+    with pytest.raises(DataError, match=rf"patch {PATCHES[3]} has the split None, wanted one of"):
+        read_metadata(path)
 
 
 def test_a_band_of_another_size_is_named(tmp_path: Path) -> None:
