@@ -27,7 +27,7 @@ export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
 .PHONY: help install up down status logs forget demo test check pytest test-long screenshots format docs \
-	bench clean \
+	bench licences vulnerabilities clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -121,6 +121,17 @@ docs: $(INSTALLED)  ## write docs/parameters.md and run the code of README.md an
 
 bench: $(INSTALLED)  ## time the engine against a plain loop
 	$(BIN)/python benchmarks/engine.py
+
+licences: $(INSTALLED)  ## list what is installed, with versions and licences, as CSV
+	@$(BIN)/python -m infra.licences
+
+# In an environment of its own, so that what looks for faults is not among what is looked at. It asks
+# PyPI for each package; a package of which nothing can be learned is an error.
+vulnerabilities:  ## compare constraints.txt with the published vulnerabilities (asks PyPI)
+	@test -x build/pip-audit/bin/pip-audit || { $(PYTHON) -m venv build/pip-audit \
+	&& build/pip-audit/bin/python -m pip install --quiet pip-audit; }
+	build/pip-audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict \
+	--progress-spinner off
 
 clean:  ## remove .venv, caches and build folders; data and runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache \

@@ -10,6 +10,7 @@ import typer
 
 from fedx_core import __version__
 from flows import away, exits
+from flows.commands.audit import app as audit
 from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
@@ -98,6 +99,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")
+app.add_typer(audit, name="audit")
 keep_examples(app)
 
 

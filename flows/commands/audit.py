@@ -1,0 +1,113 @@
+"""``fedx audit``: read a book of refusals, hand it on, and see whether a line is missing."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.options import JsonObject
+
+Folder = Annotated[
+    Path,
+    typer.Argument(
+        help="Of a site, a coordinator or a run: whatever holds an audit.jsonl.",
+        envvar=["FEDX_SITE_HOME", "FEDX_COORDINATOR_HOME"],
+    ),
+]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Read the book of what was refused and agreed to, and check that no line is missing.",
+)
+
+
+@app.command()
+def show(
+    folder: Folder,
+    last: Annotated[int, typer.Option(min=1, help="Lines to show.")] = 20,
+) -> None:
+    """Show the last lines of a book, one event per line.
+
+    Each says when (UTC), what happened, and the code of the error where there was one.
+
+        fedx audit show site
+    """
+    from fedx_core.sites import audit
+
+    for said in list(audit.entries(_with_book(folder)))[-last:]:
+        facts = {k: v for k, v in said.items() if k not in ("time", "event", "line", "previous")}
+        told = "  ".join(f"{name}={value}" for name, value in facts.items())
+        print(f"{said.get('time', '')}  {said.get('event', '')}  {told}")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    since: Annotated[
+        str, typer.Option(help="Only lines from then on, such as 2026-11-01 or with a time (UTC).")
+    ] = "",
+    event: Annotated[str, typer.Option(help="Only lines of this event, such as refused.")] = "",
+) -> None:
+    """Write a book as JSON lines on stdout, for a log system.
+
+    The chain stands in the fields `line` and `previous`; a choice of lines can't be verified.
+
+        fedx audit export sites --event refused > refused.jsonl
+    """
+    from fedx_core.sites import audit
+
+    for said in audit.entries(_with_book(folder)):
+        if str(said.get("time", "")) >= since and event in ("", said.get("event")):
+            print(json.dumps(said))
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    expect: Annotated[
+        str,
+        typer.Option(help="A last hash that was written down earlier; it must be in the chain."),
+    ] = "",
+    as_json: JsonObject = False,
+) -> None:
+    """Say whether a line of a book is missing, changed or out of place.
+
+    Keep the last hash that it prints somewhere else: only with it can lines be missed that were cut
+    off at the end. A fault ends in exit code 1.
+
+        fedx audit verify sites --expect 5f0c…
+    """
+    from fedx_core.errors import SiteError
+    from fedx_core.sites import audit
+
+    found = audit.verify(_with_book(folder), expect)
+    if as_json:
+        told = {"lines": found.lines, "chained": found.chained, "head": found.head}
+        print(json.dumps({**told, "faults": list(found.faults)}))
+    else:
+        print(f"{folder / audit.FILE}: {found.lines} lines, {found.chained} of them chained")
+        print(f"last hash {found.head}")
+    if found.faults:
+        raise SiteError(
+            f"{folder / audit.FILE} is not as it was written: {'; '.join(found.faults[:5])}; "
+            "compare it with a copy"
+        )
+
+
+def _with_book(folder: Path) -> Path:
+    """Return a folder that holds a book.
+
+    Raises:
+        SiteError: it holds none.
+    """
+    from fedx_core.errors import SiteError
+    from fedx_core.sites import audit
+
+    if not (folder / audit.FILE).is_file():
+        raise SiteError(
+            f"no {audit.FILE} in {folder}; name the folder of a site, a coordinator or a run that "
+            "has written one"
+        )
+    return folder
