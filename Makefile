@@ -27,7 +27,7 @@ export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
 .PHONY: help install up down status logs forget demo test check pytest test-long screenshots format docs \
-	bench licences vulnerabilities clean \
+	bench lock licences vulnerabilities clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -35,15 +35,19 @@ help:  ## list these commands
 
 install: $(INSTALLED)  ## make .venv and install what constraints.txt names (about 3 minutes)
 
-# Done again only when one of these two files has changed.
-$(INSTALLED): pyproject.toml constraints.txt
+# Done again only when one of these files has changed. Each file that is installed has a hash in
+# requirements-dev.txt, which `make lock` writes.
+$(INSTALLED): pyproject.toml requirements-dev.txt
 	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; \
 	sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	|| { echo 'FedX needs Python 3.11, 3.12 or 3.13; found "$(PYTHON)".' \
 	'Install one, or say make PYTHON=/path/to/python'; exit 1; }
 	@test -x $(BIN)/python || { echo 'making $(VENV)'; $(PYTHON) -m venv $(VENV); }
-	@echo 'installing what constraints.txt names, some 7 GB with torch (about 3 minutes)'
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo 'installing what requirements-dev.txt names, some 7 GB with torch (about 3 minutes)'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes \
+	--requirement requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation \
+	--editable .
 	@touch $@
 
 STACK := $(BIN)/python -m infra.stack
@@ -121,6 +125,16 @@ docs: $(INSTALLED)  ## write docs/parameters.md and run the code of README.md an
 
 bench: $(INSTALLED)  ## time the engine against a plain loop
 	$(BIN)/python benchmarks/engine.py
+
+# The versions are those of constraints.txt; what is added are the hashes of all their files.
+LOCK = build/uv/bin/uv pip compile pyproject.toml --quiet --constraint constraints.txt --universal \
+	--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock'
+
+lock:  ## write requirements.txt and requirements-dev.txt, with hashes, from constraints.txt
+	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv \
+	&& build/uv/bin/python -m pip install --quiet uv; }
+	$(LOCK) --extra dask --output-file requirements.txt
+	$(LOCK) --all-extras --output-file requirements-dev.txt
 
 licences: $(INSTALLED)  ## list what is installed, with versions and licences, as CSV
 	@$(BIN)/python -m infra.licences

@@ -29,16 +29,20 @@ def python_packages() -> Iterator[Row]:
 def licence(package: metadata.Distribution) -> str:
     """Say a package's licence: its SPDX expression, else its classifiers, else its own words."""
     said = package.metadata
-    if expression := said.get("License-Expression"):
-        return str(expression)
+    if expression := _first(package, "License-Expression"):
+        return expression
     classified = [
         line.rpartition(" :: ")[2]
         for line in said.get_all("Classifier") or []
         if line.startswith("License :: ") and not line.endswith(" :: OSI Approved")
     ]
     # Some packages put the whole text of their licence into the field for its name.
-    words = str(said.get("License") or "").strip().splitlines()
+    words = _first(package, "License").strip().splitlines()
     return "; ".join(classified) or (words[0] if words else UNSAID)
+
+
+def _first(package: metadata.Distribution, field: str) -> str:
+    return next(iter(package.metadata.get_all(field) or []), "")
 
 
 def debian_packages() -> Iterator[Row]:

