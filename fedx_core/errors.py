@@ -24,6 +24,7 @@
     │   ├── StaleError                       E_STALE      an answer to another job, or a late order
     │   ├── PlanError                        E_PLAN       nobody at the site agreed to the plan
     │   ├── GrantError                       E_GRANT      not granted, refused or expired
+    │   ├── OriginError                      E_ORIGIN     leads elsewhere than to the store
     │   └── ClockError                       E_SKEW       two clocks too far apart
     └── RunError (RuntimeError)              E_RUN        a run that can't start or go on
         ├── QuorumError                      E_QUORUM     too few clients reported
@@ -180,6 +181,12 @@ class GrantError(SiteError):
     """An object is not granted, or its grant was refused or has expired."""
 
     code = "E_GRANT"
+
+
+class OriginError(SiteError):
+    """A coordinator would have a site call another place than its store, or in another way."""
+
+    code = "E_ORIGIN"
 
 
 class ClockError(SiteError):

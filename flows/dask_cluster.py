@@ -14,6 +14,7 @@ SCHEDULER = "FEDX_DASK_SCHEDULER"
 def task_runner(workers: int) -> "TaskRunner[Any]":
     """Describe the cluster: the scheduler of FEDX_DASK_SCHEDULER, or processes of this machine.
 
+    A cluster of our own is closed to others by certificates that it makes for itself.
     Each process does one client at a time and keeps its model, and all open shards by their paths,
     so a scheduler's workers must see the same folders as this machine.
 
@@ -32,11 +33,17 @@ def task_runner(workers: int) -> "TaskRunner[Any]":
         ) from error
     if address := os.environ.get(SCHEDULER):
         return DaskTaskRunner(address=address)
+    import dask
+
+    # Pages of processes, over plain HTTP, that nobody looks at.
+    dask.config.set({f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")})
     return DaskTaskRunner(
         cluster_kwargs={
             "n_workers": workers,
             "threads_per_worker": 1,  # torch has one thread a client, and models are kept by thread
             "dashboard_address": None,
+            # Dask unpickles what it is sent: nobody else on this machine may connect.
+            "security": True,
         }
     )
 

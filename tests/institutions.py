@@ -54,7 +54,7 @@ class Sites:
         for name in CLIENTS:
             home = self.home(name)
             home.enroll(name)
-            home.trust(self.registry.keys.public)
+            home.trust(self.registry.keys.public, os.environ["AWS_ENDPOINT_URL_S3"])
             self.registry.admit(home.keys.public)
             shard = self.bed.data / "synthetic" / "shards" / name
             shutil.copytree(shard, self.shards(name) / name)

@@ -2,6 +2,7 @@
 
     keys.json         its secret keys, readable by its owner alone
     coordinator.json  public keys of the coordinator that it takes orders from
+    store             address of that coordinator's store, the only place that it sends requests to
     request.json      its own public keys, for people to carry to the coordinator
     plans/            plans that it was asked to follow, and those that are approved
     memory/           what it keeps between rounds; never leaves
@@ -11,17 +12,20 @@
 Its images lie elsewhere, and nothing here is a copy of them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedx_core.errors import AlreadyExistsError, SiteError
-from fedx_core.sites import keys
+from fedx_core.sites import keys, origin
 from fedx_core.sites.approvals import Approvals
+from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, Public
 from fedx_core.store import FileStore
 
 COORDINATOR = "coordinator.json"
 REQUEST = "request.json"
+STORE = "store"
 
 
 @dataclass(frozen=True)
@@ -90,17 +94,48 @@ class Home:
         FileStore(self.folder).put(REQUEST, keys.write_public(mine.public))
         return mine
 
-    def trust(self, coordinator: Public) -> None:
+    @property
+    def store(self) -> str | None:
+        """Where the coordinator's store is; None while neither people nor an order have said."""
+        said = FileStore(self.folder).read(STORE, 1024)
+        return None if said is None else bytes(said).decode()
+
+    def trust(self, coordinator: Public, store: str | None = None) -> None:
         """Take orders from this coordinator, and from no other.
+
+        Args:
+            coordinator: its public keys.
+            store: address of its store, as its people say it. None leaves the one that is known,
+                and that of a new coordinator to its first letter.
 
         Raises:
             SiteError: the site takes them from another one.
+            ConfigError: an impossible address.
         """
+        address = None if store is None else origin.of(store)
+        files = FileStore(self.folder)
         try:
-            FileStore(self.folder).create(COORDINATOR, keys.write_public(coordinator))
+            files.create(COORDINATOR, keys.write_public(coordinator))
+            files.delete(STORE)
         except AlreadyExistsError:
             if (known := self.coordinator) != coordinator:
                 raise SiteError(
                     f"this site takes orders from another coordinator (fingerprint "
                     f"{known.fingerprint}); delete {self.folder / COORDINATOR} if that is over"
                 ) from None
+        if address is not None:
+            files.put(STORE, address.encode())
+
+    def check(self, grants: Iterable[Grant]) -> None:
+        """Refuse grants that would have this site call another place than its store.
+
+        The first that come name the store, where people have not, unless it is near: see
+        :func:`fedx_core.sites.origin.is_safe_unasked`.
+
+        Raises:
+            OriginError: they do, or carry headers that are not S3's; nothing was sent.
+        """
+        known = self.store
+        found = origin.check(grants, known)
+        if known is None and found is not None:
+            FileStore(self.folder).put(STORE, found.encode())

@@ -52,6 +52,11 @@ class Order:
     inbox: Grant | None
     expires: float
 
+    @property
+    def all_grants(self) -> tuple[Grant, ...]:
+        """The job's grants and the inbox."""
+        return (*self.grants, *(() if self.inbox is None else (self.inbox,)))
+
 
 def intent_key(job: ClientJob) -> str:
     """Say where a site announces a payload whose length it alone knows."""
@@ -167,8 +172,7 @@ def _check_grants(order: Order) -> None:
             f"an order whose inbox is {inbox.verb} of {inbox.key[:80]!r}, wanted get under "
             f"{inbox_prefix(job.client)}"
         )
-    granted = (*order.grants, *(() if inbox is None else (inbox,)))
-    if any(g.size < 0 or not math.isfinite(g.expires) for g in granted):
+    if any(g.size < 0 or not math.isfinite(g.expires) for g in order.all_grants):
         raise PayloadError("an order with a grant of negative size or without an end")
     if not math.isfinite(order.expires):
         raise PayloadError("an order without an end")

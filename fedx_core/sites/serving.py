@@ -96,8 +96,10 @@ def answer_or_refuse(order: Order, home: Home, shards: Path, wire: Wire | None =
         wire: carries the requests.
 
     Raises:
+        OriginError: it would lead elsewhere than to the site's store; nothing was sent.
         FedXError: as :func:`answer`; whatever else went wrong becomes one.
     """
+    home.check(order.all_grants)
     mine = home.keys
     try:
         answer(order, mine, home.approvals, str(shards), str(home.memory), home.outbox, wire)

@@ -24,6 +24,10 @@ FIRST_PAUSE_SECONDS = 0.2
 """Before the second attempt; each further pause is twice as long."""
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 60.0
+"""Without a byte."""
+WHOLE_SECONDS = 120.0
+"""That a request takes at most as a whole, and a second more for each :data:`SLOWEST` bytes."""
+SLOWEST = 64 * 1024
 
 _TRY_AGAIN = {408, 409, 429, 500, 502, 503, 504}
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,64})</Code>")
@@ -77,6 +81,7 @@ class Wire:
         plain_http: see :func:`check_address`.
         attempts: in all.
         first_pause: seconds before the second attempt.
+        whole: seconds for one attempt of nothing; see :data:`WHOLE_SECONDS`.
     """
 
     def __init__(
@@ -85,10 +90,12 @@ class Wire:
         plain_http: bool = False,
         attempts: int = ATTEMPTS,
         first_pause: float = FIRST_PAUSE_SECONDS,
+        whole: float = WHOLE_SECONDS,
     ) -> None:
         self.plain_http = plain_http
         self.attempts = attempts
         self.first_pause = first_pause
+        self.whole = whole
         self._pools: dict[str, PoolManager] = {}
 
     def get(self, url: str, most: int, what: str, headers: dict[str, str] | None = None) -> Reply:
@@ -128,23 +135,36 @@ class Wire:
     ) -> Reply:
         from urllib3.exceptions import HTTPError, SSLError
 
+        from fedx_core.sites import deadline
+
         check_address(url, plain_http=self.plain_http)
         reason = ""
         repeated = False
+        seconds = self.whole + (len(body or b"") + most) / SLOWEST
         for number in range(self.attempts):
             if number:
                 time.sleep(self.first_pause * 2 ** (number - 1))
             try:
-                reply = self._once(verb, url, what, headers, body, most)
-            except SSLError as error:
+                with deadline.within(seconds) as watch:
+                    reply = self._once(verb, url, what, headers, body, most)
+                    if watch.expired.is_set():  # it ended then, and did not say how long it is
+                        raise TimeoutError
+            except (HTTPError, OSError, ValueError) as error:
+                if watch.expired.is_set():
+                    raise StoreError(
+                        f"{verb} {what} at {_place(url)} was given up after {seconds:.0f} s as a "
+                        "whole; check the network, it is tried again when the next order asks"
+                    ) from None
+                if not isinstance(error, HTTPError):
+                    raise
+                if not isinstance(error, SSLError):
+                    # Its words, and what it was caused by, hold the URL.
+                    reason, repeated = type(error).__name__, True
+                    continue
                 raise StoreError(
                     f"{_place(url)} can't be trusted: {error}; name the authority that signed its "
                     "certificate in SSL_CERT_FILE, or have the certificate renewed"
                 ) from None
-            except HTTPError as error:
-                # Its words, and what it was caused by, hold the URL.
-                reason, repeated = type(error).__name__, True
-                continue
             if reply.status not in _TRY_AGAIN:
                 return Reply(reply.status, reply.data, reply.code, repeated)
             reason = f"HTTP {reply.status} {reply.code}".rstrip()
@@ -191,6 +211,8 @@ class Wire:
 
         from urllib3 import PoolManager, ProxyManager, Timeout
 
+        from fedx_core.sites.deadline import watched
+
         parts = urlsplit(url)
         host = parts.hostname or ""
         proxy = None if _is_loopback(host) or proxy_bypass(host) else getproxies().get(parts.scheme)
@@ -199,7 +221,7 @@ class Wire:
         keep_signatures_out_of_logs()
         timeout = Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
         trusted = ssl.create_default_context()  # heeds SSL_CERT_FILE
-        pool = (
+        pool = watched(
             ProxyManager(proxy, retries=False, timeout=timeout, ssl_context=trusted)
             if proxy
             else PoolManager(retries=False, timeout=timeout, ssl_context=trusted)

@@ -245,8 +245,9 @@ def _reach_prefect(*, quietly: bool) -> None:
     from prefect.settings import PREFECT_API_URL
 
     from fedx_core.errors import RunError
-    from flows import progress
+    from flows import own_server, progress
 
+    own_server.protect()
     url = PREFECT_API_URL.value()
     starting = "starting a Prefect server for this run (PREFECT_API_URL names a running one)"
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

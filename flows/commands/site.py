@@ -100,15 +100,24 @@ def admit(
 @app.command()
 def trust(
     file: Annotated[Path, typer.Argument(help="That `fedx site admit` wrote.")],
+    store: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of the coordinator's store, as its people say it; the site sends "
+            "requests nowhere else. Without it the first order or invitation names it, but none "
+            "of this machine, of a private network or without TLS."
+        ),
+    ] = None,
     yes: Yes = False,
     site_home: SiteHome = "site",
     as_json: JsonObject = False,
 ) -> None:
     """Take orders from this coordinator, and from no other.
 
-    Its file is what `fedx site admit` wrote there, carried here by people.
+    Its file is what `fedx site admit` wrote there, carried here by people. Once more with --store,
+    it says where the coordinator's store is now.
 
-        fedx site trust coordinator.json
+        fedx site trust coordinator.json --store https://s3.example.org
     """
     from fedx_core.sites import audit
     from fedx_core.sites.home import COORDINATOR, Home
@@ -117,8 +126,10 @@ def trust(
     _ = home.keys
     if not _compared(public, yes=yes, asking=not as_json):
         return
-    home.trust(public)
-    audit.note(home.folder, "trusted", fingerprint=public.fingerprint)
+    home.trust(public, store)
+    audit.note(
+        home.folder, "trusted", fingerprint=public.fingerprint, store=home.store or "",
+    )  # fmt: skip
     _told(
         as_json, public, file=home.folder / COORDINATOR,
         then="look whether all is there: fedx doctor --site",

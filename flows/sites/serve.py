@@ -55,9 +55,12 @@ class Serving:
         """Look where an invitation says.
 
         Raises:
+            OriginError: it leads elsewhere than to the coordinator's store.
             FedXError: it is not for this site, or not from its coordinator.
         """
-        self._post.invited(invitation.read(letter, self._keys, self._coordinator))
+        inbox = invitation.read(letter, self._keys, self._coordinator)
+        self.home.check((inbox,))
+        self._post.invited(inbox)
 
     def run(self, seconds: float | None = None) -> None:
         """Take orders until the process is ended.
@@ -105,6 +108,7 @@ class Serving:
         """Open a letter and note it; one that can't be believed goes into the book instead."""
         try:
             order = open_order(letter, self._keys, self._coordinator)
+            self.home.check(order.all_grants)
         except FedXError as error:
             self._refused(error)
             return None
@@ -175,6 +179,7 @@ def take(letter: bytes, home: Home, images: Path, wire: Wire) -> Order:
     """
     keys = home.keys
     order = open_order(letter, keys, home.coordinator)
+    home.check(order.all_grants)
     unfinished.sweep(home.folder)
     post = Post(home.folder, keys)
     post.arrived(order.job.run, letter, order.inbox, follow=False)

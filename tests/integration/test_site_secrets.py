@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import threading
@@ -72,7 +73,7 @@ def party(s3: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         home = Home(tmp_path / name)
         registry.admit(home.enroll(name).public, max_examples=100)
         audit.note(registry.folder, "admitted", site=name)
-        home.trust(registry.keys.public)
+        home.trust(registry.keys.public, os.environ["AWS_ENDPOINT_URL_S3"])
         shard = tmp_path / "shards" / name / name
         shutil.copytree(tiny_data / "synthetic" / "shards" / name, shard)
         homes.append(home)

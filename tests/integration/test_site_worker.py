@@ -135,7 +135,7 @@ def site(live: Any, tmp_path_factory: pytest.TempPathFactory) -> Site:
     live.run(settings, "flows.sites.deploy", "north")
     coordinator = keys.make("coordinator")
     mine = Home(home).enroll("north")
-    Home(home).trust(coordinator.public)
+    Home(home).trust(coordinator.public, settings.s3)
     return Site(home, live.prefect(settings), coordinator, mine, environment, folder)
 
 

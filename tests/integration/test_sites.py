@@ -83,7 +83,7 @@ def test_three_users_on_real_images_train_the_model_of_one_process(
     installed(woken.folder / "installed")
     woken.owns()
 
-    introduce(coordinator, sites)
+    introduce(coordinator, sites, servers.s3)
     server = apart.prefect(servers)
     bootstrap.make_pools(server, 1, ())
     # Not the checkout: Prefect reads .env where it runs, which `make up` leaves to its owner alone.
@@ -174,7 +174,7 @@ def shared_out(data: Path, coordinator: Person, sites: dict[str, Person]) -> Non
     coordinator.owns()
 
 
-def introduce(coordinator: Person, sites: dict[str, Person]) -> None:
+def introduce(coordinator: Person, sites: dict[str, Person], store: str) -> None:
     """Have people carry public keys both ways, and the warm site's invitation."""
     fedx = ("-m", "flows.cli", "site")
     for name, site in sites.items():
@@ -182,7 +182,7 @@ def introduce(coordinator: Person, sites: dict[str, Person]) -> None:
         request = carried(site, "site/request.json", coordinator)
         coordinator.run(*fedx, "admit", request, "--yes", "--max-examples", "150")
         card = carried(coordinator, "sites/coordinator.json", site)
-        site.run(*fedx, "trust", card, "--yes")
+        site.run(*fedx, "trust", card, "--yes", "--store", store)
     coordinator.run(*fedx, "roster", "eurosat", "--params", "params.yaml")
     coordinator.run(*fedx, "invite", NAMES[1], "--store", "s3://fedx/runs")
 

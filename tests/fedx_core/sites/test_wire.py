@@ -1,9 +1,12 @@
 """Requests of a site: bounded, private, clear when they fail; the server misbehaves on order."""
 
+import contextlib
 import hashlib
 import ipaddress
+import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedx_core.errors import AlreadyExistsError, ClockError, ConfigError, StoreError, TooBigError
+from fedx_core.sites import wire
 from fedx_core.sites.grants import Grant, GrantedStore
 from fedx_core.sites.wire import Wire, check_address
 from fedx_core.store import FileStore
@@ -219,3 +223,71 @@ def _certificate(folder: Path, days: int) -> ssl.SSLContext:
 
 def _sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).hexdigest().encode()
+
+
+def drips(handler: Handler, _: int) -> None:
+    """Send a byte now and then, so that no single read takes long."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+
+def drips_headers(handler: Handler, _: int) -> None:
+    with contextlib.suppress(OSError):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            handler.wfile.write(b"X-More: 1\r\n" if _ % 2 else b"X")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+
+def drips_without_end(handler: Handler, _: int) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("slow", [drips, drips_headers, drips_without_end])
+def test_a_request_ends_however_slowly_the_store_goes_on(slow: Behaviour) -> None:
+    with serving(slow) as url, pytest.raises(StoreError, match=r"given up after .* as a whole"):
+        Wire(whole=0.5).get(url, 100_000, "it")
+
+
+def test_a_request_ends_though_nobody_takes_what_it_sends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wire, "SLOWEST", 2**30)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        with pytest.raises(StoreError, match="given up after"):
+            Wire(whole=0.5).put(url, bytes(16 * 2**20), "it", {})
+
+
+def test_a_request_ends_amid_a_handshake(tmp_path: Path) -> None:
+    """A server that takes the line and says a byte of TLS now and then."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def one() -> None:
+            line, _ = server.accept()
+            with line, contextlib.suppress(OSError):
+                line.sendall(b"\x16\x03\x03\x40\x00")
+                while True:
+                    line.sendall(b"\x02")
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=one)
+        thread.start()
+        with pytest.raises(StoreError, match="given up"):
+            Wire(whole=0.5).get(f"https://127.0.0.1:{port}/x", 5, "it")
+        thread.join(10)
+        assert not thread.is_alive()
