@@ -46,6 +46,7 @@ class Browser:
         never: what no photograph may show.
         refused: hosts elsewhere that pages have asked for, in vain.
         requests: addresses that the page opened last has asked for.
+        credentials: what is typed in where a server has the browser ask for a password.
     """
 
     chromium: Any
@@ -54,12 +55,13 @@ class Browser:
     never: Sequence[str]
     refused: set[str] = field(default_factory=set)
     requests: list[str] = field(default_factory=list)
+    credentials: dict[str, str] | None = None
 
     @contextmanager
     def page(self, **options: Any) -> Iterator[Any]:
         """Open a page with cookies of its own; say what it showed if something goes wrong."""
         window = {"viewport": {"width": 1280, "height": 960}}
-        context = self.chromium.new_context(**(window | options))
+        context = self.chromium.new_context(http_credentials=self.credentials, **(window | options))
         context.set_default_timeout(PATIENCE)
         self.requests.clear()
         context.route("**/*", self._decide)

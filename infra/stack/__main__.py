@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from fedx_core.errors import FedXError
-from infra.stack import bootstrap
+from infra.stack import bootstrap, services, settings
 from infra.stack.lifecycle import Stack
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.settings import ROOT, Settings
@@ -28,9 +29,13 @@ def main() -> int:
         "bootstrap": "make what servers need at those that the environment names",
     }.items():
         commands.add_parser(name, help=what)
+    container = commands.add_parser("store", help="be the S3 server that the environment describes")
+    container.add_argument("--bind", default="127.0.0.1", help="address that S3 listens on")
     options = parser.parse_args()
     stack = Stack(options.var.absolute(), options.env.absolute(), _say)
     try:
+        if options.command == "store":
+            _be_the_store(stack.var, options.bind)
         return _carry_out(options.command, stack)
     except FedXError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
@@ -59,15 +64,16 @@ def _carry_out(command: str, stack: Stack) -> int:
     return 0
 
 
-def _introduce(stack: Stack, settings: Settings) -> None:
+def _introduce(stack: Stack, wanted: Settings) -> None:
     shell_file = stack.shell_file()
     assert shell_file is not None
     env, load = (os.path.relpath(path) for path in (stack.env, shell_file))
     print(
         f"""
-Prefect   {settings.prefect}   asks for FEDX_PREFECT_AUTH of {env}
+Prefect   {wanted.prefect}   asks for FEDX_PREFECT_AUTH of {env}
 MLflow    {stack.charts_url()}
-S3        {settings.s3}   user fedx, bucket fedx; the secret is FEDX_S3_SECRET of {env}
+          asks for user fedx and FEDX_MLFLOW_SECRET of {env}
+S3        {wanted.s3}   user fedx, bucket fedx; the secret is FEDX_S3_SECRET of {env}
 
 What now:
   make demo DATA=eurosat    a run that shows up there
@@ -75,6 +81,14 @@ What now:
   make status               what runs; make logs, make down
 """.rstrip()
     )
+
+
+def _be_the_store(var: Path, bind: str) -> NoReturn:
+    wanted = settings.of(os.environ)
+    services.prepare_store(wanted, var)
+    service = services.store(wanted, var, bind)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FEDX_")}
+    os.execve(service.command[0], service.command, kept | dict(service.environment))
 
 
 def _bootstrap(stack: Stack) -> None:

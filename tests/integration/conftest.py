@@ -114,6 +114,7 @@ def _running(folder: Path, data: Path) -> Iterator[Live]:
         "FEDX_MLFLOW_PORT": mlflow,
         "FEDX_S3_PORT": free_ports(4)[0],
         "FEDX_PREFECT_AUTH": "fedx:canary-of-prefect",
+        "FEDX_MLFLOW_SECRET": "canary-of-tracking",
         "FEDX_S3_SECRET": "canary-of-s3",
         "FEDX_S3_WORKER_SECRET": "canary-of-workers",
         "FEDX_S3_MLFLOW_SECRET": "canary-of-mlflow",

@@ -80,6 +80,46 @@ def test_the_store_refuses_what_is_not_signed_of_any_host_and_origin(stack: Up) 
     assert dict(strangers.let_in(port)) == {}
 
 
+def test_prefect_and_mlflow_refuse_who_lacks_the_password_from_any_host_and_page(
+    stack: Up,
+) -> None:
+    _, settings = stack
+    for port in doors(settings)["password"]:
+        pages = {"/"} if port == settings.prefect_port else set()  # they hold nothing by themselves
+        left = {
+            what: code
+            for what, code in strangers.let_in(port)
+            if not any(what.startswith(f"GET {page} of ") for page in pages)
+        }
+        assert left == {}, port
+
+
+def test_mlflow_refuses_a_foreign_page_even_with_the_password_that_a_browser_remembers(
+    stack: Up,
+) -> None:
+    import base64
+
+    _, settings = stack
+    secret = base64.b64encode(f"fedx:{settings.mlflow_secret}".encode()).decode()
+    own = f"127.0.0.1:{settings.mlflow_port}"
+    for host, origin, wanted in (
+        (own, "", 200),
+        (own, f"http://{own}", 200),
+        (own, strangers.FOREIGN, 403),
+        (own, "null", 403),
+        (own, "http://127.0.0.1:1", 403),  # a page of somebody else on this machine
+        ("evil.example", "", 403),
+    ):
+        lines = [
+            "POST /api/2.0/mlflow/experiments/search HTTP/1.1", f"Host: {host}",
+            f"Authorization: Basic {secret}", "Content-Type: application/json",
+            "Content-Length: 17", "Connection: close", *([f"Origin: {origin}"] if origin else []),
+        ]  # fmt: skip
+        request = "\r\n".join([*lines, "", '{"max_results":5}']).encode()
+        answer = strangers.say(settings.mlflow_port, request)
+        assert strangers.status(answer) == wanted, (host, origin, answer)
+
+
 def test_a_certificate_of_another_authority_opens_nothing(stack: Up, tmp_path: Path) -> None:
     import ssl
     from urllib.error import URLError

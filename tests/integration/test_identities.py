@@ -3,12 +3,12 @@
 import contextlib
 import json
 import urllib.error
-import urllib.request
 from typing import Any, get_args
 
 import pytest
 from botocore.exceptions import ClientError
 
+import tracked
 from fedx_core.messages import Purpose
 from infra.stack import identities
 from infra.stack.settings import Settings
@@ -149,20 +149,14 @@ def test_clients_write_where_jobs_have_them_write() -> None:
 def test_a_model_version_of_mlflow_whose_source_is_a_run_reads_nothing_of_it(
     filled: Settings,
 ) -> None:
-    def ask(path: str, body: dict[str, Any] | None = None) -> bytes:
-        request = urllib.request.Request(
-            f"{filled.mlflow}{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            found: bytes = answer.read()
-            return found
-
     def read(model: str, source: str, path: str) -> bytes:
-        ask("/api/2.0/mlflow/registered-models/create", {"name": model})
-        ask("/api/2.0/mlflow/model-versions/create", {"name": model, "source": source})
-        return ask(f"/model-versions/get-artifact?name={model}&version=1&path={path}")
+        tracked.ask(filled, "/api/2.0/mlflow/registered-models/create", {"name": model})
+        tracked.ask(
+            filled, "/api/2.0/mlflow/model-versions/create", {"name": model, "source": source}
+        )
+        return tracked.ask(
+            filled, f"/model-versions/get-artifact?name={model}&version=1&path={path}"
+        )
 
     assert read("honest", "s3://fedx/mlflow/1", "model") == b"kept"
     with pytest.raises(urllib.error.HTTPError) as refusal:

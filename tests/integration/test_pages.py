@@ -31,8 +31,14 @@ def chromium(
     stack: tuple[Any, Settings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Browser]:
     live, settings = stack
-    never = [str(live.folder), settings.prefect_auth, settings.s3_secret]
+    never = [
+        str(live.folder), settings.prefect_auth, settings.mlflow_secret, settings.s3_secret,
+    ]  # fmt: skip
     with browser(tmp_path_factory.mktemp("pages"), never) as opened:
+        # MLflow has the browser itself ask; only there is this said.
+        opened.credentials = {
+            "username": "fedx", "password": settings.mlflow_secret, "origin": settings.mlflow,
+        }  # fmt: skip
         yield opened
 
 

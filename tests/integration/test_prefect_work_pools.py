@@ -2,12 +2,12 @@
 
 import json
 import time
-import urllib.request
 from typing import Any
 
 import pytest
 import yaml
 
+import tracked
 from bed import Bed, tiny
 from fedx_core import config
 from fedx_core.federation import federate, final_model, history
@@ -69,17 +69,11 @@ def test_sites_on_work_pools_and_s3_give_the_bytes_of_one_process(
 
 
 def in_mlflow(addresses: Settings, name: str) -> list[dict[str, Any]]:
-    found = f"{addresses.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=fedx"
-    with urllib.request.urlopen(found, timeout=20) as answer:
-        experiment_id = json.load(answer)["experiment"]["experiment_id"]
+    found = tracked.ask(addresses, "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fedx")
+    experiment_id = json.loads(found)["experiment"]["experiment_id"]
     question = {"experiment_ids": [experiment_id], "filter": f"attributes.run_name = '{name}'"}
-    request = urllib.request.Request(
-        f"{addresses.mlflow}/api/2.0/mlflow/runs/search",
-        json.dumps(question).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=20) as answer:
-        runs: list[dict[str, Any]] = json.load(answer)["runs"]
+    said = tracked.ask(addresses, "/api/2.0/mlflow/runs/search", question)
+    runs: list[dict[str, Any]] = json.loads(said)["runs"]
     for run in runs:
         # Files go through the server: clients need no keys of the object store.
         assert run["info"]["artifact_uri"].startswith("mlflow-artifacts:")

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+import tracked
 from bed import ROOT, tiny
 from fedx_core import config
 from fedx_core.store import open_store
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.integration
 NAMES = {"s3", "prefect", "mlflow", "worker-server", "worker-client-1"} | {
     f"worker-site-client-0{n}" for n in range(3)
 }
-SECRETS = ("canary-of-prefect", "canary-of-s3", "canary-of-workers", "canary-of-mlflow")
+SECRETS = tuple(f"canary-of-{who}" for who in ("prefect", "tracking", "s3", "workers", "mlflow"))
 Up = tuple[Any, Settings]
 
 
@@ -36,10 +37,9 @@ def pids(live: Any) -> dict[str, int]:
 
 
 def experiment(settings: Settings) -> dict[str, Any]:
-    url = f"{settings.mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name=fedx"
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        found: dict[str, Any] = json.load(answer)["experiment"]
-        return found
+    path = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=fedx"
+    found: dict[str, Any] = json.loads(tracked.ask(settings, path))["experiment"]
+    return found
 
 
 def test_everything_that_a_run_needs_is_there_after_up(stack: Up, s3: str) -> None:
@@ -123,11 +123,12 @@ def test_nothing_listens_to_other_machines(stack: Up) -> None:
     assert [each for each in heard if not ipaddress.ip_address(each[1]).is_loopback] == []
 
 
-def test_prefect_asks_for_the_secret_and_mlflow_for_its_own_name(stack: Up) -> None:
+def test_prefect_and_mlflow_ask_for_their_secrets_and_mlflow_for_its_own_name(stack: Up) -> None:
     _, settings = stack
     stranger = {"Host": "mlflow.example.org"}
     for url, headers, code in (
         (f"{settings.prefect}/api/admin/version", {}, 401),
+        (f"{settings.mlflow}/", {}, 401),
         (f"{settings.mlflow}/", stranger, 403),
     ):
         with pytest.raises(urllib.error.HTTPError) as refusal:
