@@ -133,7 +133,7 @@ LOCK = build/uv/bin/uv pip compile pyproject.toml --quiet --constraint constrain
 lock:  ## write requirements.txt and requirements-dev.txt, with hashes, from constraints.txt
 	@test -x build/uv/bin/uv || { $(PYTHON) -m venv build/uv \
 	&& build/uv/bin/python -m pip install --quiet uv; }
-	$(LOCK) --extra dask --output-file requirements.txt
+	$(LOCK) --extra dask --extra stack --output-file requirements.txt
 	$(LOCK) --all-extras --output-file requirements-dev.txt
 
 licences: $(INSTALLED)  ## list what is installed, with versions and licences, as CSV
