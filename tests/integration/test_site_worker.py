@@ -247,6 +247,7 @@ def an_order_that_waits(site: Site) -> Iterator[tuple[socket.socket, str]]:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(120)
         plan_at = f"http://127.0.0.1:{silent.getsockname()[1]}/plan"
+        Home(site.home).trust(site.coordinator.public, plan_at)
         text = order(site.coordinator, site.keys, plan_at=plan_at)
         run = site.start(deployment["id"], parameters={"order": text})
         asking, _ = silent.accept()
