@@ -26,6 +26,7 @@
     │   ├── GrantError                       E_GRANT      not granted, refused or expired
     │   ├── OriginError                      E_ORIGIN     leads elsewhere than to the store
     │   └── ClockError                       E_SKEW       two clocks too far apart
+    ├── PlatformError (OSError)              E_PLATFORM   a system that FedX does not run on
     └── RunError (RuntimeError)              E_RUN        a run that can't start or go on
         ├── QuorumError                      E_QUORUM     too few clients reported
         ├── StoppedError                     E_STOPPED    a run that ended before its last round
@@ -193,6 +194,12 @@ class ClockError(SiteError):
     """Two clocks are too far apart for grants that expire."""
 
     code = "E_SKEW"
+
+
+class PlatformError(FedXError, OSError):
+    """The operating system lacks what FedX needs."""
+
+    code = "E_PLATFORM"
 
 
 class RunError(FedXError, RuntimeError):

@@ -27,6 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core import swaps, unfinished
 from fedx_core.errors import DataError, StoreError, VersionError
 
 LabelKind = Literal["single", "multi"]
@@ -126,11 +127,13 @@ class Prepared:
         description: of the data.
         parts: by name, such as ``train``; images are memory-mapped.
         manifest: the whole manifest, as plain values.
+        digest: as :func:`digest` names the set.
     """
 
     description: Description
     parts: Mapping[str, Examples]
     manifest: Mapping[str, Any]
+    digest: str
 
 
 def select(examples: Examples, indices: NDArray[np.integer]) -> Stream:
@@ -182,14 +185,14 @@ def write(
 def replacing(folder: Path) -> Iterator[Path]:
     """Give a folder to fill, which takes the place of ``folder`` once the block has succeeded.
 
+    Several may do so at once: each fills a folder of its own, and the last one's stays. Whoever
+    reads meanwhile sees one of them, whole.
+
     Raises:
         StoreError: the disk is full, the folder can't be written, or ``folder`` holds something
             else than a set.
     """
     folder = Path(folder)
-    # Fixed names, so that the next attempt clears away what a killed one left.
-    beside = folder.parent / f".{folder.name}.new"
-    old = folder.parent / f".{folder.name}.old"
     try:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
             raise StoreError(
@@ -197,12 +200,9 @@ def replacing(folder: Path) -> Iterator[Path]:
                 "as it is; move it away or choose another folder"
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        yield beside
-        if folder.exists():
-            folder.rename(old)
-        beside.rename(folder)
+        with unfinished.folder_beside(folder) as beside:
+            yield beside
+            swaps.put(beside, folder)
     except StoreError:
         raise
     except OSError as error:
@@ -218,9 +218,6 @@ def replacing(folder: Path) -> Iterator[Path]:
             f"can't write {folder}: {error}; check that the folder above exists and may be "
             "written, or choose another data root"
         ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -361,7 +358,12 @@ def read_part(folder: Path, part: str) -> Examples:
 
 
 def _opened(folder: Path, wanted: Sequence[str] | None) -> Prepared:
-    manifest = read_manifest(folder)
+    with swaps.steady(folder):
+        return _opened_steady(folder, wanted)
+
+
+def _opened_steady(folder: Path, wanted: Sequence[str] | None) -> Prepared:
+    manifest, name = _manifest(folder)
     try:
         description = _description(manifest["description"])
         sizes = manifest["parts"]
@@ -375,7 +377,7 @@ def _opened(folder: Path, wanted: Sequence[str] | None) -> Prepared:
         raise DataError(
             f"the set in {folder} is damaged ({error}); prepare it again with dvc repro --force"
         ) from error
-    return Prepared(description, parts, manifest)
+    return Prepared(description, parts, manifest, name)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -385,9 +387,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: there is none, or it is not JSON.
         VersionError: another version of FedX wrote it.
     """
-    path = Path(folder) / MANIFEST
+    with swaps.steady(Path(folder)):
+        return _manifest(Path(folder))[0]
+
+
+def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """Read a manifest, and hash it."""
+    path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        manifest = json.loads(text)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"no {path}; prepare the data set first, with `fedx data NAME` or `dvc repro`"
@@ -402,7 +411,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format {found!r}, this version reads {FORMAT}; prepare the set again with "
             "dvc repro --force"
         )
-    return dict(manifest)
+    return dict(manifest), hashlib.sha256(text).hexdigest()
 
 
 def verify(folder: Path) -> None:
@@ -413,14 +422,15 @@ def verify(folder: Path) -> None:
     """
     folder = Path(folder)
     changed = []
-    for name, wanted in read_manifest(folder).get("files", {}).items():
-        try:
-            with (folder / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError:
-            found = "missing"
-        if found != wanted:
-            changed.append(name)
+    with swaps.steady(folder):
+        for name, wanted in _manifest(folder)[0].get("files", {}).items():
+            try:
+                with (folder / name).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError:
+                found = "missing"
+            if found != wanted:
+                changed.append(name)
     if changed:
         raise DataError(
             f"{', '.join(changed)} in {folder} differ from what was written; prepare the set again "
@@ -430,8 +440,8 @@ def verify(folder: Path) -> None:
 
 def digest(folder: Path) -> str:
     """Name a set by the SHA-256 of its manifest, which holds that of every array."""
-    read_manifest(folder)
-    return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
+    with swaps.steady(Path(folder)):
+        return _manifest(Path(folder))[1]
 
 
 def _description(values: Mapping[str, Any]) -> Description:

@@ -1,11 +1,20 @@
 """One process or thread at a time, among all of a machine that share a folder."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from fedx_core.errors import PlatformError, StoreError
+
+try:
+    import fcntl
+except ImportError as error:
+    raise PlatformError(
+        "this system has no file locks (fcntl), which FedX needs; it runs on Linux and macOS, and "
+        "on Windows inside WSL 2: install it there"
+    ) from error
 
 
 @contextmanager
@@ -19,10 +28,12 @@ def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
         path: of the lock file; made where it is missing, and left behind empty. Only who holds the
             lock may delete it.
         waiting: called once if somebody else holds it; what it raises ends the waiting.
+
+    Raises:
+        StoreError: the file can't be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("a") as file:
+        with _opened(path) as file:
             with suppress(OSError):
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,6 +44,44 @@ def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
             if _is_at(path, file):
                 yield  # closing the file lets go
                 return
+
+
+@contextmanager
+def shared(path: Path) -> Iterator[None]:
+    """Keep out who holds a file's lock alone; others may hold it with this one.
+
+    Args:
+        path: of the lock file. Where it is missing nobody has ever held it, and nothing is done.
+    """
+    try:
+        file = path.open("rb")
+    except OSError:
+        yield
+        return
+    with file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+def is_free(file: IO[bytes]) -> bool:
+    """Lock a file if nobody else has it, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        raise StoreError(
+            f"can't write {path}: {error.strerror or error}; see to the permissions of its folder, "
+            "or choose another"
+        ) from error
 
 
 def _once() -> None:

@@ -1,21 +1,24 @@
-"""Files that are being written beside their place, and those that a killed writer has left there.
+"""What is being written beside its place, and what a killed writer has left there.
 
-    .NAME.<32 digits>    locked by whoever writes it, until it has its name or is gone
+    .NAME.<32 digits>        a file, locked by whoever writes it, until it has its name or is gone
+    .NAME.<32 digits>.new    a folder, whose writer has locked the file without .new
 
 The kernel takes a dead writer's lock away. So what can be locked has no writer any more and may go,
 however old it is, and what a living one has under way stays, however long it takes. Where the file
 system has no locks, as some network mounts, nothing is ever taken for left behind.
 """
 
-import fcntl
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from fedx_core import locks
 
 _NAME = re.compile(r"\..+\.[0-9a-f]{32}")
 
@@ -66,6 +69,28 @@ def beside(path: Path, mode: int = 0o666) -> Iterator[Beside]:
             under_way.file.close()
 
 
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Make a new folder beside a path, to be moved there; what is left of it goes.
+
+    What killed writers have left of such folders of the same path goes first.
+
+    Raises:
+        OSError: the folder can't be made.
+    """
+    for left in path.parent.glob(f".{path.name}.*.new"):
+        lock = left.with_suffix("")
+        if _NAME.fullmatch(lock.name) and (not lock.exists() or _is_swept(lock)):
+            shutil.rmtree(left, ignore_errors=True)
+    with beside(path) as writer:
+        folder = writer.path.with_name(f"{writer.path.name}.new")
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep(folder: Path) -> int:
     """Delete what killed writers have left below a folder; count it.
 
@@ -82,8 +107,7 @@ def _begun(path: Path, mode: int) -> Beside:
     while True:
         name = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         file = os.fdopen(os.open(name, flags, mode), "wb")
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        locks.is_free(file)  # nobody else knows it yet
         if name.exists():
             return Beside(name, file)
         file.close()  # somebody has swept between the two steps
@@ -92,8 +116,9 @@ def _begun(path: Path, mode: int) -> Beside:
 def _is_swept(path: Path) -> bool:
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not locks.is_free(file):
+                return False
             path.unlink()
-    except OSError:  # locked, or gone, or not ours to delete
+    except OSError:  # gone, or not ours to delete
         return False
     return True

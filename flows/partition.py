@@ -41,7 +41,6 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     """
     prepared_folder, folder = root / name / "prepared", root / name / "shards"
     prepared = examples.read(prepared_folder)
-    digest = examples.digest(prepared_folder)
     plugin = experiment.datasets[name].partition
     rule: base.Partition = plugin.build("partition")
     known = [Known(prepared.parts[part].labels, prepared.parts[part].groups) for part in PARTS]
@@ -63,7 +62,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     settings = {
         "partition": config.as_plain(plugin),
         "seed": experiment.seed,
-        "prepared": digest,
+        "prepared": prepared.digest,
     }
     classes = len(prepared.description.class_names)
     clients = []

@@ -59,7 +59,7 @@ def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
             {
                 "reference": config.as_plain(settings),
                 "seed": experiment.seed,
-                "prepared": examples.digest(prepared_folder),
+                "prepared": prepared.digest,
                 "images_of_each_class": dict(zip(class_names, counts.tolist(), strict=True)),
             },
         )

@@ -7,7 +7,6 @@ hashes, and what it answers is small and plain.
 """
 
 import math
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from fedx_core import cores
 from fedx_core.client import Place
 from fedx_core.errors import ConfigError
 from fedx_core.frozen_json import parse, plain
@@ -38,7 +38,7 @@ TASKS: dict[Pool, int] = {"threads": 100, "processes": 20, "dask": 20}
 
 def default_workers() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores.allowed()
 
 
 def choose(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import strata
+from fedx_core import cores, strata
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.examples import Description, Image, Stream
 from fedx_core.seeding import derive
@@ -28,7 +28,10 @@ SHARES = (0.6, 0.2, 0.2)
 """Of the splits, where a data set has none of its own."""
 
 _BLOCK = 32
-"""Images that a thread reads in one go."""
+"""Images that a thread reads in one go, at most."""
+
+_BYTES = 256 << 20
+"""Images that were read and wait, at most; four of them where one is larger."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -157,18 +160,28 @@ def no_groups(count: int) -> NDArray[np.int16]:
 
 
 def decoded(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """Read images on all cores, in order, with a bounded number waiting."""
-    cores = os.cpu_count() or 1
-    waiting: deque[Future[list[Result]]] = deque()
+    """Read images on all cores that this process may use, in order.
+
+    Those that wait to be taken are bounded in number and, by the first one's size, in bytes.
+    """
+    if not len(items):
+        return
     # Rasterio's; patches without a position on the map are as good as any. For good: filters belong
     # to all threads, and putting them back while others read, or after whoever takes the images has
     # set some, would undo theirs.
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
-    with ThreadPoolExecutor(cores) as pool:
-        for start in range(0, len(items), _BLOCK):
-            waiting.append(pool.submit(_all, read, items[start : start + _BLOCK]))
+    first = read(items[0])
+    yield first
+    # Twice as many blocks as threads wait or are read, one is being taken, one follows.
+    most = max(_BYTES // max(getattr(first, "nbytes", 1), 1), 1)
+    threads = max(min(cores.allowed(), most // 4), 1)
+    block = max(min(_BLOCK, most // (2 * threads + 2)), 1)
+    waiting: deque[Future[list[Result]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(1, len(items), block):
+            waiting.append(pool.submit(_all, read, items[start : start + block]))
             # The others are read while these are written.
-            if len(waiting) > 2 * cores:
+            if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()

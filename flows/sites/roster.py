@@ -43,11 +43,12 @@ def write(experiment: ExperimentConfig, name: str, root: Path, registry: Registr
             f"nobody is admitted in {registry.folder}; `fedx site admit` takes the file that a "
             "site's people made with `fedx site enroll`"
         )
+    known = examples.read(prepared, "test")
     settings = {
         "partition": config.as_plain(experiment.datasets[name].partition),
-        "prepared": examples.digest(prepared),
+        "prepared": known.digest,
     }
-    classes = examples.read(prepared, "test").description.class_names
+    classes = known.description.class_names
     with examples.replacing(folder) as beside:
         examples.write_manifest(
             beside, {"class_names": classes, "clients": clients, "settings": settings}

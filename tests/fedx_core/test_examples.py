@@ -143,13 +143,14 @@ def test_a_set_is_replaced_as_a_whole(tmp_path: Path) -> None:
     examples.write(tmp_path / "set", description(), {"train": tiny(5), "test": tiny(2)}, {})
     examples.write(tmp_path / "set", description(), {"train": tiny(3)}, {})
     assert set(examples.read(tmp_path / "set").parts) == {"train"}
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
     assert len(list((tmp_path / "set").iterdir())) == 4
 
 
 def test_what_a_killed_attempt_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / ".set.new").mkdir()
-    (tmp_path / ".set.new" / "train.images.npy").write_bytes(b"half")
+    left = tmp_path / f".set.{'0' * 32}.new"
+    left.mkdir()
+    (left / "train.images.npy").write_bytes(b"half")
     examples.write(tmp_path / "set", description(), {"train": tiny()}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
     examples.verify(tmp_path / "set")

@@ -1,0 +1,148 @@
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedx_core import examples, swaps
+from fedx_core.errors import StoreError
+from fedx_core.examples import Description, Stream
+
+KNOWN = Description(
+    name="t",
+    bands=("a",),
+    class_names=tuple("abcdefghij"),
+    label_kind="single",
+    image_size=4,
+    scale=255.0,
+)
+
+
+def write(folder: Path, value: int, between: threading.Barrier | None = None) -> None:
+    """Write a set of ten images that all have one value, which is their label, too."""
+
+    def images() -> Iterator[np.ndarray]:
+        for number in range(10):
+            if between is not None and number == 5:
+                between.wait(60)
+            yield np.full((1, 4, 4), value, np.uint8)
+
+    stream = Stream(images(), np.full(10, value), np.zeros(10, np.int16))
+    examples.write(folder, KNOWN, {"train": stream}, {"value": value})
+
+
+def is_whole(found: examples.Prepared) -> bool:
+    part, value = found.parts["train"], found.manifest["settings"]["value"]
+    return bool((part.images == value).all() and (part.labels == value).all())
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_that_prepare_one_set_at_once_both_end_well(tmp_path: Path, there: bool) -> None:
+    if there:
+        write(tmp_path / "set", 9)
+    both = threading.Barrier(2)  # each is half-way when the other is
+    threads = [
+        threading.Thread(target=write, args=(tmp_path / "set", value, both)) for value in (1, 2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    examples.verify(tmp_path / "set")
+    found = examples.read(tmp_path / "set")
+    assert is_whole(found)
+    assert found.manifest["settings"]["value"] in (1, 2)
+    assert hidden(tmp_path) == [".set.lock"]
+
+
+@pytest.mark.parametrize("inner", ["", "north"])
+def test_who_reads_while_a_set_or_all_shards_are_replaced_sees_one_of_them_whole(
+    tmp_path: Path, inner: str
+) -> None:
+    def replace(value: int) -> None:
+        with examples.replacing(tmp_path / "shards") as beside:
+            if inner:
+                write(beside / inner, value)
+                examples.write_manifest(beside, {})
+            else:
+                write(beside / "set", value)
+                for path in (beside / "set").iterdir():
+                    path.rename(beside / path.name)
+                (beside / "set").rmdir()
+
+    replace(0)
+    over = threading.Event()
+    seen: list[bool] = []
+
+    def look() -> None:
+        while not over.is_set():
+            examples.verify(tmp_path / "shards" / inner)
+            seen.append(is_whole(examples.read(tmp_path / "shards" / inner)))
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for value in range(60):
+        replace(value % 10)
+    over.set()
+    for reader in readers:
+        reader.join()
+    assert len(seen) > 3
+    assert all(seen)
+    assert hidden(tmp_path / "shards") == []
+    assert hidden(tmp_path) == [".shards.lock"]
+
+
+def test_what_was_there_is_found_again_after_a_kill_between_two_moves(tmp_path: Path) -> None:
+    write(tmp_path / "set", 1)
+    (tmp_path / "set").rename(tmp_path / ".set.old")
+    assert is_whole(examples.read(tmp_path / "set"))
+    (tmp_path / "set").rename(tmp_path / ".set.old")
+    write(tmp_path / "set", 2)
+    shutil.copytree(tmp_path / "set", tmp_path / ".set.old", dirs_exist_ok=True)  # after both
+    write(tmp_path / "set", 3)
+    assert examples.read(tmp_path / "set").manifest["settings"]["value"] == 3
+    assert hidden(tmp_path) == [".set.lock"]
+
+
+def test_what_can_not_be_moved_into_place_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "set", 1)
+    rename, moves = Path.rename, []
+
+    def failing(self: Path, target: Path) -> Path:
+        moves.append(self)
+        if len(moves) == 3:  # the second of the swap's own
+            raise OSError(5, "made to fail")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StoreError, match="made to fail"):
+        write(tmp_path / "set", 2)
+    assert examples.read(tmp_path / "set").manifest["settings"]["value"] == 1
+    assert hidden(tmp_path) == [".set.lock"]
+
+
+def test_leftovers_of_killed_writers_go_and_a_living_one_keeps_its_folder(tmp_path: Path) -> None:
+    for name in ("0" * 32, "1" * 32):
+        (tmp_path / f".set.{name}.new").mkdir()
+    (tmp_path / f".set.{'1' * 32}").touch()  # its lock is nobody's
+    with examples.replacing(tmp_path / "set") as living:
+        write(tmp_path / "set", 1)
+        assert [path.name for path in tmp_path.glob("*.new")] == [living.name]
+        examples.write_manifest(living, {})
+    assert hidden(tmp_path) == [".set.lock"]
+
+
+def test_a_set_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    write(tmp_path / "set", 1)
+    assert hidden(tmp_path) == []
+    with swaps.steady(tmp_path / "set"):
+        assert hidden(tmp_path) == []
