@@ -31,6 +31,7 @@ from fedx_core.start import (
     begin,
     branch_of,
     check_beginning,
+    check_same_data,
     load,
     open_server,
     settings_of,
@@ -79,6 +80,7 @@ def federate(
     allocator.keep_freed_memory()
     data = load(setting, settings)
     if resume:
+        check_same_data(journal, settings.dataset, data)
         branch = branch_of(journal)
     if commits:
         forget(journal, setting.place, commits, settings.federation.keep_states)
@@ -93,6 +95,7 @@ def federate(
                     name=setting.run,
                     config=config.as_plain(settings),
                     branched_from=origin,
+                    data=data.content,
                 )
             )
         commits = [begin(beginning, settings, setting, runtime, journal, data)]

@@ -55,6 +55,8 @@ class Run:
         name: of the run.
         config: effective settings, plain.
         branched_from: ``RUN@ROUND`` whose rounds this run shares, or empty.
+        data: content of its data by part, see :mod:`fedx_core.contents`; empty where an earlier
+            version began it.
     """
 
     protocol: int
@@ -62,6 +64,7 @@ class Run:
     name: str
     config: Any
     branched_from: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

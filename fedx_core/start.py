@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import checkpoint, config, examples, seeding, selection, strict_json
+from fedx_core import checkpoint, config, contents, examples, seeding, selection, strict_json
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, DataError, QuorumError, ReferenceSetError, RunError
@@ -72,6 +72,7 @@ class Data:
         tuning: the rest of the validation split.
         test: the test split, for reporting only.
         clients: training examples by client, in order.
+        content: of all of it and of the clients' images, see :mod:`fedx_core.contents`.
     """
 
     description: Description
@@ -79,13 +80,15 @@ class Data:
     tuning: Examples
     test: Examples
     clients: Mapping[str, int]
+    content: Mapping[str, str]
 
 
 def load(setting: Setting, settings: ExperimentConfig) -> Data:
     """Open what the server sees of the data, and learn who its clients are.
 
     Raises:
-        DataError: something is missing, or was made with other settings.
+        DataError: something is missing, or was made with other settings or from another prepared
+            set.
     """
     return open_data(setting.data, Path(setting.place.shards), settings)
 
@@ -119,6 +122,13 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
                 f"{folder} was made with {block} {found!r}, the settings say {wanted!r}; "
                 f"make it again with `fedx data {settings.dataset}` or `dvc repro`"
             )
+    for part, manifest in (("shards", shards), ("reference", held_back.manifest)):
+        if manifest["settings"].get("prepared", prepared.digest) != prepared.digest:
+            raise DataError(
+                f"the {part} of {folder} are not of its prepared set, which was made anew "
+                f"since; make them again with `fedx data {settings.dataset}` or `dvc repro` (at "
+                f"sites: `fedx site roster {settings.dataset}`)"
+            )
     sizes = {client["name"]: int(client["sizes"]["train"]) for client in shards["clients"]}
     return Data(
         description=prepared.description,
@@ -126,7 +136,23 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
         tuning=held_back.parts["tuning"],
         test=prepared.parts["test"],
         clients=sizes,
+        content=contents.of_data(folder, shards_folder),
     )
+
+
+def check_same_data(journal: Journal, dataset: str, data: Data) -> None:
+    """Refuse to go on with other data than those with which a run began.
+
+    Args:
+        journal: of that run.
+        dataset: key of the data set.
+        data: as it is now.
+
+    Raises:
+        DataError: images or labels have changed since.
+    """
+    if (found := journal.run()) is not None:
+        contents.check_same(found.data, data.content, found.name, dataset)
 
 
 def settings_of(journal: Journal, run: str, asked: ExperimentConfig) -> ExperimentConfig:
@@ -180,6 +206,7 @@ def check(settings: ExperimentConfig, data: Data, branch: Branch | None = None) 
     pick_device(settings.training.device)
     if branch is not None:
         _shared_pixels(settings, branch)
+        check_same_data(Journal(open_store(branch.store)), settings.dataset, data)
     elif settings.training.normalisation == "published":
         pixels_of(settings, data.description, None)
     plan = plan_of(settings, data.description, _neutral(data.description))

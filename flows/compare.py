@@ -122,6 +122,11 @@ def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:
         found.append(
             f"not the same test images: {'; '.join(groups)}. Their scores can't be compared"
         )
+    elif len(tests := _test_images(records)) > 1:
+        found.append(
+            f"the data were prepared anew in between, not the same test images: "
+            f"{'; '.join(', '.join(names) for names in tests)}. Their scores can't be compared"
+        )
     personal = [
         record.name
         for record in records
@@ -142,6 +147,15 @@ def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:
     if unfinished:
         found.append(f"{', '.join(unfinished)}: not finished")
     return found
+
+
+def _test_images(records: Sequence[Record]) -> list[list[str]]:
+    """Group runs by their test images, those left out that do not say which."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if content := (record.notes.get("content") or {}).get("test"):
+            groups[content].append(record.name)
+    return list(groups.values())
 
 
 def _row(record: Record, metric: str, targets: Sequence[float], budget: float | None) -> Row:

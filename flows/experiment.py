@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import fedx_core
-from fedx_core import config, start, unfinished
+from fedx_core import config, contents, start, unfinished
 from fedx_core.client import Place
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError
 from fedx_core.federation import federate, history
+from fedx_core.journal import Journal
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
 from flows import preset, provenance, results, run_folder
@@ -100,10 +101,18 @@ def settle(request: Request) -> Order:
     return _resumed(request) if request.resume else _new(request)
 
 
-def _check(settings: ExperimentConfig, data_root: Path, branch: Branch | None = None) -> None:
+def _check(
+    settings: ExperimentConfig,
+    data_root: Path,
+    branch: Branch | None = None,
+    begun: Journal | None = None,
+) -> None:
     """Refuse all that can be refused before a server starts or anything is written."""
     folder = data_root / settings.dataset
-    start.check(settings, start.open_data(folder, folder / "shards", settings), branch)
+    data = start.open_data(folder, folder / "shards", settings)
+    if begun is not None:
+        start.check_same_data(begun, settings.dataset, data)
+    start.check(settings, data, branch)
 
 
 def carry_out(
@@ -266,7 +275,7 @@ def _resumed(request: Request) -> Order:
         else config.parse(config.override(begun.config, asked))
     )
     data_root = Path(request.data_root or notes.get("data_root") or "data")
-    _check(settings, data_root)
+    _check(settings, data_root, begun=Journal(open_store(store)))
     setting = _setting(folder, store, data_root, settings)
     return Order(settings=settings, setting=setting, folder=folder, resume=True, branch=None)
 
@@ -330,6 +339,7 @@ def _introduce(order: Order, prefect_run: str) -> None:
         "store": order.setting.place.store,
         "data_root": str(order.setting.data.parent),
         "data": provenance.of_data(order.setting.data),
+        "content": contents.of_server(data),
         **({"sweep": order.sweep} if order.sweep else {}),
         **(
             {"branched_from": f"{order.branch.store}@{order.branch.round_index}"}

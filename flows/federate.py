@@ -2,7 +2,7 @@
 
 python -m flows.federate [--params params.yaml] [--data-root data] [--run-root runs] [--out DIR]
 
-A run of its own, ``runs/experiment-<digest>``, named after its settings and the code: what was
+A run of its own, ``runs/experiment-<digest>``, named after its settings, data and code: what was
 stopped goes on when the stage is repeated, and variants of ``dvc exp run`` keep out of each other's
 way. What DVC versions is a copy of what the run left, without its checkpoints.
 """
@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from fedx_core import config
+from fedx_core import config, contents
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError
 from fedx_core.frozen_json import canonical
@@ -24,16 +24,21 @@ from flows.experiment import Request, git_commit
 from flows.run_folder import RunFolder
 
 
-def name_of(settings: ExperimentConfig) -> str:
-    """Name the run of some settings and this code.
+def name_of(settings: ExperimentConfig, data: Path) -> str:
+    """Name the run of some settings, these data and this code.
 
     Args:
         settings: of the experiment; data sets that it does not use change nothing.
+        data: folder of the one that it uses.
+
+    Raises:
+        DataError: it was not prepared.
     """
     plain = config.as_plain(settings)
     plain["datasets"] = plain["datasets"][settings.dataset]
     del plain["prepare"]
-    digest = hashlib.sha256(canonical([plain, git_commit()])).hexdigest()
+    content = contents.of_data(data, data / "shards")
+    digest = hashlib.sha256(canonical([plain, git_commit(), content])).hexdigest()
     return f"experiment-{digest[:10]}"
 
 
@@ -54,9 +59,10 @@ def federate(params: Path, data_root: Path, run_root: Path, out: Path) -> Path:
     """
     from flows.commands.run import start
 
-    folder = RunFolder(run_root / name_of(config.load(params)))
+    settings = config.load(params)
+    folder = RunFolder(run_root / name_of(settings, data_root / settings.dataset))
     if (folder.results / "summary.json").exists():
-        # DVC keeps what that run left; it asks again because data or code have changed since.
+        # DVC keeps what that run left; it asks again because code has changed since.
         shutil.rmtree(folder.path)
     begun = Journal(open_store(run_folder.store_of(None, folder))).run() is not None
     request = Request(

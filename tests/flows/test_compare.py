@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,13 @@ def test_what_can_not_be_compared_is_said() -> None:
     other = record("other", BASE.reports, datasets__synthetic__source__test=50)
     [line] = compare.warnings([BASE, PRUNED, other])
     assert "not the same test images: base, pruned on synthetic; other on synthetic" in line
+    then, now = (
+        replace(record(name, BASE.reports), notes={"run": name, "content": {"test": content}})
+        for name, content in (("then", "a"), ("now", "b"))
+    )
+    assert compare.warnings([BASE, then, PRUNED]) == []  # older runs do not say
+    [line] = compare.warnings([BASE, then, now])
+    assert "prepared anew in between, not the same test images: then; now" in line
     personal = record("own", BASE.reports[:2], method__name="local_only")
     lines = compare.warnings([BASE, personal])
     assert "own: scored at the clients" in lines[0]
