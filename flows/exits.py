@@ -19,7 +19,7 @@ MEANINGS = {
     USAGE: "a command or option that does not exist, or a value it does not take",
     STOPPED: "the run stopped early: too few clients reported, or it was cancelled in Prefect; "
     "fedx resume goes on with it",
-    INTERRUPTED: "interrupted with Ctrl-C",
+    INTERRUPTED: "interrupted with Ctrl-C, or asked to end (SIGTERM, SIGHUP)",
 }
 # By the errors' own codes, since the classes would cost the import of what defines them.
 CODES = {"E_QUORUM": STOPPED, "E_STOPPED": STOPPED, "E_USAGE": USAGE}

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from types import FrameType
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -169,14 +167,23 @@ def start(
             "--clients-per-task is about tasks of Prefect; leave --no-engine out, or the option"
         )
     from flows.experiment import settle
+    from flows.stopping import stopping
 
     order = settle(request)
+
+    def said() -> str:
+        if not order.folder.about.exists():
+            return "stopping; nothing has begun"
+        return (
+            "stopping after the clients under way (once more stops at once); go on with: "
+            f"fedx resume {order.run}"
+        )
+
     try:
-        if engine:
-            _reach_prefect(quietly=as_json)
-        with _interruptible(order.run):
+        with stopping(said):
             show: Show = "json" if as_json else "terminal"
             if engine:
+                _reach_prefect(quietly=as_json)
                 how = {"run_at": run_at, "workers": workers, "clients_per_task": clients_per_task}
                 found = _on_prefect(order, request, track, show, how)
             else:
@@ -237,7 +244,11 @@ def _on_prefect(
 
 
 def _reach_prefect(*, quietly: bool) -> None:
-    """Find Prefect's server or start one, which Ctrl-C must not stop before it heard the end."""
+    """Find Prefect's server or start one.
+
+    Ctrl-C and a closed terminal reach all processes of a terminal, and must not stop the server
+    before it has heard the end.
+    """
     # Prefect's own lines would run through ours; its pages have them all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -250,7 +261,8 @@ def _reach_prefect(*, quietly: bool) -> None:
     own_server.protect()
     url = PREFECT_API_URL.value()
     starting = "starting a Prefect server for this run (PREFECT_API_URL names a running one)"
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    spared = {signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, spared)
     try:
         with (
             nullcontext() if url or quietly else progress.waiting(starting),
@@ -260,36 +272,9 @@ def _reach_prefect(*, quietly: bool) -> None:
     except RuntimeError as error:
         trouble = error
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, spared)
     if trouble is not None:
         raise RunError(
             f"the Prefect server at {url or 'this machine'} does not answer ({trouble}); start it "
             "with `make up`, unset PREFECT_API_URL, or run with --no-engine"
         )
-
-
-@contextmanager
-def _interruptible(run: str) -> Iterator[None]:
-    """Stop at Ctrl-C, and say how to go on; a second one does not wait for clients."""
-    presses = 0
-
-    def pressed(number: int, frame: FrameType | None) -> None:
-        nonlocal presses
-        presses += 1
-        if presses > 1:
-            os._exit(130)
-        print(
-            f"\nstopping after the clients under way (Ctrl-C again stops at once); go on with: "
-            f"fedx resume {run}",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, pressed)
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,18 +1,16 @@
 """``fedx sweep``: many runs from one grid; what came of them is shown over seeds."""
 
 import json
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store, TrackWith
-from flows.exits import FAILED, INTERRUPTED
+from flows.exits import FAILED
+from flows.stopping import stopping
 
 if TYPE_CHECKING:
     from flows.grid import Grid
@@ -76,7 +74,8 @@ def carried_out(
     """
     from flows import sweep as sweeping
 
-    with _stopping(launch):
+    told = "stopping after the clients under way; start the sweep again to go on"
+    with stopping(lambda: told, launch.stop):
         ends = sweeping.carry_out(found, launch, jobs, _teller(len(found)))
     failed = sum(outcome.ending == "failed" for outcome in ends)
     if failed:
@@ -127,25 +126,3 @@ def _teller(total: int) -> Any:
         print(f"{ended}/{total} {outcome.run} {outcome.ending}{said}", file=sys.stderr, flush=True)
 
     return tell
-
-
-@contextmanager
-def _stopping(launch: Any) -> Iterator[None]:
-    """At Ctrl-C, or a request to end, stop the runs after their clients and leave."""
-
-    def asked(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, asked)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(
-            "\nstopping after the clients under way; start the sweep again to go on",
-            file=sys.stderr,
-            flush=True,
-        )
-        launch.stop()
-        sys.exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, before)
