@@ -1,37 +1,50 @@
-"""What a client says of its work, checked before anything is fetched or counted."""
+"""What a client says and sends, checked value by value before anything counts.
 
-import math
+Where a single value may lie is said where it is declared (:mod:`fedx_core.domains`); how an update
+stands beside the others of its round is judged once all are there (:mod:`fedx_core.outliers`).
+"""
+
 import re
+from collections.abc import Mapping
 
-from fedx_core import state
+from fedx_core import domains, state
+from fedx_core.domains import Domain
 from fedx_core.errors import (
+    DomainError,
     ExamplesError,
     IdentifierError,
-    NonFiniteError,
     NormError,
     PayloadError,
     StaleError,
 )
-from fedx_core.messages import ClientJob, ClientReport, Ref, Update
+from fedx_core.messages import ClientJob, ClientReport, Ref, Schema, Update
+from fedx_core.state import Payload
 
 MOST_METRICS = 64
 _METRIC = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESERVED = ("examples", "seconds")
 
 
-def check(report: ClientReport, job: ClientJob, most_examples: int | None) -> None:
+def check(
+    report: ClientReport,
+    job: ClientJob,
+    most_examples: int | None,
+    numbers: Mapping[str, Domain],
+) -> None:
     """Check a report against its job; what it refers to is not looked at.
 
     Args:
         report: as it came.
         job: that it should answer.
-        most_examples: training images that the client has; None where nobody knows.
+        most_examples: images that the client has for this; None where nobody knows.
+        numbers: what those that it reports may be, by name.
 
     Raises:
         StaleError: it answers another job.
         IdentifierError: it refers to what is not this job's, or names its numbers oddly.
         ExamplesError: more examples than the client has, or fewer than its work needs.
         NonFiniteError: NaN or infinity among its numbers.
+        DomainError: a number lies where none can lie, or is none that this job's reports hold.
         PayloadError: its numbers are too many, or lists.
     """
     found = (report.client, report.attempt, report.purpose, report.variant)
@@ -41,7 +54,24 @@ def check(report: ClientReport, job: ClientJob, most_examples: int | None) -> No
     for ref, key in ((report.uplink, job.uplink_key), (report.memory, memory)):
         _check_key(ref, key, job.client)
     _check_examples(report, most_examples)
-    _check_numbers(report)
+    _check_numbers(report, numbers)
+
+
+def check_payload(payload: Payload, schema: Schema, client: str) -> None:
+    """Check every value of a decoded payload against its entry's domain.
+
+    Raises:
+        NonFiniteError: NaN or infinity.
+        DomainError: a value lies where none can lie, or its entry does not say where it may.
+    """
+    state.require_finite(payload, client)
+    for entry in schema.entries:
+        if entry.domain is None:
+            raise DomainError(
+                f"nobody has said what {entry.name!r} may be, so {client}'s is refused; name a "
+                "domain where the method's schema makes the entry"
+            )
+        entry.domain.check_tensor(payload[entry.name], f"{entry.name!r} of {client}")
 
 
 def check_norm(update: Update, most: float) -> None:
@@ -73,23 +103,27 @@ def _check_examples(report: ClientReport, most: int | None) -> None:
     least = 0 if report.purpose == "evaluate" and not report.metrics else 1
     if report.examples < least:
         raise ExamplesError(f"{report.client} reports {report.examples} examples, wanted {least}")
-    if most is not None and report.purpose == "train" and report.examples > most:
+    if most is not None and report.examples > most:
         raise ExamplesError(
             f"{report.client} reports {report.examples} examples and has {most}; examples are the "
-            "weight of its update"
+            "weight of what it sends"
         )
 
 
-def _check_numbers(report: ClientReport) -> None:
+def _check_numbers(report: ClientReport, numbers: Mapping[str, Domain]) -> None:
     if len(report.metrics) > MOST_METRICS:
         raise PayloadError(
             f"{report.client} reports {len(report.metrics)} numbers, wanted {MOST_METRICS} at most"
         )
-    for name, value in (*report.metrics.items(), ("seconds taken", report.seconds)):
-        if isinstance(value, list):
-            raise PayloadError(f"{report.client} reports a list as {name[:60]!r}, wanted a number")
-        if not math.isfinite(value):
-            raise NonFiniteError(f"{report.client} reports {value} as {name[:60]!r}")
-    for name in report.metrics:
+    for name, value in report.metrics.items():
         if not _METRIC.fullmatch(name) or name in _RESERVED:
             raise IdentifierError(f"{report.client} reports a number under the name {name[:60]!r}")
+        if isinstance(value, list):
+            raise PayloadError(f"{report.client} reports a list as {name!r}, wanted a number")
+        if name not in numbers:
+            raise DomainError(
+                f"{report.client} reports {name!r}, and nobody has said what that may be; methods "
+                "declare the numbers of their clients in `says`"
+            )
+        numbers[name].check_number(value, f"{name!r} of {report.client}")
+    domains.SECONDS.check_number(report.seconds, f"seconds taken of {report.client}")

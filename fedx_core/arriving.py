@@ -9,12 +9,12 @@ import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from fedx_core import rounds
+from fedx_core import outliers, quorum, rounds
 from fedx_core.client import Place
-from fedx_core.errors import QuorumError
+from fedx_core.errors import FedXError, QuorumError
 from fedx_core.journal import Closed
-from fedx_core.masks import Mask
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport, Update
+from fedx_core.messages import ClientFailure, ClientJob, ClientReport, ServerState, Update
+from fedx_core.outliers import Measured
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
 from fedx_core.sites import audit
@@ -29,20 +29,22 @@ class Cohort:
         runtime: who carries the jobs.
         place: where clients find things.
         jobs: one for each client, in cohort order.
-        mask: that payloads follow.
+        before: state that clients are sent.
     """
 
     server: Server
     runtime: Runtime
     place: Place
     jobs: Sequence[ClientJob]
-    mask: Mask | None
+    before: ServerState
     reports: dict[str, ClientReport] = field(default_factory=dict, init=False)
     """By client: those that may be believed."""
     failures: dict[str, ClientFailure] = field(default_factory=dict, init=False)
     """By client that does not count so far: its last."""
     refused: dict[str, int] = field(default_factory=dict, init=False)
     """By client: bytes of updates that were stored and refused, over all attempts."""
+    measured: dict[str, Measured] = field(default_factory=dict, init=False)
+    """By client that counts so far: how far its update goes."""
 
     def run(self) -> Iterator[Update | None]:
         """Try every client, the lost ones again, and yield what comes, in the order it comes.
@@ -59,15 +61,17 @@ class Cohort:
                 job = outstanding[outcome.client]
                 update = None
                 if isinstance(outcome, ClientReport):
-                    outcome, update = rounds.accept(self.server, job, outcome, self.mask)
+                    outcome, update = rounds.accept(self.server, job, outcome, self.before)
                 if isinstance(outcome, ClientReport):
                     self.reports[job.client] = outcome
                     self.failures.pop(job.client, None)
+                    if update is not None:
+                        bench = self.server.bench
+                        self.measured[job.client] = outliers.measure(
+                            bench.method, self.before, update, bench.info
+                        )
                 else:
-                    self.failures[job.client] = outcome
-                    audit.uncounted(self.server.audit, job, outcome)
-                    if outcome.sent:
-                        self.refused[job.client] = self.refused.get(job.client, 0) + outcome.sent
+                    self._lose(job, outcome)
                     if self._may_try_again(outcome):
                         again[job.client] = rounds.next_attempt(job)
                 yield update
@@ -75,6 +79,21 @@ class Cohort:
             outstanding = {
                 job.client: again[job.client] for job in self.jobs if job.client in again
             }
+
+    def refuse(self, client: str, error: FedXError) -> None:
+        """Let a client that counted so far count no more."""
+        report = self.reports.pop(client)
+        job = next(job for job in self.jobs if job.client == client)
+        for _ in range(report.attempt):
+            job = rounds.next_attempt(job)
+        del self.measured[client]
+        self._lose(job, rounds.refusal(job, report, error))
+
+    def _lose(self, job: ClientJob, failure: ClientFailure) -> None:
+        self.failures[job.client] = failure
+        audit.uncounted(self.server.audit, job, failure)
+        if failure.sent:
+            self.refused[job.client] = self.refused.get(job.client, 0) + failure.sent
 
     def is_done(self, client: str) -> bool:
         """Tell whether a client counts, or is lost for good."""
@@ -95,7 +114,8 @@ class Cohort:
 
     @property
     def _needed(self) -> int:
-        return min(self.server.config.federation.min_reports or len(self.jobs), len(self.jobs))
+        refused = sum(failure.refused for failure in self.failures.values())
+        return quorum.needed(self.server.config.federation.min_reports, len(self.jobs), refused)
 
     def closed(self) -> Closed:
         """Fix who counts, once all have been tried.
@@ -189,6 +209,6 @@ class Arriving:
     def _stored(self, reports: tuple[ClientReport, ...]) -> Iterator[Update]:
         return iter(
             rounds.StoredUpdates(
-                server=self._cohort.server, reports=reports, mask=self._cohort.mask
+                server=self._cohort.server, reports=reports, before=self._cohort.before
             )
         )

@@ -19,7 +19,17 @@ import numpy as np
 import torch
 
 import fedx_core
-from fedx_core import allocator, checkpoint, evaluation, examples, masks, state, strict_json
+from fedx_core import (
+    acceptance,
+    allocator,
+    checkpoint,
+    domains,
+    evaluation,
+    examples,
+    masks,
+    state,
+    strict_json,
+)
 from fedx_core.codec import base as framing
 from fedx_core.errors import (
     AlreadyExistsError,
@@ -194,9 +204,9 @@ def statistics_schema(bands: int) -> Schema:
     """Say what a client sends for federated normalisation: a count and two sums a band."""
     return Schema(
         (
-            Entry("pixels/count", "torch.float64", (1,)),
-            Entry("pixels/total", "torch.float64", (bands,)),
-            Entry("pixels/total_of_squares", "torch.float64", (bands,)),
+            Entry("pixels/count", "torch.float64", (1,), domain=domains.COUNT),
+            Entry("pixels/total", "torch.float64", (bands,), domain=domains.POSITIVE),
+            Entry("pixels/total_of_squares", "torch.float64", (bands,), domain=domains.POSITIVE),
         )
     )
 
@@ -339,7 +349,7 @@ def moments_of(store: Store, report: ClientReport, bands: int) -> Moments:
     schema = statistics_schema(bands)
     framing.require_length(report.uplink, schema)
     payload = framing.decode(store.get(report.uplink), schema, "dense")
-    state.require_finite(payload, report.client)
+    acceptance.check_payload(payload, schema, report.client)
     return Moments(
         int(payload["pixels/count"]),
         payload["pixels/total"].numpy(),

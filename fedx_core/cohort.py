@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 
-from fedx_core import rounds
+from fedx_core import rounds, soundness
 from fedx_core.arriving import Arriving, Cohort
 from fedx_core.client import Place
 from fedx_core.journal import Closed, Holding
@@ -13,9 +13,20 @@ from fedx_core.runtime import Runtime
 
 
 def gather(
-    server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], before: ServerState
-) -> tuple[Closed, ServerState]:
+    server: Server, runtime: Runtime, place: Place, jobs: Sequence[ClientJob], before: ServerState,
+    past: Sequence[Mapping[str, float]] = (),
+) -> tuple[Closed, ServerState]:  # fmt: skip
     """Run the cohort, try the lost again, and combine the updates while they come.
+
+    What they lead to is looked at before anybody counts; see :mod:`fedx_core.soundness`.
+
+    Args:
+        server: see :class:`fedx_core.rounds.Server`.
+        runtime: who carries the jobs.
+        place: where clients find things.
+        jobs: one for each client of the cohort.
+        before: state that clients are sent.
+        past: norms of the rounds before; see :mod:`fedx_core.outliers`.
 
     Returns:
         Who counts, and the state that their updates lead to.
@@ -23,10 +34,12 @@ def gather(
     Raises:
         QuorumError: fewer clients count than the round needs.
     """
-    updates = Arriving(Cohort(server, runtime, place, jobs, before.mask))
+    cohort = Cohort(server, runtime, place, jobs, before)
+    updates = Arriving(cohort)
     with closing(updates):
         combined = server.bench.method.aggregate(before, updates, server.bench.info)
-        return updates.closed(), combined
+        updates.closed()
+    return soundness.close(cohort, combined, past)
 
 
 def score_at_clients(
@@ -44,7 +57,7 @@ def score_at_clients(
     """
     clients = [client for client in server.clients if client != POOLED]
     jobs = rounds.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
-    cohort = Cohort(server, runtime, place, jobs, state.mask)
+    cohort = Cohort(server, runtime, place, jobs, state)
     for _ in cohort.run():
         pass
     reports = cohort.reports

@@ -163,7 +163,8 @@ class FederationConfig(Block):
     Args:
         rounds: rounds in all.
         participation: share of the clients in each round's cohort, in (0, 1].
-        min_reports: clients that must report for a round to count; 0 wants the whole cohort.
+        min_reports: clients that must report for a round to count; 0 wants the whole cohort, but
+            for clients whose answers were refused, as long as half of the cohort is left.
         attempts: how often a failed client is tried in one round.
         round_timeout: seconds until a client of a round counts as lost, all its tries together; 0
             waits for ever.
@@ -173,6 +174,9 @@ class FederationConfig(Block):
         selection: keep the best round's model and stop early; null does neither.
         max_update_norm: an update whose values, as they are sent, have a larger Euclidean norm is
             refused; 0 refuses none.
+        clip: a client's change is scaled down to so many times the median of the cohort's, 1 or
+            more, and refused from ten times that on; ``none`` does neither. Where nobody goes that
+            far, nothing changes.
     """
 
     rounds: int
@@ -185,6 +189,7 @@ class FederationConfig(Block):
     selection: SelectionConfig | None = None
     max_update_norm: float = 0.0
     grace: float = 0.0
+    clip: float | Literal["none"] = 10.0
 
     def __post_init__(self) -> None:
         for name in ("rounds", "attempts", "keep_states"):
@@ -193,6 +198,10 @@ class FederationConfig(Block):
         if not 0 < self.participation <= 1:
             raise ConfigError(
                 f"federation.participation must lie in (0, 1], got {self.participation}"
+            )
+        if self.clip != "none" and not self.clip >= 1:
+            raise ConfigError(
+                f"federation.clip must be 1 or more, or none to clip nothing, got {self.clip}"
             )
         for name in ("round_timeout", "max_update_norm", "grace"):
             if not getattr(self, name) >= 0:

@@ -11,6 +11,8 @@
     │   ├── SchemaError                      E_SCHEMA     names, shapes or dtypes other than agreed
     │   ├── NonFiniteError                   E_NONFINITE  NaN or infinity in an update
     │   ├── NormError                        E_NORM       an update larger than the settings allow
+    │   ├── OutlierError                     E_OUTLIER    an update far from all others
+    │   ├── DomainError                      E_DOMAIN     a value that can't be
     │   ├── TooBigError                      E_TOO_BIG    more bytes than agreed
     │   └── ExamplesError                    E_EXAMPLES   more examples than a site can have
     ├── StoreError (OSError)                 E_STORAGE    a store that can't be read or written
@@ -104,6 +106,18 @@ class NormError(PayloadError):
     """An update's norm is larger than the settings allow."""
 
     code = "E_NORM"
+
+
+class OutlierError(PayloadError):
+    """An update changes the model so much more than the others that it can't be meant."""
+
+    code = "E_OUTLIER"
+
+
+class DomainError(PayloadError):
+    """A value that a client sends lies where none can lie, or nobody has said where it may."""
+
+    code = "E_DOMAIN"
 
 
 class TooBigError(PayloadError):

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedx_core import domains
+from fedx_core.domains import Domain
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.pixels import Pixels
 
@@ -24,6 +26,11 @@ METRICS: Mapping[LabelKind, tuple[str, ...]] = {
     "multi": ("micro_map", "macro_map", "macro_f1", "loss"),
 }
 """What :func:`metrics` yields."""
+SCORES: Mapping[LabelKind, Mapping[str, Domain]] = {
+    kind: {name: domains.LOSS if name == "loss" else domains.SHARE for name in names}
+    for kind, names in METRICS.items()
+}
+"""What a client may report of its test part; any other number is refused."""
 LOWER_IS_BETTER = frozenset({"loss"})
 NO_LABEL = "since no image of the test part bears a label"
 """Why a score of several labels is left out."""
@@ -111,7 +118,7 @@ def _metrics(
         return {
             "overall_accuracy": float((predicted == targets).double().mean()),
             "macro_f1": _macro_f1(predicted, targets, classes),
-            "loss": float(nn.functional.cross_entropy(logits, targets)),
+            "loss": loss(logits, labels, label_kind),
         }
     from torchmetrics.functional import classification as tm
 
@@ -122,8 +129,16 @@ def _metrics(
         "micro_map": _micro_average_precision(probabilities, targets),
         "macro_map": _mean(_average_precision(probabilities, targets)),
         "macro_f1": float(f1[present].mean()) if present.any() else None,
-        "loss": float(nn.functional.binary_cross_entropy_with_logits(logits, targets.float())),
+        "loss": loss(logits, labels, label_kind),
     }
+
+
+def loss(logits: Tensor, labels: NDArray[np.integer], label_kind: LabelKind) -> float:
+    """Return the mean loss that training lowers; NaN where the logits are, or there are none."""
+    targets = torch.from_numpy(np.array(labels))
+    if label_kind == "single":
+        return float(nn.functional.cross_entropy(logits, targets.long()))
+    return float(nn.functional.binary_cross_entropy_with_logits(logits, targets.float()))
 
 
 def per_class(

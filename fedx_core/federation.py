@@ -209,7 +209,8 @@ def _round(
             _check_not_lost(server.journal, round_index)
             closed = None
         if closed is None:
-            closed, combined = gather(server, runtime, place, jobs, before)
+            norms = [commit.report.norms for commit in commits[1:]]
+            closed, combined = gather(server, runtime, place, jobs, before, norms)
             server.journal.close(closed, len(closings))
     with clock("aggregate"):
         aggregated = runtime.server_step(
@@ -261,6 +262,8 @@ def _round(
             for r in closed.reports
         },
         method_metrics=_own(closed),
+        norms=closed.norms,
+        remarks=closed.remarks,
     )
     past = [commit.report for commit in commits[1:]]
     return finish(server, runtime, place, before, aggregated, draft, new_holdings, past, clock)

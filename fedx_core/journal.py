@@ -95,12 +95,19 @@ class Closed:
         reports: that count.
         failures: of clients that don't, each its last.
         refused: bytes of updates that were stored and refused, over all attempts, by client.
+        norms: of this round, see :mod:`fedx_core.outliers`: the median change of the weights and of
+            the statistics, and how far the model was moved.
+        scales: by client whose change was too large: what is left of it, by part.
+        remarks: by client that counts: what was odd.
     """
 
     round_index: int
     reports: tuple[ClientReport, ...]
     failures: tuple[ClientFailure, ...]
     refused: Mapping[str, int] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fedx_core.domains import Domain
 from fedx_core.masks import Mask, kept_count, pack
 from fedx_core.state import Payload, StateDict
 
@@ -52,12 +53,15 @@ class Entry:
         shape: of the whole tensor.
         levels: largest absolute value of int16 that travel in as few bits as that needs; 0 for
             values that travel as they are.
+        domain: what its values may be; an uplink's entries all say it. It is no part of the digest,
+            since the receiver alone decides.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     levels: int = 0
+    domain: Domain | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,7 @@ class ClientFailure:
         reason: what went wrong, with the error's code.
         sent: bytes of an update that was stored and refused.
         late: it was given up; what it still stores is kept, and never counted.
+        refused: it answered, and the answer could not be taken.
     """
 
     client: str
@@ -207,6 +212,7 @@ class ClientFailure:
     reason: str
     sent: int = 0
     late: bool = False
+    refused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +266,8 @@ class RoundReport:
         stopped: why the run ended with this round before all were done; empty where it did not.
         method_metrics: the method's own numbers, see ``Method.measured``; and what its clients say
             besides their loss, averaged by examples.
+        norms: how far clients and server moved; see :class:`fedx_core.journal.Closed`.
+        remarks: by client that counts: what was odd, such as a change that was scaled down.
     """
 
     round_index: int
@@ -282,6 +290,8 @@ class RoundReport:
     best_round: int = 0
     stopped: str = ""
     method_metrics: Mapping[str, float] = field(default_factory=dict)
+    norms: Mapping[str, float] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def downlink_bytes(self) -> int:

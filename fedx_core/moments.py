@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core.errors import DataError
+from fedx_core.errors import DataError, DomainError
 from fedx_core.examples import Examples
 
 AT_ONCE = 1 << 22
@@ -46,6 +46,34 @@ def measure(examples: Examples, scale: float) -> Moments:
         total += pixels.sum(axis=(0, 2, 3))
         squares += np.square(pixels).sum(axis=(0, 2, 3))
     return Moments(size * height * width, total / scale, squares / scale**2)
+
+
+def check(moments: Moments, images: int, side: int, largest: float, client: str) -> None:
+    """Check that some images can have given these sums.
+
+    Args:
+        moments: of one client, finite and not negative.
+        images: that the client has.
+        side: of each, in pixels.
+        largest: that a pixel can be, in units of the description's scale.
+        client: whose they are.
+
+    Raises:
+        DomainError: none can.
+    """
+    if moments.count != images * side**2:
+        raise DomainError(
+            f"{client} counts {moments.count} pixels, wanted {images * side**2}: "
+            f"{images} images of {side} x {side}"
+        )
+    total, squares, slack = moments.total, moments.total_of_squares, 1 + 1e-9  # of rounding
+    if (total > moments.count * largest * slack).any() or (squares > total * largest * slack).any():
+        raise DomainError(
+            f"{client} sends sums of pixels larger than {largest:g}, the largest that its images "
+            "can hold"
+        )
+    if (total**2 > squares * moments.count * slack).any():  # Cauchy and Schwarz
+        raise DomainError(f"{client} sends sums of pixels whose variance is negative")
 
 
 def mean_and_std(moments: Moments) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,21 +15,21 @@ reads the same in one process, on a task runner and at separate sites.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedx_core import acceptance, checkpoint, evaluation, masks, seeding, state
+from fedx_core import acceptance, checkpoint, evaluation, masks, outliers, seeding, state
 from fedx_core.client import train
 from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, ObjectMissingError, PayloadError, StoreError
 from fedx_core.examples import Description, Examples
 from fedx_core.journal import Closed, Commit, Evidence, Holding, Journal, Opened
-from fedx_core.masks import Mask, Scores
+from fedx_core.masks import Scores
 from fedx_core.messages import (
     PROTOCOL,
     ClientFailure,
@@ -73,6 +73,7 @@ class Server:
         journal: in that store.
         description: of the data.
         clients: numbers of training examples by client.
+        tested: numbers of test examples by client.
         reference: the server's reference set.
         tuning: the rest of the validation split.
         test: the test split, for reporting only.
@@ -88,6 +89,7 @@ class Server:
     journal: Journal
     description: Description
     clients: Mapping[str, int]
+    tested: Mapping[str, int]
     reference: Examples
     tuning: Examples
     test: Examples
@@ -196,32 +198,48 @@ def next_attempt(job: ClientJob) -> ClientJob:
 
 
 def accept(
-    server: Server, job: ClientJob, report: ClientReport, mask: Mask | None
+    server: Server, job: ClientJob, report: ClientReport, before: ServerState
 ) -> tuple[ClientReport | ClientFailure, Update | None]:
-    """Believe a report only after its payload was fetched, decoded and found finite.
+    """Believe a report only after its payload was fetched, and each value found where it may lie.
+
+    Args:
+        server: see :class:`Server`.
+        job: that it answers.
+        report: as it came.
+        before: state that the client was sent.
 
     Returns:
         The report with its update, if it has one; or what is wrong with it.
     """
     update = None
     try:
-        most = server.clients.get(job.client, sum(server.clients.values()))
-        acceptance.check(report, job, most)
-        if report.purpose == "train":
-            update = _decode_update(server, report, mask)
-            state.require_finite(update.payload, report.client)
+        method, trains = server.bench.method, job.purpose == "train"
+        owned = server.clients if trains else server.tested
+        most = owned.get(job.client, sum(owned.values()))
+        scores = evaluation.SCORES[server.description.label_kind]
+        acceptance.check(report, job, most, method.says if trains else scores)
+        if trains:
+            update = _decode_update(server, report, before)
+            schema = server.bench.wire(before.mask, report.variant).up
+            acceptance.check_payload(update.payload, schema, report.client)
+            method.check_update(before, update, server.bench.info)
             acceptance.check_norm(update, server.config.federation.max_update_norm)
         return report, update
     except FedXError as error:
         if isinstance(error, StoreError) and not isinstance(error, ObjectMissingError):
             raise  # that the server can't reach its store is no fault of the client's
-        failure = ClientFailure(
-            client=job.client,
-            attempt=job.attempt,
-            reason=f"{error.code}: {error}",
-            sent=report.uplink.size if report.uplink else 0,
-        )
-        return failure, None
+        return refusal(job, report, error), None
+
+
+def refusal(job: ClientJob, report: ClientReport, error: FedXError) -> ClientFailure:
+    """Say why a report that came does not count."""
+    return ClientFailure(
+        client=job.client,
+        attempt=job.attempt,
+        reason=f"{error.code}: {error}",
+        sent=report.uplink.size if report.uplink else 0,
+        refused=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,18 +247,29 @@ class StoredUpdates:
     """A round's updates in cohort order; each is fetched and decoded when its turn comes.
 
     They are those that were accepted, by their hashes, so what was looked at then holds.
+
+    Args:
+        server: see :class:`Server`.
+        reports: of the updates.
+        before: state that their clients were sent.
+        scales: see :class:`fedx_core.journal.Closed`.
     """
 
     server: Server
     reports: tuple[ClientReport, ...]
-    mask: Mask | None
+    before: ServerState
+    scales: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.reports)
 
     def __iter__(self) -> Iterator[Update]:
+        bench = self.server.bench
         for report in self.reports:
-            yield _decode_update(self.server, report, self.mask)
+            update = _decode_update(self.server, report, self.before)
+            scales = self.scales.get(report.client, {})
+            yield outliers.shortened(bench.method, self.before, update, bench.info, scales)
+            del update
 
 
 def all_there(server: Server, closed: Closed) -> bool:
@@ -266,9 +295,16 @@ def aggregate(
         combined: what their updates lead to, where that was worked out as they came.
     """
     if combined is None:
-        updates = StoredUpdates(server=server, reports=closed.reports, mask=server_state.mask)
-        combined = server.bench.method.aggregate(server_state, updates, server.bench.info)
+        combined = combine(server, server_state, closed)
     return recalibrated(server, combined)
+
+
+def combine(server: Server, before: ServerState, closed: Closed) -> ServerState:
+    """Combine the updates that a closed round names, as it says."""
+    updates = StoredUpdates(
+        server=server, reports=closed.reports, before=before, scales=closed.scales
+    )
+    return server.bench.method.aggregate(before, updates, server.bench.info)
 
 
 def recalibrated(server: Server, server_state: ServerState) -> ServerState:
@@ -379,8 +415,8 @@ def _batch_size(server: Server) -> int:
     return server.config.training.eval_batch_size
 
 
-def _decode_update(server: Server, report: ClientReport, mask: Mask | None) -> Update:
-    schema = server.bench.wire(mask, report.variant).up
+def _decode_update(server: Server, report: ClientReport, before: ServerState) -> Update:
+    schema = server.bench.wire(before.mask, report.variant).up
     payload: StateDict = {}
     if schema.entries:
         if report.uplink is None:

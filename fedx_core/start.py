@@ -4,10 +4,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import checkpoint, config, contents, examples, seeding, selection, strict_json
+import numpy as np
+
+from fedx_core import (
+    acceptance,
+    checkpoint,
+    config,
+    contents,
+    examples,
+    quorum,
+    rounds,
+    seeding,
+    selection,
+    strict_json,
+)
+from fedx_core import (
+    moments as sums,
+)
 from fedx_core.client import Place, moments_of
 from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ConfigError, DataError, QuorumError, ReferenceSetError, RunError
+from fedx_core.errors import (
+    ConfigError,
+    DataError,
+    FedXError,
+    ObjectMissingError,
+    QuorumError,
+    ReferenceSetError,
+    RunError,
+    StoreError,
+)
 from fedx_core.examples import Description, Examples
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.journal import Commit, Journal
@@ -16,6 +41,7 @@ from fedx_core.messages import (
     PROTOCOL,
     ClientFailure,
     ClientJob,
+    ClientReport,
     Ref,
     RoundReport,
     ServerState,
@@ -27,7 +53,8 @@ from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan, Workbench, pixels_of, plan_of, set_up
 from fedx_core.rounds import Server
 from fedx_core.runtime import Runtime
-from fedx_core.store import open_store, put_by_hash
+from fedx_core.sites import audit
+from fedx_core.store import Store, open_store, put_by_hash
 from fedx_core.training import needs_pairs, pick_device
 
 
@@ -73,6 +100,7 @@ class Data:
         test: the test split, for reporting only.
         clients: training examples by client, in order.
         content: of all of it and of the clients' images, see :mod:`fedx_core.contents`.
+        tested: test examples by client.
     """
 
     description: Description
@@ -81,6 +109,7 @@ class Data:
     test: Examples
     clients: Mapping[str, int]
     content: Mapping[str, str]
+    tested: Mapping[str, int]
 
 
 def load(setting: Setting, settings: ExperimentConfig) -> Data:
@@ -129,14 +158,18 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
                 f"since; make them again with `fedx data {settings.dataset}` or `dvc repro` (at "
                 f"sites: `fedx site roster {settings.dataset}`)"
             )
-    sizes = {client["name"]: int(client["sizes"]["train"]) for client in shards["clients"]}
+    sizes = {
+        part: {client["name"]: int(client["sizes"][part]) for client in shards["clients"]}
+        for part in ("train", "test")
+    }
     return Data(
         description=prepared.description,
         reference=held_back.parts["reference"],
         tuning=held_back.parts["tuning"],
         test=prepared.parts["test"],
-        clients=sizes,
+        clients=sizes["train"],
         content=contents.of_data(folder, shards_folder),
+        tested=sizes["test"],
     )
 
 
@@ -297,15 +330,16 @@ def begin(
 ) -> Commit:
     """Commit round 0: first weights, and the plan with its normalisation."""
     traffic: dict[str, Traffic] = {}
+    failures: tuple[ClientFailure, ...] = ()
     pixels = beginning.pixels
     if pixels is None:
-        moments, traffic = _federated_moments(settings, setting, runtime, journal, data)
+        moments, traffic, failures = _federated_moments(settings, setting, runtime, journal, data)
         pixels = pixels_of(settings, data.description, moments)
     report = RoundReport(
         round_index=0,
         rounds=settings.federation.rounds,
         cohort=(),
-        failures=(),
+        failures=failures,
         metrics={},
         metrics_before_pruning={},
         pruned=False,
@@ -333,9 +367,12 @@ def _federated_moments(
     runtime: Runtime,
     journal: Journal,
     data: Data,
-) -> tuple[Moments, dict[str, Traffic]]:
-    """Ask every client for counts and sums of its pixels, and add them up in their order."""
-    bands = len(data.description.bands)
+) -> tuple[Moments, dict[str, Traffic], tuple[ClientFailure, ...]]:
+    """Ask every client for counts and sums of its pixels, and add them up in their order.
+
+    Raises:
+        QuorumError: too few have sent any that can be.
+    """
     plan = put_by_hash(
         journal.store,
         "plans",
@@ -363,20 +400,53 @@ def _federated_moments(
     outcomes = {outcome.client: outcome for outcome in runtime.run_cohort(jobs, setting.place)}
     parts: list[Moments] = []
     traffic: dict[str, Traffic] = {}
-    for client in data.clients:
-        outcome = outcomes[client]
+    failures: list[ClientFailure] = []
+    for job in jobs:
+        outcome = outcomes[job.client]
+        found: Moments | ClientFailure
         if isinstance(outcome, ClientFailure):
-            raise QuorumError(
-                f"{client} sent no statistics ({outcome.reason}); mend it and `fedx resume "
-                f"{setting.run}`, or set training.normalisation to reference"
-            )
-        parts.append(moments_of(journal.store, outcome, bands))
-        assert outcome.uplink is not None
-        traffic[client] = Traffic(uplink=outcome.uplink.size)
+            found = outcome
+        else:
+            found = _accepted(journal.store, job, outcome, data)
+            sent = outcome.uplink.size if outcome.uplink else 0
+            is_sound = isinstance(found, Moments)
+            traffic[job.client] = Traffic(uplink=sent) if is_sound else Traffic(retry=sent)
+        if isinstance(found, Moments):
+            parts.append(found)
+        else:
+            failures.append(found)
+            audit.uncounted(setting.audit, job, found)
+    refused = sum(failure.refused for failure in failures)
+    needed = quorum.needed(settings.federation.min_reports, len(jobs), refused)
+    if not parts or len(parts) < needed:
+        raise QuorumError(
+            f"{len(parts)} of {len(jobs)} clients sent statistics, {needed} needed "
+            f"(federation.min_reports); mend it and `fedx resume {setting.run}`, or set "
+            "training.normalisation to reference. Lost: "
+            + "; ".join(f"{f.client}: {f.reason}" for f in failures),
+            {failure.client: failure.reason for failure in failures},
+        )
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    return total, traffic
+    return total, traffic, tuple(failures)
+
+
+def _accepted(
+    store: Store, job: ClientJob, report: ClientReport, data: Data
+) -> Moments | ClientFailure:
+    """Believe a client's statistics only if some images that it may have can have them."""
+    about, pixels = data.description, data.test.images.dtype
+    try:
+        acceptance.check(report, job, data.clients[job.client], {})
+        found = moments_of(store, report, len(about.bands))
+        largest = float(np.iinfo(pixels).max) / about.scale
+        sums.check(found, report.examples, about.image_size, largest, job.client)
+        return found
+    except FedXError as error:
+        if isinstance(error, StoreError) and not isinstance(error, ObjectMissingError):
+            raise  # that the server can't reach its store is no fault of the client's
+        return rounds.refusal(job, report, error)
 
 
 def _neutral(description: Description) -> Pixels:
@@ -409,6 +479,7 @@ def open_server(
         journal=journal,
         description=data.description,
         clients=data.clients,
+        tested=data.tested,
         reference=data.reference,
         tuning=data.tuning,
         test=data.test,

@@ -33,6 +33,7 @@ from fedx_core.messages import (
     ServerState,
     Traffic,
 )
+from fedx_core.methods import fedpaq
 from fedx_core.pixels import Pixels
 from fedx_core.plan import Plan
 from fedx_core.sites import manifest, notes, orders
@@ -139,6 +140,8 @@ def ref(key: str) -> Ref:
     return Ref(key, "0" * 64, 100)
 
 
+SAYS = fedpaq.Method.says
+
 JOB = ClientJob(
     protocol=PROTOCOL,
     run="run",
@@ -169,7 +172,7 @@ REPORT = ClientReport(
 
 def read_report(data: bytes) -> ClientReport:
     report = parse(ClientReport, strict_json.loads(data, LARGEST_MESSAGE))
-    acceptance.check(report, JOB, EXAMPLES)
+    acceptance.check(report, JOB, EXAMPLES, SAYS)
     return report
 
 
@@ -235,7 +238,7 @@ ADMITTED = Admitted(SITE.public, EXAMPLES)
 
 def read_manifest(data: bytes) -> ClientReport:
     report = manifest.read(data, JOB, ADMITTED)
-    acceptance.check(report, JOB, EXAMPLES)
+    acceptance.check(report, JOB, EXAMPLES, SAYS)
     return report
 
 

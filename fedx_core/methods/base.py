@@ -20,9 +20,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from fedx_core import masks, seeding, state, training
+from fedx_core import domains, masks, seeding, state, training
 from fedx_core.aggregate import weighted_mean
 from fedx_core.config import TrainingConfig
+from fedx_core.domains import Domain
 from fedx_core.examples import Examples, LabelKind
 from fedx_core.masks import Mask, Scores
 from fedx_core.messages import Entry, Schema, ServerState, Update
@@ -142,6 +143,8 @@ class Method:
     """True where there is no global model: clients score their own on their own test parts."""
     communicates: ClassVar[bool] = True
     """False for bounds that move data or nothing; their ledgers stay at zero."""
+    says: ClassVar[Mapping[str, Domain]] = {"train_loss": domains.LOSS}
+    """What the numbers of ``Update.metrics`` may be, by name; any other number is refused."""
 
     @property
     def heads(self) -> bool:
@@ -201,7 +204,7 @@ class Method:
             variant: of the client.
         """
         entries = tuple(
-            Entry(f"model/{name}", dtype, shape)
+            Entry(f"model/{name}", dtype, shape, domain=domains.of_entry(name))
             for name, (dtype, shape) in info.entries.items()
             if name not in info.local
         )
@@ -246,6 +249,46 @@ class Method:
             mask=server.mask,
             memory=server.memory,
         )
+
+    def check_update(self, server: ServerState, update: Update, info: ModelInfo) -> None:
+        """Refuse what no entry's domain can say, such as a mask that moves more than it may.
+
+        Args:
+            server: that clients were sent.
+            update: decoded, finite, and within its entries' domains.
+            info: of the model.
+
+        Raises:
+            PayloadError: it can't be; the message says why.
+        """
+
+    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+        """Say by how much an update differs from what was sent, by its own floating entries.
+
+        Size is judged by this (:mod:`fedx_core.outliers`), and what is too large is made smaller by
+        it: an entry less half of its change is half as far from what was sent.
+        """
+        model = state.section(update.payload, "model")
+        return {
+            f"model/{name}": value - server.model[name]
+            for name, value in model.items()
+            if value.is_floating_point()
+        }
+
+    def shortened(self, update: Update, change: Payload, factors: Mapping[str, float]) -> Update:
+        """Return an update that has come less far.
+
+        Args:
+            update: as it was sent.
+            change: see :meth:`change`.
+            factors: by entry of ``change``, what is left of its change, in [0, 1).
+        """
+        nearer = {
+            name: update.payload[name] - (1 - factors[name]) * value
+            for name, value in change.items()
+            if factors.get(name, 1.0) != 1.0
+        }
+        return replace(update, payload={**update.payload, **nearer})
 
     def criterion(self, server: ServerState) -> Criterion | None:
         """Name the explanation that pruning after this round wants; None in most rounds."""
@@ -323,15 +366,18 @@ def weights(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
     return tuple(n for n, shape in shapes.items() if n.endswith(".weight") and len(shape) > 1)
 
 
-def per_unit(info: ModelInfo, section: str, dtype: str) -> tuple[Entry, ...]:
+def per_unit(info: ModelInfo, section: str, dtype: str, domain: Domain) -> tuple[Entry, ...]:
     """Describe a value for each unit, an entry a layer, in the layers' order.
 
     Args:
         info: of the model.
         section: of the payload; entries are named after layers in it.
         dtype: such as ``torch.bool``.
+        domain: of the values.
     """
-    return tuple(Entry(f"{section}/{x.name}", dtype, (x.units,)) for x in info.graph.layers)
+    return tuple(
+        Entry(f"{section}/{x.name}", dtype, (x.units,), domain=domain) for x in info.graph.layers
+    )
 
 
 def hold(support: Mapping[str, Tensor]) -> LocalRule:

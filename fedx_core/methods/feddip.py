@@ -14,12 +14,15 @@ back. The code's ledger, which takes the share of exact zeros for the cost, and 
 pass are left out: bytes are those that travel.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fedx_core import limits, masks, seeding
+from fedx_core import domains, limits, masks, seeding
+from fedx_core.domains import Domain
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
 from fedx_core.messages import Schema, ServerState, Update
@@ -47,6 +50,8 @@ class Method(base.Method):
         first_penalty: its weight in the second of the twenty parts of the run; none in the first.
         prune_upload: clients send the mask's weights only.
     """
+
+    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_regrown": domains.SHARE}
 
     sparsity: float = 0.9
     start_sparsity: float = 0.5

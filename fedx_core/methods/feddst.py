@@ -16,15 +16,17 @@ where the code charges less.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fedx_core import limits, masks, state
+from fedx_core import domains, limits, masks, state
 from fedx_core.aggregate import weighted_mean
-from fedx_core.errors import ConfigError
+from fedx_core.domains import Domain
+from fedx_core.errors import ConfigError, DomainError
 from fedx_core.masks import Mask
 from fedx_core.messages import Entry, Schema, ServerState, Update
 from fedx_core.methods import base
@@ -36,7 +38,7 @@ from fedx_core.sparsity import (
     largest_by_layer,
     scaled_sparsities,
 )
-from fedx_core.state import StateDict
+from fedx_core.state import Payload, StateDict
 from fedx_core.structure import Mode
 from fedx_core.training import LocalRule
 
@@ -55,6 +57,8 @@ class Method(base.Method):
             (0, 1]; it falls to zero as a cosine does until ``adjust_until``.
         code_compat: do as the authors' code does where it departs from the paper; see above.
     """
+
+    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_churn": domains.SHARE}
 
     sparsity: float = 0.8
     adjust_every: int = 5
@@ -96,11 +100,14 @@ class Method(base.Method):
         """Let clients say where their masks depart from the server's, in a bit if nowhere."""
         down = super().schema(info, mask, mode, variant).down
         names = self.masked(info)
-        moved = [Entry(f"moved/{n}", "torch.bool", info.entries[n][1]) for n in names]
+        moved = [
+            Entry(f"moved/{n}", "torch.bool", info.entries[n][1], domain=domains.FLAG)
+            for n in names
+        ]
         flips = {entry.name: "still/all" for entry in moved}
         if mode is not None:
             flips |= {f"model/{name}": f"moved/{name}" for name in names}
-        still = Entry("still/all", "torch.bool", (1,))
+        still = Entry("still/all", "torch.bool", (1,), domain=domains.FLAG)
         return Wire(down=down, up=Schema((still, *moved, *down.entries), down.support, flips))
 
     def train(self, local: Local) -> Update:
@@ -134,6 +141,37 @@ class Method(base.Method):
             payload={"still/all": still, **state.as_section(moved, "moved"), **model},
             metrics={**update.metrics, "client_churn": churn(local.mask, Mask("parameters", now))},
         )
+
+    def check_update(self, server: ServerState, update: Update, info: ModelInfo) -> None:
+        """Refuse masks that move more than this round's share, or keep more or fewer weights."""
+        share = self.share(server.round_index + 1)
+        model, moved = (state.section(update.payload, part) for part in ("model", "moved"))
+        for name, kept, now in self._masks(server, moved):
+            size, goes = int(kept.sum()), round(share * int(kept.sum()))
+            gone, left = int((kept & ~now).sum()), int(now.sum())
+            # The authors' code also grows what is kept, and so fewer.
+            least = size - goes if self.code_compat else size
+            if gone > goes or not least <= left <= size:
+                raise DomainError(
+                    f"{update.client} drops {gone} of the {size} kept weights of {name!r} and "
+                    f"keeps {left}; wanted {goes} dropped at most and {size} kept"
+                )
+            if bool(model[name][~now].any()):
+                raise DomainError(f"{update.client} sends weights of {name!r} beside its mask")
+
+    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+        """Measure what the client keeps; what it has dropped is no longer there to differ."""
+        moved = state.section(update.payload, "moved")
+        held = {f"model/{name}": now for name, _, now in self._masks(server, moved)}
+        return masks.apply(super().change(server, update, info), held)
+
+    def _masks(
+        self, server: ServerState, moved: Mapping[str, Tensor]
+    ) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Pair the server's mask with what a client keeps, entry by entry."""
+        assert server.mask is not None
+        for name, kept in server.mask.entries.items():
+            yield name, kept, kept ^ moved[name]
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average each weight over those that keep it; keep as many as before, the largest."""

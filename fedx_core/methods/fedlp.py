@@ -14,18 +14,21 @@ Clients count equally, as in the code. This is the homogeneous scheme; the heter
 ``fedlp_hetero``.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from fedx_core import limits, seeding, state
+from fedx_core import domains, limits, seeding, state
+from fedx_core.domains import Domain
+from fedx_core.errors import DomainError
 from fedx_core.masks import Mask
 from fedx_core.messages import Entry, Schema, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
-from fedx_core.state import StateDict
+from fedx_core.state import Payload, StateDict
 from fedx_core.structure import Mode
 
 
@@ -37,6 +40,10 @@ class Method(base.Method):
         send_share: probability that a client sends a layer (the paper's LPR), in (0, 1].
         code_compat: draw for every tensor instead of every layer.
     """
+
+    says: ClassVar[Mapping[str, Domain]] = {
+        **base.Method.says, "client_sent_share": domains.SHARE,
+    }  # fmt: skip
 
     send_share: float = 0.5
     code_compat: bool = False
@@ -57,7 +64,10 @@ class Method(base.Method):
     ) -> Wire:
         """Let clients say which layers stay away, a byte each."""
         down = super().schema(info, mask, mode, variant).down
-        said = tuple(Entry(f"dropped/{layer}", "torch.bool", (1,)) for layer in self.layers(info))
+        said = tuple(
+            Entry(f"dropped/{layer}", "torch.bool", (1,), domain=domains.FLAG)
+            for layer in self.layers(info)
+        )
         names = (entry.name.removeprefix("model/") for entry in down.entries)
         flips = {f"model/{name}": f"dropped/{self.layer(name)}" for name in names}
         return Wire(down=down, up=Schema((*said, *down.entries), flips=flips if mode else {}))
@@ -81,6 +91,25 @@ class Method(base.Method):
             payload=state.as_section(dropped, "dropped") | state.as_section(sent, "model"),
             metrics={**update.metrics, "client_sent_share": share},
         )
+
+    def check_update(self, server: ServerState, update: Update, info: ModelInfo) -> None:
+        """Refuse values of layers that are said to stay away."""
+        dropped = state.section(update.payload, "dropped")
+        for name, value in state.section(update.payload, "model").items():
+            if dropped[self.layer(name)] and bool(value.any()):
+                raise DomainError(
+                    f"{update.client} sends {name!r} and says that it does not; wanted zeros"
+                )
+
+    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+        """Leave out what stays away."""
+        dropped = state.section(update.payload, "dropped")
+        return {
+            name: torch.zeros_like(value)
+            if dropped[self.layer(name.removeprefix("model/"))]
+            else value
+            for name, value in super().change(server, update, info).items()
+        }
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average each layer over those that sent it, each client counting the same."""

@@ -17,11 +17,13 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from fedx_core import seeding, state
+from fedx_core import domains, seeding, state
+from fedx_core.domains import Domain
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
 from fedx_core.messages import Schema, ServerState, Update
@@ -41,6 +43,10 @@ class Method(base.Method):
             in their order; empty deals out all there are, the whole model first.
         by_client: the same by client's name, for those that differ.
     """
+
+    says: ClassVar[Mapping[str, Domain]] = {
+        **base.Method.says, "client_held_share": domains.SHARE,
+    }  # fmt: skip
 
     depths: tuple[int, ...] = ()
     by_client: Mapping[str, int] = field(default_factory=dict)

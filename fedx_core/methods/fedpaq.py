@@ -13,16 +13,17 @@ Nothing is pruned, so there are no masks. Any codec packs levels into their bits
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedx_core import limits, seeding, state
+from fedx_core import domains, limits, seeding, state
 from fedx_core.aggregate import weighted_mean
+from fedx_core.domains import Domain
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask
 from fedx_core.messages import Entry, Schema, ServerState, Update
@@ -47,6 +48,8 @@ class Method(base.Method):
             much, or by ``examples`` as in FedAvg.
     """
 
+    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "noise": domains.RATIO}
+
     levels: int = 127
     bucket: int = 512
     weights: Weights = "equal"
@@ -69,8 +72,9 @@ class Method(base.Method):
             name = entry.name.removeprefix("model/")
             if name in info.graph.parameters:
                 norms = self._norms(math.prod(entry.shape))
-                yield Entry(f"norm/{name}", "torch.float32", (norms,))
-                yield Entry(f"level/{name}", "torch.int16", entry.shape, self.levels)
+                yield Entry(f"norm/{name}", "torch.float32", (norms,), domain=domains.POSITIVE)
+                whole = Domain(least=-self.levels, most=self.levels, whole=True)
+                yield Entry(f"level/{name}", "torch.int16", entry.shape, self.levels, whole)
             else:
                 yield entry
 
@@ -113,6 +117,26 @@ class Method(base.Method):
             for name, value in server.model.items()
         }
         return replace(server, round_index=server.round_index + 1, model=model)
+
+    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+        """Measure what the levels stand for; half as long norms halve it."""
+        received = state.as_section(self._received(update.payload), "norm")
+        model = state.section(update.payload, "model")
+        plain = replace(update, payload=state.as_section(model, "model"))
+        return super().change(server, plain, info) | {
+            name: value for name, value in received.items() if name in update.payload
+        }
+
+    def shortened(self, update: Update, change: Payload, factors: Mapping[str, float]) -> Update:
+        """Shorten the norms."""
+        plain = {name: value for name, value in change.items() if name.startswith("model/")}
+        short = super().shortened(update, plain, factors)
+        norms = {
+            name: value * factors[name]
+            for name, value in update.payload.items()
+            if name.startswith("norm/") and factors.get(name, 1.0) != 1.0
+        }
+        return replace(short, payload=short.payload | norms)
 
     def _received(self, payload: Payload) -> StateDict:
         norms = state.section(payload, "norm")

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from fedx_core import limits, masks, state
 from fedx_core.aggregate import weighted_mean
-from fedx_core.errors import ConfigError
+from fedx_core.domains import Domain
+from fedx_core.errors import ConfigError, DomainError
 from fedx_core.masks import Mask
-from fedx_core.messages import Schema, ServerState, Update
+from fedx_core.messages import Entry, Schema, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
 from fedx_core.sparsity import largest, left
@@ -86,8 +87,23 @@ class Method(base.Method):
         wire = super().schema(info, mask, mode)
         if not variant:
             return wire
-        votes = Schema(base.per_unit(info, "vote", "torch.bool"))
-        return Wire(down=Schema(()) if variant == "vote" else wire.down, up=votes)
+        return Wire(
+            down=Schema(()) if variant == "vote" else wire.down,
+            up=Schema(tuple(self._ballot(x.name, x.units, mask) for x in info.graph.layers)),
+        )
+
+    def _ballot(self, layer: str, units: int, mask: Mask | None) -> Entry:
+        """Describe one layer's votes, of which each client has as many as any other."""
+        wanted = self.quota(mask.entries[layer] if mask else None, units)
+        exact = Domain(least=0, most=1, whole=True, ones=wanted)
+        return Entry(f"vote/{layer}", "torch.bool", (units,), domain=exact)
+
+    def check_update(self, server: ServerState, update: Update, info: ModelInfo) -> None:
+        """Refuse votes for filters that are gone."""
+        alive = server.mask.entries if server.mask else {}
+        for name, vote in state.section(update.payload, "vote").items():
+            if name in alive and bool((vote & ~alive[name]).any()):
+                raise DomainError(f"{update.client} votes for filters of {name!r} that are gone")
 
     def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
         """Send the model, unless the client holds the start already."""

@@ -25,8 +25,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedx_core import limits, state
+from fedx_core import domains, limits, state
 from fedx_core.aggregate import weighted_mean
+from fedx_core.domains import Domain
 from fedx_core.masks import Mask
 from fedx_core.messages import Schema, ServerState, Update
 from fedx_core.methods import base
@@ -56,6 +57,8 @@ class Method(base.Method):
 
     personal: ClassVar[bool] = True
 
+    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_density": domains.SHARE}
+
     penalty: float = 5e-3
     threshold_rate: float = 0.02
     clip: float = 3.0
@@ -76,7 +79,7 @@ class Method(base.Method):
         self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
     ) -> Wire:
         """Name thresholds, one a unit; the model beside them for whom it is new."""
-        taus = base.per_unit(info, "threshold", "torch.float32")
+        taus = base.per_unit(info, "threshold", "torch.float32", domains.WEIGHT)
         model = super().schema(info, mask, mode).down.entries if variant == "first" else ()
         return Wire(down=Schema(() if variant == "own" else (*taus, *model)), up=Schema(taus))
 
@@ -132,6 +135,11 @@ class Method(base.Method):
             optimiser.zero_grad()
 
         return LocalRule(effective=effective, penalty=penalty, before_step=move)
+
+    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+        """Measure the thresholds."""
+        before = state.as_section(_thresholds(server, info), "threshold")
+        return {name: value - before[name] for name, value in update.payload.items()}
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Average the thresholds, each client counting the same; the first weights stay."""

@@ -139,7 +139,7 @@ def arriving(
     names = [f"pretended-{index:02d}" for index in range(CLIENTS)]
     jobs = rounds.jobs_for(server, state_now, names, 2, "train", {})
     runtime = Handing(server, order, watch)
-    return Arriving(Cohort(server, runtime, bed.setting().place, jobs, None))
+    return Arriving(Cohort(server, runtime, bed.setting().place, jobs, state_now))
 
 
 ORDERS = [
