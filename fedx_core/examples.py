@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import swaps, unfinished
+from fedx_core import strict_json, swaps, unfinished
 from fedx_core.errors import DataError, StoreError, VersionError
 
 LabelKind = Literal["single", "multi"]
@@ -222,12 +222,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Write plain values as a folder's manifest; equal values give equal bytes."""
-    text = json.dumps(
-        {"format": FORMAT, **values},
-        sort_keys=True,
-        indent=1,
-        ensure_ascii=False,
-        allow_nan=False,
+    text = strict_json.dumps(
+        {"format": FORMAT, **values}, sort_keys=True, indent=1, ensure_ascii=False
     )
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 

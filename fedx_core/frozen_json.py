@@ -1,7 +1,7 @@
 """Frozen dataclasses as JSON and back: equal values, equal bytes; what comes back is checked."""
 
 import dataclasses
-import json
+import math
 import reprlib
 import types
 import typing
@@ -10,6 +10,7 @@ from dataclasses import MISSING
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from fedx_core import strict_json
 from fedx_core.errors import PayloadError
 
 T = TypeVar("T")
@@ -27,20 +28,29 @@ def plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """Encode plain values as JSON with sorted keys: equal values, equal bytes."""
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()
+    """Encode plain values as JSON with sorted keys: equal values, equal bytes.
+
+    A number that is not finite becomes null.
+    """
+    return strict_json.dumps(plain(value), sort_keys=True, separators=(",", ":")).encode()
 
 
-def parse(kind: type[T], value: Any) -> T:
+def parse(kind: type[T], value: Any, *, gaps: bool = False) -> T:
     """Undo :func:`plain` for one message type.
+
+    Args:
+        kind: of message.
+        value: plain.
+        gaps: take null for a number that is NaN, as :func:`canonical` writes one; only for what we
+            have written ourselves.
 
     Raises:
         PayloadError: a field is missing, unknown or of the wrong type.
     """
-    return typing.cast(T, _parse(kind, value, kind.__name__))
+    return typing.cast(T, _parse(kind, value, kind.__name__, gaps))
 
 
-def _parse(kind: Any, value: Any, path: str) -> Any:
+def _parse(kind: Any, value: Any, path: str, gaps: bool) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
@@ -53,12 +63,14 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
         if missing := sorted(required - set(value)):
             raise PayloadError(f"{path}: field {missing[0]!r} is missing")
         return typing.cast(Any, kind)(
-            **{n: _parse(hints[n], v, f"{path}.{n}") for n, v in value.items()}
+            **{n: _parse(hints[n], v, f"{path}.{n}", gaps) for n, v in value.items()}
         )
     if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
         for option in arguments:
             try:
-                return _parse(option, value, path)
+                return _parse(option, value, path, gaps)
             except PayloadError:
                 continue
         raise PayloadError(f"{path}: {reprlib.repr(value)} fits none of {kind}")
@@ -72,21 +84,23 @@ def _parse(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, list | tuple):
             raise PayloadError(f"{path}: wanted a list, got {type(value).__name__}")
         if arguments[-1] is Ellipsis:
-            return tuple(_parse(arguments[0], v, f"{path}[{i}]") for i, v in enumerate(value))
+            return tuple(_parse(arguments[0], v, f"{path}[{i}]", gaps) for i, v in enumerate(value))
         if len(value) != len(arguments):
             raise PayloadError(f"{path}: wanted {len(arguments)} values, got {len(value)}")
         return tuple(
-            _parse(a, v, f"{path}[{i}]")
+            _parse(a, v, f"{path}[{i}]", gaps)
             for i, (a, v) in enumerate(zip(arguments, value, strict=True))
         )
     if origin is list:
         if not isinstance(value, list):
             raise PayloadError(f"{path}: wanted a list, got {type(value).__name__}")
-        return [_parse(arguments[0], v, f"{path}[{i}]") for i, v in enumerate(value)]
+        return [_parse(arguments[0], v, f"{path}[{i}]", gaps) for i, v in enumerate(value)]
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise PayloadError(f"{path}: wanted an object, got {type(value).__name__}")
-        return {k: _parse(arguments[1], v, f"{path}.{k}") for k, v in value.items()}
+        return {k: _parse(arguments[1], v, f"{path}.{k}", gaps) for k, v in value.items()}
+    if kind is float and value is None and gaps:
+        return math.nan
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value)

@@ -195,7 +195,7 @@ class Journal:
     def opened(self, round_index: int) -> Opened | None:
         """Return how a round began, or None."""
         plain = self._read(f"{_folder(round_index)}/open")
-        return None if plain is None else parse(Opened, plain)
+        return None if plain is None else parse(Opened, plain, gaps=True)
 
     def close(self, record: Closed, instead_of: int = 0) -> None:
         """Fix who counts in a round.
@@ -210,7 +210,7 @@ class Journal:
         """Return who counts in a round, and before it what was put in its place; may be empty."""
         found: list[Closed] = []
         while (plain := self._read(_closing(round_index, len(found)))) is not None:
-            found.append(parse(Closed, plain))
+            found.append(parse(Closed, plain, gaps=True))
         return found
 
     def closed(self, round_index: int) -> Closed | None:
@@ -227,7 +227,7 @@ class Journal:
         if round_index < 0:
             return None
         plain = self._read(f"{_folder(round_index)}/commit")
-        return None if plain is None else parse(Commit, plain)
+        return None if plain is None else parse(Commit, plain, gaps=True)
 
     def commits(self) -> list[Commit]:
         """Return all commits in order; round 0 is the start."""
@@ -243,7 +243,9 @@ class Journal:
         except AlreadyExistsError as error:
             # Fields that are newer than what is there have their defaults in both.
             present = self._read(key)
-            if present is None or canonical(parse(type(record), present)) != canonical(record):
+            if present is None or canonical(parse(type(record), present, gaps=True)) != canonical(
+                record
+            ):
                 raise LostRaceError(
                     f"{key} was written by another server of this run; this one stops and has "
                     "changed nothing"
@@ -271,7 +273,7 @@ def _line(data: Buffer) -> bytes:
 
 def _plain(key: str, line: bytes) -> Any:
     try:
-        # Scores may be NaN, such as those of a test part without labels.
+        # Earlier versions wrote scores that are NaN as such, and not as null.
         return strict_json.loads(line, LARGEST_RECORD, finite=False)
     except PayloadError as error:
         raise type(error)(f"{key} is corrupt: {error}; restore it from a copy") from error

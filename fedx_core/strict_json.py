@@ -1,13 +1,17 @@
-"""JSON from outside: bounded before it is read, and with one meaning only.
+"""JSON from outside, bounded before it is read and with one meaning only; and all that we write.
 
 Python's reader takes what another one reads differently, or what nobody meant: the last of two
 equal keys, NaN and Infinity, numbers that overflow, halves of surrogate pairs, a thousand open
 brackets. All of these are refused here.
+
+Python's writer writes what is no JSON: NaN and Infinity, on which other readers stop. Here a number
+that is not finite becomes null. Nothing in FedX writes JSON in another way.
 """
 
 import json
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from fedx_core.errors import PayloadError, TooBigError
@@ -28,7 +32,7 @@ def loads(data: Buffer, limit: int, *, finite: bool = True) -> Any:
     Args:
         data: UTF-8.
         limit: bytes that it may have.
-        finite: refuse NaN and infinities too; what the server has written itself may hold them.
+        finite: refuse NaN and infinities too; what earlier versions wrote may hold them.
 
     Raises:
         TooBigError: it is longer.
@@ -52,6 +56,48 @@ def loads(data: Buffer, limit: int, *, finite: bool = True) -> Any:
         raise
     except ValueError as error:
         raise PayloadError(f"this is no JSON: {error}") from error
+    return value
+
+
+def dumps(
+    value: Any,
+    *,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+    ensure_ascii: bool = True,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
+    """Write one JSON value; see :func:`json.dumps` for the arguments.
+
+    Args:
+        value: of dicts, lists, texts, numbers, booleans and None; NaN and infinities become null.
+        indent: spaces a level.
+        separators: between items, and behind keys.
+        sort_keys: for equal bytes of equal values.
+        ensure_ascii: escape what is not ASCII.
+        default: turns anything else into one of these.
+    """
+
+    def written(plain: Any) -> str:
+        return json.dumps(
+            plain, indent=indent, separators=separators, sort_keys=sort_keys,
+            ensure_ascii=ensure_ascii, default=default, allow_nan=False,
+        )  # fmt: skip
+
+    try:
+        return written(value)
+    except ValueError:  # hardly ever, so that what is whole is looked at once
+        return written(_with_gaps(value))
+
+
+def _with_gaps(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _with_gaps(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_gaps(item) for item in value]
     return value
 
 

@@ -24,7 +24,6 @@ that a shell has started has none, so it asks every few seconds and interrupts i
 does.
 """
 
-import json
 import math
 import re
 import signal
@@ -38,6 +37,7 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+from fedx_core import strict_json
 from fedx_core.errors import QuorumError
 from fedx_core.messages import RoundReport
 from flows import links
@@ -181,7 +181,7 @@ class _Sender:
         if reports and (last := reports[-1]).round_index != self._rounds:
             share = 100.0 if last.stopped else 100 * last.round_index / last.rounds
             self._put("progress", "progress", share, PROGRESS_SAYS)
-            table = json.dumps(rows(reports[-_LONGEST_TABLE:]))
+            table = strict_json.dumps(rows(reports[-_LONGEST_TABLE:]))
             self._put("rounds", "table", table, TABLE_SAYS)
             self._rounds = last.round_index
         text = links.text(self.folder)

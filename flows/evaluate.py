@@ -9,13 +9,12 @@ otherwise than its run said would show here.
 import argparse
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedx_core import evaluation, examples, model_file
+from fedx_core import evaluation, examples, model_file, strict_json
 from fedx_core.config import load
 from fedx_core.errors import DataError, FedXError
 from fedx_core.training import pick_device
@@ -73,7 +72,7 @@ def evaluate(experiment: Path, data_root: Path) -> Path:
         **_cost(read(folder)),
     }
     metrics = experiment / "metrics.json"
-    write(metrics, json.dumps(found, indent=1).encode() + b"\n")
+    write(metrics, strict_json.dumps(found, indent=1).encode() + b"\n")
     return metrics
 
 

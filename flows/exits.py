@@ -9,7 +9,7 @@ and with ``--json`` one JSON object, in which nothing has to be searched for:
     {"error": {"code": "E_NAME", "message": "method: no method ...", "exit_code": 1}}
 """
 
-import json
+from fedx_core import strict_json
 
 DONE, FAILED, USAGE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -44,5 +44,5 @@ def said(code: str, message: str, *, as_json: bool) -> str:
     """
     if as_json:
         error = {"code": code, "message": message, "exit_code": exit_code(code)}
-        return json.dumps({"error": error})
+        return strict_json.dumps({"error": error})
     return f"error {code}: {message}"

@@ -12,7 +12,6 @@ A block's cells are all combinations of its values. Everything here is a pure fu
 """
 
 import itertools
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedx_core import config
+from fedx_core import config, strict_json
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
 from flows import preset
@@ -209,7 +208,7 @@ def _word(path: str, value: Any) -> str:
 def _refuse_twins(cells: Sequence[Cell]) -> None:
     seen: dict[str, str] = {}
     for cell in cells:
-        content = json.dumps(config.as_plain(cell.settings), sort_keys=True)
+        content = strict_json.dumps(config.as_plain(cell.settings), sort_keys=True)
         for key in (cell.run, content):
             if key in seen:
                 raise ConfigError(
@@ -225,4 +224,4 @@ def _is_baseline(grid: Grid, cell: Cell) -> bool:
 def _around(grid: Grid, cell: Cell) -> str:
     axes: Iterable[tuple[str, Any]] = sorted(cell.axes.items())
     kept = {p: v for p, v in axes if not p.startswith("method.") and p not in grid.baseline}
-    return json.dumps(kept, sort_keys=True)
+    return strict_json.dumps(kept, sort_keys=True)

@@ -1,6 +1,5 @@
 """What a run shows while it goes: a moving bar on a terminal, plain lines or JSON elsewhere."""
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from fedx_core import strict_json
 from fedx_core.client import Place
 from fedx_core.evaluation import NO_LABEL, left_out
 from fedx_core.messages import ClientJob, RoundReport
@@ -290,7 +290,7 @@ class Json(Lines):
 
     def finished_round(self, reports: Sequence[RoundReport]) -> None:
         """Write the round's row."""
-        self._write(json.dumps({"event": "round", **rows(reports)[-1]}))
+        self._write(strict_json.dumps({"event": "round", **rows(reports)[-1]}))
 
     def warn(self, line: str) -> None:
         """Keep it off stdout."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedx_core import strict_json
 from flows.run_folder import RunFolder
 
 PERIOD = 10.0
@@ -151,7 +152,7 @@ def _gpus() -> dict[str, float]:
 
 
 def _append(path: Path) -> None:
-    line = json.dumps({"time": round(time.time(), 3), **measure()})
+    line = strict_json.dumps({"time": round(time.time(), 3), **measure()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         # After a line that a crash cut short, this one starts anew.

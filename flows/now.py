@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fedx_core import strict_json
 from fedx_core.messages import RoundReport
 from flows.live import Beside
 from flows.run_folder import RunFolder
@@ -122,5 +123,5 @@ class Noted(Beside):
         # Not worth a run: a full disk stops it at the next commit, in words of its own.
         with suppress(OSError):
             target.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(note))
+            beside.write_text(strict_json.dumps(note))
             beside.replace(target)

@@ -11,14 +11,13 @@ count, so that points are means over the same draws.
     mib     MiB on the wire, both directions and all clients
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fedx_core import plugins
+from fedx_core import plugins, strict_json
 from fedx_core.evaluation import LOWER_IS_BETTER
 from flows import compare
 from flows.paired import half_width
@@ -238,7 +237,7 @@ def _said(path: str, value: Any) -> str:
 
 
 def _key(flat: Mapping[str, Any], *without: str) -> str:
-    return json.dumps(_without(flat, *without), sort_keys=True, default=str)
+    return strict_json.dumps(_without(flat, *without), sort_keys=True, default=str)
 
 
 def _without(flat: Mapping[str, Any], *names: str) -> dict[str, Any]:

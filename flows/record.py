@@ -61,7 +61,9 @@ def read(folder: RunFolder) -> Record:
     """
     rounds = folder.results / "rounds.json"
     try:
-        reports = tuple(parse(RoundReport, row) for row in json.loads(rounds.read_bytes()))
+        reports = tuple(
+            parse(RoundReport, row, gaps=True) for row in json.loads(rounds.read_bytes())
+        )
     except FileNotFoundError:
         reports = ()
     except (OSError, ValueError, FedXError) as error:

@@ -6,12 +6,11 @@ network by ``len(payload)``, ``paper_bytes`` follows the convention of the paper
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedx_core import checkpoint, evaluation, examples, federation, model_file
+from fedx_core import checkpoint, evaluation, examples, federation, model_file, strict_json
 from fedx_core.config import ExperimentConfig
 from fedx_core.frozen_json import plain
 from fedx_core.journal import Evidence, Journal
@@ -82,7 +81,7 @@ def write_rounds(
     writer.writerows(table)
     write(folder.results / "rounds.csv", text.getvalue().encode())
     lines = [] if encoded is None else encoded
-    lines += [json.dumps(plain(report)) for report in reports[len(lines) :]]
+    lines += [strict_json.dumps(plain(report)) for report in reports[len(lines) :]]
     write(folder.results / "rounds.json", "[\n{}\n]\n".format(",\n".join(lines)).encode())
 
 
@@ -230,4 +229,4 @@ def write_clients(folder: RunFolder, data: Path, shards: Path, dataset: str) -> 
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1).encode() + b"\n"
+    return strict_json.dumps(value, indent=1).encode() + b"\n"

@@ -1,12 +1,11 @@
 """Which runs a sweep needs: its cells, and first rounds that several of them share."""
 
 import hashlib
-import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedx_core import config
+from fedx_core import config, strict_json
 from fedx_core.config import ExperimentConfig, Plugin
 from flows.grid import Cell, Grid
 
@@ -99,7 +98,7 @@ def _warmup(settings: ExperimentConfig) -> int:
 def _first_rounds(settings: ExperimentConfig) -> str:
     plain = without_rounds(settings)
     plain.pop("method")
-    return json.dumps(plain, sort_keys=True)
+    return strict_json.dumps(plain, sort_keys=True)
 
 
 def _fedavg_until(settings: ExperimentConfig, rounds: int) -> ExperimentConfig:

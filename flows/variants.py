@@ -4,11 +4,10 @@ Prepared images and reference set are the same folders, by a link.
 """
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 
-from fedx_core import config, examples
+from fedx_core import config, examples, strict_json
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import DataError, StoreError
 from fedx_core.locks import exclusive
@@ -34,7 +33,7 @@ def data_root(settings: ExperimentConfig, root: Path, seed: int) -> Path:
     prepared = examples.digest(root / name / "prepared")
     if _made(root / name) == wanted:
         return root
-    content = json.dumps([wanted, seed, prepared], sort_keys=True)
+    content = strict_json.dumps([wanted, seed, prepared], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     variant = root / FOLDER / f"{wanted['name']}-{digest}"
     try:

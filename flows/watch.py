@@ -86,7 +86,7 @@ def parse_reports(folder: RunFolder) -> list[RoundReport]:
     """
     path = folder.results / "rounds.json"
     try:
-        return [parse(RoundReport, row) for row in _json(path) or []]
+        return [parse(RoundReport, row, gaps=True) for row in _json(path) or []]
     except FedXError as error:
         raise RunError(
             f"{path} can't be read ({error}); `fedx resume {folder.name}` writes it anew"

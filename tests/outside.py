@@ -228,7 +228,7 @@ def _record() -> bytes:
 
 
 def read_record(data: bytes) -> Commit:
-    return parse(Commit, strict_json.loads(data, LARGEST_RECORD, finite=False))
+    return parse(Commit, strict_json.loads(data, LARGEST_RECORD, finite=False), gaps=True)
 
 
 SITE = Keys("north", bytes([1] * 32), bytes([2] * 32))

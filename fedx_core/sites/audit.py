@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from fedx_core import strict_json
 from fedx_core.errors import FedXError
 
 if TYPE_CHECKING:  # a site's worker writes in the book, and needs no torch for it

@@ -25,7 +25,7 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
-from fedx_core import unfinished
+from fedx_core import strict_json, unfinished
 from fedx_core.errors import IdentifierError, PayloadError, SignatureError, SiteError, VersionError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.messages import PROTOCOL
@@ -261,7 +261,7 @@ def read_public(data: bytes) -> Public:
 def write_public(public: Public) -> bytes:
     """Write public keys as JSON for people to carry, with the fingerprint to compare."""
     told = {"protocol": PROTOCOL, **dataclasses.asdict(public), "fingerprint": public.fingerprint}
-    return json.dumps(told, indent=1).encode() + b"\n"
+    return strict_json.dumps(told, indent=1).encode() + b"\n"
 
 
 def check_name(name: str) -> str:

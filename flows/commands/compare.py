@@ -1,6 +1,5 @@
 """``fedx compare``: runs side by side."""
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands import answers, over_seeds
 from flows.commands.options import JsonObject, Params, RunRoot
@@ -108,7 +108,7 @@ def compare(
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
         clients = {"by_client": {part.name: part.as_rows() for part in parted}}
         extra = {**averaged, **drawn, **(clients if by_client else {})}
-        print(json.dumps({**found, "warnings": warnings, **extra}))
+        print(strict_json.dumps({**found, "warnings": warnings, **extra}))
         return
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)

@@ -1,11 +1,11 @@
 """``fedx data``: prepare one data set."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import DataRoot, JsonObject, Params, Settings, setting
 
@@ -50,4 +50,4 @@ def data(
         if not as_json:
             print(folder)
     if as_json:
-        print(json.dumps({"dataset": name, **made}))
+        print(strict_json.dumps({"dataset": name, **made}))

@@ -1,12 +1,12 @@
 """``fedx doctor``: what a run needs and lacks."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import exits
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot
 
@@ -40,7 +40,9 @@ def doctor(
         )
     ok = all(check.ok for check in found)
     if as_json:
-        print(json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in found]}))
+        print(
+            strict_json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in found]})
+        )
     else:
         for check in found:
             print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}")

@@ -1,10 +1,10 @@
 """``fedx gc``: what a killed run has left behind."""
 
-import json
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject, RunName, RunRoot, Store
 
 
@@ -30,6 +30,6 @@ def gc(
     collect_garbage(order.setting.place, keep)
     unfinished.sweep(order.folder.path)
     if as_json:
-        print(json.dumps({"run": run, "states_kept": keep}))
+        print(strict_json.dumps({"run": run, "states_kept": keep}))
     else:
         print(f"{run}: payloads of committed rounds are gone, the last {keep} states are kept")

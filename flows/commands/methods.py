@@ -1,13 +1,13 @@
 """``fedx methods``: what there is, which settings are shipped for it, and what is tuned."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import JsonObject
 
@@ -52,10 +52,10 @@ def methods(
     found = preset.of(method)
     if tuning is not None:
         run_folder.write_yaml(tuning, preset.tuning_grid(method, dataset))
-        print(json.dumps({"grid": str(tuning)}) if as_json else f"fedx sweep {tuning}")
+        print(strict_json.dumps({"grid": str(tuning)}) if as_json else f"fedx sweep {tuning}")
         return
     if as_json:
-        print(json.dumps({"method": method, **vars(found), "trials": found.trials}))
+        print(strict_json.dumps({"method": method, **vars(found), "trials": found.trials}))
         return
     print(_summary(method))
     print(f"\n{found.source}")
@@ -73,7 +73,7 @@ def _list(*, as_json: bool) -> None:
         for name in plugins.names("methods")
     ]
     if as_json:
-        print(json.dumps({"methods": rows}))
+        print(strict_json.dumps({"methods": rows}))
         return
     width = max(len(str(row["method"])) for row in rows)
     for row in rows:
@@ -89,6 +89,6 @@ def _summary(method: str) -> str:
 def _show(title: str, values: Mapping[str, Any]) -> None:
     print(f"\n{title}:")
     for path, value in values.items():
-        print(f"  {path}: {json.dumps(value)}")
+        print(f"  {path}: {strict_json.dumps(value)}")
     if not values:
         print("  none")

@@ -1,12 +1,12 @@
 """``fedx predict``: a trained model on images or scenes."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands import answers
 from flows.commands.options import RunRoot
@@ -117,7 +117,7 @@ def _say(
             picture.shown, probabilities, predictor.card, threshold=threshold, top=kept
         )
         if as_json:
-            print(json.dumps(answer), flush=True)
+            print(strict_json.dumps(answer), flush=True)
         elif out is None:
             print(predicting.line(answer, width, top), flush=True)
         if out is not None:
@@ -127,7 +127,7 @@ def _say(
             out,
             answers.as_csv([predicting.row(answer) for answer in all_of_them])
             if out.suffix == ".csv"
-            else json.dumps(all_of_them, indent=1) + "\n",
+            else strict_json.dumps(all_of_them, indent=1) + "\n",
         )
         if not as_json:
             print(f"{out}: {len(all_of_them)} images")
@@ -156,7 +156,9 @@ def _map(
         if not found.georeferenced:
             print(f"warning: {source} does not say where it is, nor do its maps", file=sys.stderr)
         if as_json:
-            print(json.dumps({"scene": str(source), **asdict(found)}, default=str), flush=True)
+            print(
+                strict_json.dumps({"scene": str(source), **asdict(found)}, default=str), flush=True
+            )
         else:
             print(predicting.scene_line(source, found))
             print(f"{found.classes}\n{found.probabilities}", flush=True)

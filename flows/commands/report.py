@@ -1,12 +1,12 @@
 """``fedx report``: runs on one page."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import JsonObject, RunRoot
 
@@ -60,7 +60,7 @@ def report(
     written = write_report(found, out or alone, heat_maps=heat_maps, accuracy=at_accuracy)
     if as_json:
         print(
-            json.dumps(
+            strict_json.dumps(
                 {
                     "page": str(written.page),
                     "files": written.files,

@@ -1,11 +1,11 @@
 """``fedx reproduce``: the paper's figures and tables, computed anew."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.choices import Track
 from flows.commands.options import (
@@ -103,7 +103,7 @@ def reproduce(
     failed = 0 if draw_only else _run(figure, places, jobs, workers, track)
     files = [*figures.draw(figure, Path(run_root)), figure.path.name]
     if as_json:
-        print(json.dumps({"figure": what, "files": [str(folder / name) for name in files]}))
+        print(strict_json.dumps({"figure": what, "files": [str(folder / name) for name in files]}))
     else:
         print(folder)
     if failed:

@@ -1,6 +1,5 @@
 """``fedx run`` and ``fedx resume``: the flow on Prefect, or the same in this process."""
 
-import json
 import os
 import signal
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.choices import Preset, RunAt, Show, Track
 from flows.commands.options import (
@@ -192,7 +192,7 @@ def start(
         order.folder.give_back()
         raise
     if as_json:
-        print(json.dumps({"event": "summary", **found}), flush=True)
+        print(strict_json.dumps({"event": "summary", **found}), flush=True)
     else:
         print(order.folder.path)
 

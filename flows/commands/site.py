@@ -5,12 +5,12 @@ computed, ``serve`` takes orders. At the coordinator: ``admit`` lets a site take
 tells it where its orders will lie, ``roster`` makes those admitted the clients of a data set.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_approve import approve
 from flows.commands.site_options import CoordinatorHome, SiteHome
@@ -183,7 +183,7 @@ def _told(
         }
         if max_examples is not None:
             said["max_examples"] = max_examples
-        print(json.dumps(said))
+        print(strict_json.dumps(said))
     else:
         print(f"{public.name}: {public.fingerprint}")
         print(f"{file}: {then}")

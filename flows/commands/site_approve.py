@@ -1,12 +1,12 @@
 """``fedx site approve``: people read what a plan does with their data, and agree or not."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_options import SiteHome
 
@@ -49,7 +49,11 @@ def approve(
         sha256 = approvals.agreed(plan)
         approvals.withdraw(sha256)
         audit.note(home.folder, "withdrawn", plan=sha256)
-        print(json.dumps({"withdrawn": sha256}) if as_json else f"{sha256[:12]} is not followed.")
+        print(
+            strict_json.dumps({"withdrawn": sha256})
+            if as_json
+            else f"{sha256[:12]} is not followed."
+        )
         return
     waiting = [approvals.find(plan)] if plan else list(approvals.asked())
     if as_json:
@@ -58,7 +62,7 @@ def approve(
         ]
         if yes:
             agree(waiting[0])
-        print(json.dumps({"waiting": told, "approved": list(approvals.approved())}))
+        print(strict_json.dumps({"waiting": told, "approved": list(approvals.approved())}))
         return
     for asked in waiting:
         print(f"plan    {asked.sha256}\n{describe(asked.plan, asked.job)}\n")

@@ -1,11 +1,11 @@
 """``fedx site roster``: whom a run asks, at a coordinator that has no shards."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import DataRoot, JsonObject, Params
 from flows.commands.site_options import CoordinatorHome
@@ -45,6 +45,6 @@ def roster(
     path = rosters.write(experiment, dataset, Path(data_root or "data"), registry)
     names = list(registry.names())
     if as_json:
-        print(json.dumps({"dataset": dataset, "clients": names, "file": str(path)}))
+        print(strict_json.dumps({"dataset": dataset, "clients": names, "file": str(path)}))
     else:
         print(f"{path}: {', '.join(names)}")

@@ -2,13 +2,13 @@
 
 import base64
 import binascii
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject, Store
 from flows.commands.site_options import CoordinatorHome, SiteHome
 
@@ -43,7 +43,7 @@ def serve(
 
     def say(line: str) -> None:
         if as_json:
-            print(json.dumps({"said": line}), flush=True)
+            print(strict_json.dumps({"said": line}), flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
@@ -91,7 +91,7 @@ def invite(
     letter = base64.encodebytes(invitation.write(inbox, registry.keys, site)).decode()
     save(path, letter)
     if as_json:
-        print(json.dumps({"site": name, "file": str(path)}))
+        print(strict_json.dumps({"site": name, "file": str(path)}))
     else:
         print(f"{path}\ncarry it to the people of {name}: fedx site serve --invitation {path.name}")
 

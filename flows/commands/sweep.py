@@ -1,6 +1,5 @@
 """``fedx sweep``: many runs from one grid; what came of them is shown over seeds."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store, TrackWith
 from flows.exits import FAILED
 from flows.stopping import stopping
@@ -57,7 +57,7 @@ def sweep(
     launch = sweeping.Processes(sweep=asked.name, places=places, workers=workers, track=track)
     ends, failed = carried_out(found, launch, jobs)
     if as_json:
-        print(json.dumps({"sweep": asked.name, "runs": [vars(outcome) for outcome in ends]}))
+        print(strict_json.dumps({"sweep": asked.name, "runs": [vars(outcome) for outcome in ends]}))
     elif not failed:
         print(f"fedx compare --grid {grid}")
     if failed:
@@ -101,7 +101,7 @@ def _say_plan(grid: "Grid", found: Sequence["Job"], *, as_json: bool) -> None:
     alone = sum(cell.settings.federation.rounds for cell in grid.cells)
     about = {"cells": len(grid.cells), "rounds_to_do": to_do, "rounds_without_sharing": alone}
     if as_json:
-        print(json.dumps({"sweep": grid.name, **about, "runs": rows}))
+        print(strict_json.dumps({"sweep": grid.name, **about, "runs": rows}))
         return
     width = max(len(job.step.run) for job in found)
     for row in rows:

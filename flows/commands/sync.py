@@ -1,12 +1,12 @@
 """``fedx sync``: MLflow gets what it lacks."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import JsonObject, RunRoot
 
@@ -52,7 +52,7 @@ def sync(
             if not as_json:
                 print(_line(outcome))
     if as_json:
-        print(json.dumps({"copies": [dataclasses.asdict(outcome) for outcome in outcomes]}))
+        print(strict_json.dumps({"copies": [dataclasses.asdict(outcome) for outcome in outcomes]}))
     lacking = [outcome for outcome in outcomes if outcome.error]
     if lacking:
         first = lacking[0]

@@ -1,6 +1,5 @@
 """``fedx watch``: a run that goes on elsewhere."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import RunRoot
 
@@ -79,10 +79,10 @@ def _print_json(looks: Iterator["Seen"]) -> None:
     done = 0
     for seen in looks:
         for row in rows(seen.reports)[done:]:
-            print(json.dumps({"event": "round", **row}), flush=True)
+            print(strict_json.dumps({"event": "round", **row}), flush=True)
         done = len(seen.reports)
         if seen.state == "finished":
-            print(json.dumps({"event": "summary", **(seen.summary or {})}), flush=True)
+            print(strict_json.dumps({"event": "summary", **(seen.summary or {})}), flush=True)
 
 
 def _print_lines(looks: Iterator["Seen"]) -> None:

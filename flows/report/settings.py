@@ -1,11 +1,11 @@
 """What the runs were set to, where they come from, and how to repeat them."""
 
-import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedx_core import strict_json
 from flows import compare, provenance
 from flows.report.gather import Run
 from flows.report.parts import Cell, Column, Section, Table
@@ -34,7 +34,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value)
+    return {name: value if isinstance(value, str) else strict_json.dumps(value)
             for name, value in values.items()}  # fmt: skip
 
 

@@ -1,9 +1,8 @@
 """Table I: the paper's savings beside ours."""
 
 import dataclasses
-import json
 
-from fedx_core import table1
+from fedx_core import strict_json, table1
 from flows.report.parts import Cell, Column, Table
 
 
@@ -21,7 +20,7 @@ def show(as_json: bool = False) -> str:
     equal, cells = sum(r.equal_cells for r in explained), 9 * len(explained)
     if as_json:
         plain = [{**dataclasses.asdict(r), "equal_cells": r.equal_cells} for r in rows]
-        return json.dumps({"rows": plain, "equal_cells": equal, "cells": cells})
+        return strict_json.dumps({"rows": plain, "equal_cells": equal, "cells": cells})
     head = "".join(f"{round(100 * rate):>7}" for rate in table1.RATES)
     lines = [
         "FedX, Table I: size of one transfer, unpruned total and savings at a pruning rate in %",

@@ -1,10 +1,9 @@
 """Table II: operations of an explanation and of a mask, the paper's beside ours."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 
-from fedx_core import table2
+from fedx_core import strict_json, table2
 from fedx_core.table2 import Row
 from flows.report.parts import Column, Table
 
@@ -31,7 +30,7 @@ def show(found: Sequence[Row], as_json: bool = False) -> str:
         plain = [
             {**dataclasses.asdict(r), "images": r.images, "same_mask": r.same_mask} for r in found
         ]
-        return json.dumps({"rows": plain, "equal_masks": equal, "masks": len(found)})
+        return strict_json.dumps({"rows": plain, "equal_masks": equal, "masks": len(found)})
     low, high = (round(pick(row.images for row in found)) for pick in (min, max))
     return "\n".join(
         [

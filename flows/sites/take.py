@@ -9,13 +9,13 @@ signed it. Exit codes are those of the command ``fedx``.
 
 import base64
 import binascii
-import json
 import os
 import sys
 import time
 import traceback
 from pathlib import Path
 
+from fedx_core import strict_json
 from fedx_core.errors import FedXError, PayloadError
 from fedx_core.sites.home import Home
 from fedx_core.sites.orders import open_order
@@ -58,7 +58,7 @@ def main() -> int:
     code = exits.DONE
     try:
         done = take(sys.stdin.read(), Home(site_home()), shards(), Wire(plain_http=plain_http()))
-        said = json.dumps({"done": done})
+        said = strict_json.dumps({"done": done})
     except FedXError as error:
         code, said = exits.exit_code(error.code), exits.said(error.code, str(error), as_json=True)
     except Exception:  # whatever it is, the site's log has all of it and the coordinator nothing

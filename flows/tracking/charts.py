@@ -5,11 +5,11 @@ MLflow's own and documented nowhere; it is that of 3.17, and a browser test guar
 """
 
 import base64
-import json
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fedx_core import strict_json
 from fedx_core.evaluation import PRIMARY
 from fedx_core.messages import RoundReport
 from flows.tracking import places
@@ -93,7 +93,7 @@ def description(experiment_id: str) -> str:
 
 def view(scores: Sequence[str]) -> str:
     """Return the view as MLflow keeps it: equal scores, equal text."""
-    text = json.dumps(_state(scores), separators=(",", ":")).encode()
+    text = strict_json.dumps(_state(scores), separators=(",", ":")).encode()
     return "deflate;" + base64.b64encode(zlib.compress(text, 9)).decode()
 
 

@@ -7,14 +7,13 @@ by layer, the two ledgers ``wire/`` and ``paper/`` with running totals in MiB at
 for ``system/``.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from fedx_core import config
+from fedx_core import config, strict_json
 from fedx_core.config import ExperimentConfig
 from fedx_core.messages import RoundReport, Traffic
 from flows.monitor import Sample
@@ -144,7 +143,7 @@ def client_table(reports: Sequence[RoundReport]) -> str:
             )
     columns = ["round", "client", "examples", "train_loss", "seconds"]
     columns += [*(f"{kind}_bytes" for kind in kinds), "lost"]
-    return json.dumps({"columns": columns, "data": rows})
+    return strict_json.dumps({"columns": columns, "data": rows})
 
 
 def named(text: str) -> str:

@@ -1,10 +1,10 @@
 """What a copy says of its run: parameters, tags, data, and links."""
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from fedx_core import strict_json
 from flows.record import Record
 from flows.tracking import charts, content, sweeps
 
@@ -76,7 +76,7 @@ def _inputs(record: Record) -> Iterator["DatasetInput"]:
                 name=f"{record.settings.dataset}/{part}",
                 digest=about["digest"][:36],  # MLflow takes no more; DVC's have 36
                 source_type="local",
-                source=json.dumps({"uri": about["path"]}),
+                source=strict_json.dumps({"uri": about["path"]}),
             ),
             [InputTag(key, value) for key, value in tags.items()],
         )

@@ -1,10 +1,10 @@
 """A run's files in its copy, and its models in the registry."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedx_core import strict_json
 from flows import now
 from flows.record import Record
 from flows.tracking import content, registry
@@ -26,7 +26,7 @@ def send_files(copy: Copy, record: Record) -> int:
     for path, place in files.items():
         copy.client.log_artifact(copy.run_id, str(path), place or None)
     copy.client.log_text(copy.run_id, table, TABLE)
-    shown = json.dumps([{"path": TABLE, "type": "table"}])
+    shown = strict_json.dumps([{"path": TABLE, "type": "table"}])
     # The tag comes last: until all files are there, the next visit sends them again.
     copy.tag({"mlflow.loggedArtifacts": shown, "fedx.files": name})
     return len(files) + 1

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from fedx_core import strict_json
 from fedx_core.errors import RunError
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.services import CLIENT_POOL, SERVER_POOL
@@ -182,7 +183,7 @@ def deployments(sites: Sequence[str]) -> dict[str, Any]:
         ROOT / "params.yaml",
         *(p for name in ("fedx_core", "flows") for p in sorted((ROOT / name).rglob("*.py"))),
     ]
-    version = hashlib.sha256(f"{ROOT} {json.dumps(plan)}".encode())
+    version = hashlib.sha256(f"{ROOT} {strict_json.dumps(plan)}".encode())
     for path in made_from:
         version.update(path.as_posix().encode() + path.read_bytes())
     for each in plan["deployments"]:

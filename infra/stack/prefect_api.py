@@ -9,6 +9,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
+from fedx_core import strict_json
 from fedx_core.errors import RunError
 
 _RETRIES = 5
@@ -50,7 +51,7 @@ class PrefectServer:
             headers["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
         request = Request(
             f"{self.url}{path}",
-            None if body is None else json.dumps(body).encode(),
+            None if body is None else strict_json.dumps(body).encode(),
             headers,
             method=verb,
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from fedx_core import strict_json
 from fedx_core.errors import RunError
 from infra.stack.services import Service
 from infra.stack.settings import ROOT
@@ -69,7 +70,9 @@ def start(service: Service, var: Path) -> None:
         # such a process could not be interrupted.
         setsigdef=[signal.SIGINT, signal.SIGTERM],
     )
-    _note(service.name, var).write_text(json.dumps({"pid": pid, "settings": digest(service)}))
+    _note(service.name, var).write_text(
+        strict_json.dumps({"pid": pid, "settings": digest(service)})
+    )
     _settle(pid)
 
 
@@ -141,7 +144,7 @@ def alive(process: psutil.Process) -> bool:
 def digest(service: Service) -> str:
     """Tell one way of starting a service from another."""
     how: tuple[tuple[str, ...], Mapping[str, str]] = (service.command, service.environment)
-    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(strict_json.dumps(how, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def memory(processes: Iterable[psutil.Process]) -> int:
