@@ -7,11 +7,11 @@
 The policies are in AWS's language, for the stack's own server and for any other that speaks it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedx_core import strict_json
 from infra.stack import certificates
 from infra.stack.settings import BUCKET
 
@@ -67,9 +67,9 @@ def write(path: Path, keys: Mapping[str, Mapping[str, str]]) -> None:
         for user, each in keys.items()
     ]
     documents = [
-        {"name": user, "content": json.dumps(policy)} for user, policy in policies().items()
+        {"name": user, "content": strict_json.dumps(policy)} for user, policy in policies().items()
     ]
-    said = json.dumps({"identities": users, "policies": documents})
+    said = strict_json.dumps({"identities": users, "policies": documents})
     certificates.write(path, said.encode())
 
 
