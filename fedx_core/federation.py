@@ -297,7 +297,9 @@ def _branch(
         server.journal.commit(commits[-1])
     last = there.committed(branch.round_index)
     assert last is not None
-    state = checkpoint.unpack_server_state(there.store.get(last.state))
+    # The last round's pruning is done anew, from what it saw.
+    origin = last.evidence.before if last.evidence else last.state
+    state = checkpoint.unpack_server_state(there.store.get(origin))
     # It may have been that run's last round, after which models went out to be scored.
     traffic = {name: replace(sent, evaluation=0) for name, sent in last.report.traffic.items()}
     draft = replace(last.report, rounds=server.config.federation.rounds, traffic=traffic)

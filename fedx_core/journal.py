@@ -6,6 +6,8 @@
     journal/0007/closed.1   who counts instead, where updates were lost before the commit
     journal/0007/commit     the state by its hash, the report, what each client holds, and what led
                             to a pruning event
+    journal/rollback.1      rounds after one named there are void; what comes in their place lies
+                            beside them, in ``journal/0007.1``, ``.2`` after the second time
 
 A killed server finds the last commit and repeats the step that is missing, to the same bytes. Two
 servers can race for these names alone, and each is created only if absent: one wins.
@@ -150,11 +152,52 @@ class Commit:
         return replace(self, report=report, holdings={})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """The run goes on after an earlier round; those after it are void, and stay where they are.
+
+    Args:
+        to: the last round that holds.
+        last: the last round that was committed when it was rolled back.
+    """
+
+    to: int
+    last: int
+
+
 class Journal:
     """Reads and creates a run's write-once records."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._rollbacks: list[Rollback] | None = None
+
+    def rollbacks(self) -> list[Rollback]:
+        """Return how often the run was rolled back, the first time first; read once."""
+        if self._rollbacks is None:
+            found: list[Rollback] = []
+            while (plain := self._read(f"journal/rollback.{len(found) + 1}")) is not None:
+                found.append(parse(Rollback, plain))
+            self._rollbacks = found
+        return self._rollbacks
+
+    def roll_back(self, to: int) -> Rollback:
+        """Let the run go on after an earlier round; nothing is erased.
+
+        Raises:
+            LostRaceError: somebody else has rolled it back.
+        """
+        record = Rollback(to=to, last=len(self.commits()) - 1)
+        self._create(f"journal/rollback.{len(self.rollbacks()) + 1}", record)
+        self._rollbacks = None
+        return record
+
+    def mark(self, round_index: int) -> str:
+        """Name a round in keys: ``0007``, or ``0007.1`` where one of that number is void."""
+        number = max(
+            (n for n, r in enumerate(self.rollbacks(), 1) if r.to < round_index), default=0
+        )
+        return f"{round_index:04d}" + (f".{number}" if number else "")
 
     def begin(self, run: Run) -> None:
         """Claim the run folder.
@@ -190,11 +233,11 @@ class Journal:
 
     def open(self, record: Opened) -> None:
         """Say that a round has begun; a resumed server says the same again."""
-        self._create(f"{_folder(record.round_index)}/open", record)
+        self._create(f"{self._folder(record.round_index)}/open", record)
 
     def opened(self, round_index: int) -> Opened | None:
         """Return how a round began, or None."""
-        plain = self._read(f"{_folder(round_index)}/open")
+        plain = self._read(f"{self._folder(round_index)}/open")
         return None if plain is None else parse(Opened, plain, gaps=True)
 
     def close(self, record: Closed, instead_of: int = 0) -> None:
@@ -204,12 +247,12 @@ class Journal:
             record: who does.
             instead_of: how many closings of the round were read and found to have lost updates.
         """
-        self._create(_closing(record.round_index, instead_of), record)
+        self._create(self._closing(record.round_index, instead_of), record)
 
     def closings(self, round_index: int) -> list[Closed]:
         """Return who counts in a round, and before it what was put in its place; may be empty."""
         found: list[Closed] = []
-        while (plain := self._read(_closing(round_index, len(found)))) is not None:
+        while (plain := self._read(self._closing(round_index, len(found)))) is not None:
             found.append(parse(Closed, plain, gaps=True))
         return found
 
@@ -220,13 +263,13 @@ class Journal:
 
     def commit(self, record: Commit) -> None:
         """Finish a round."""
-        self._create(f"{_folder(record.round_index)}/commit", record)
+        self._create(f"{self._folder(record.round_index)}/commit", record)
 
     def committed(self, round_index: int) -> Commit | None:
         """Return a round's commit, or None."""
         if round_index < 0:
             return None
-        plain = self._read(f"{_folder(round_index)}/commit")
+        plain = self._read(f"{self._folder(round_index)}/commit")
         return None if plain is None else parse(Commit, plain, gaps=True)
 
     def commits(self) -> list[Commit]:
@@ -235,6 +278,12 @@ class Journal:
         while (commit := self.committed(len(found))) is not None:
             found.append(commit)
         return found
+
+    def _folder(self, round_index: int) -> str:
+        return f"journal/{self.mark(round_index)}"
+
+    def _closing(self, round_index: int, number: int) -> str:
+        return f"{self._folder(round_index)}/closed" + (f".{number}" if number else "")
 
     def _create(self, key: str, record: Any) -> None:
         data = _summed(canonical(record))
@@ -277,11 +326,3 @@ def _plain(key: str, line: bytes) -> Any:
         return strict_json.loads(line, LARGEST_RECORD, finite=False)
     except PayloadError as error:
         raise type(error)(f"{key} is corrupt: {error}; restore it from a copy") from error
-
-
-def _closing(round_index: int, number: int) -> str:
-    return f"{_folder(round_index)}/closed" + (f".{number}" if number else "")
-
-
-def _folder(round_index: int) -> str:
-    return f"journal/{round_index:04d}"

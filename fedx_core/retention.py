@@ -46,7 +46,7 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
     closed, opened = journal.closed(round_index), journal.opened(round_index)
     if closed is not None and opened is not None:
         for report in closed.reports:
-            _forget_tries(store, round_index, report)
+            _forget_tries(journal, round_index, report)
         for base in (opened.base, *opened.other_bases):
             store.delete(base.key)
     if round_index:
@@ -57,33 +57,46 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
         for other in {before.report.best_round, round_index - keep_states} - kept:
             if other >= 0:
                 store.delete(commits[other].state.key)
-        memories = open_store(place.memory)
-        for client, holding in before.holdings.items():
-            if holding.memory is not None and after.holdings[client].memory != holding.memory:
-                memories.delete(holding.memory.key)
+        if any(holding.memory is not None for holding in before.holdings.values()):
+            _forget_memories(journal, place, round_index - keep_states)
+
+
+def _forget_memories(journal: Journal, place: Place, round_index: int) -> None:
+    """Forget what clients held after a round whose state goes, unless they held it longer.
+
+    What they held after a kept state stays with it, so that a run can go back there.
+    """
+    gone, kept = journal.committed(round_index), journal.committed(round_index + 1)
+    if gone is None or kept is None:
+        return
+    memories = open_store(place.memory)
+    for client, holding in gone.holdings.items():
+        if holding.memory is not None and kept.holdings[client].memory != holding.memory:
+            memories.delete(holding.memory.key)
 
 
 def _forget_lost(journal: Journal, place: Place, round_index: int) -> None:
     closed = journal.closed(round_index)
     memories = open_store(place.memory)
     for report in closed.reports if closed is not None else ():
-        _forget_words(journal.store, round_index, report)
+        _forget_words(journal, round_index, report)
     for failure in closed.failures if closed is not None else ():
-        _forget_tries(journal.store, round_index, failure)
-        _forget_words(journal.store, round_index, failure)
+        _forget_tries(journal, round_index, failure)
+        _forget_words(journal, round_index, failure)
         for attempt in range(failure.attempt + 1):
             memories.delete(f"memory/{failure.client}/{round_index:04d}.{attempt}")
 
 
-def _forget_tries(store: Store, round_index: int, last: ClientReport | ClientFailure) -> None:
+def _forget_tries(journal: Journal, round_index: int, last: ClientReport | ClientFailure) -> None:
     for attempt in range(last.attempt + 1):
-        stem = f"uplink/{round_index:04d}/{last.client}.{attempt}"
-        store.delete(stem)
-        store.delete(f"{stem}.report")
+        stem = f"uplink/{journal.mark(round_index)}/{last.client}.{attempt}"
+        journal.store.delete(stem)
+        journal.store.delete(f"{stem}.report")
 
 
-def _forget_words(store: Store, round_index: int, last: ClientReport | ClientFailure) -> None:
+def _forget_words(journal: Journal, round_index: int, last: ClientReport | ClientFailure) -> None:
     """Forget the short words of sites that nobody has read since; see :mod:`fedx_core.sites`."""
     for attempt in range(last.attempt + 1):
         for word in ("taken", "intent"):
-            store.delete(f"uplink/{round_index:04d}/{last.client}.{attempt}.report.{word}")
+            stem = f"uplink/{journal.mark(round_index)}/{last.client}.{attempt}"
+            journal.store.delete(f"{stem}.report.{word}")

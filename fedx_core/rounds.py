@@ -142,6 +142,7 @@ def jobs_for(
     mask = checkpoint.put_mask(server.store, server_state.mask)
     folder = "uplink" if purpose == "train" else purpose
     places = {client: place for place, client in enumerate(server.clients)}
+    mark = server.journal.mark(round_index)
     sent: dict[str, tuple[Ref, str]] = {}
     jobs = []
     for client in clients:
@@ -159,7 +160,7 @@ def jobs_for(
             payload = bench.method.downlink(server_state, bench.info, variant)
             data = bench.codec.encode(payload, schema)
             # A folder for each round, so that tidying one up takes nothing from the next.
-            stored = put_by_hash(server.store, f"downlink/{round_index:04d}", data)
+            stored = put_by_hash(server.store, f"downlink/{mark}", data)
             sent[variant] = stored, schema.digest.hex()
         base, digest = sent[variant]
         jobs.append(
@@ -176,7 +177,7 @@ def jobs_for(
                 mask=mask,
                 schema=digest,
                 memory=memory,
-                uplink_key=f"{folder}/{round_index:04d}/{client}.0",
+                uplink_key=f"{folder}/{mark}/{client}.0",
                 deadline=server.config.federation.round_timeout,
                 grace=server.config.federation.grace if purpose == "train" else 0.0,
                 variant=variant,

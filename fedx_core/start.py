@@ -488,12 +488,17 @@ def open_server(
     )
 
 
+def _pruned_before(journal: Journal, branch: Branch) -> bool:
+    before = journal.committed(branch.round_index - 1)
+    return before is None or before.report.sparsity > 0
+
+
 def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
     """Check that another run's first rounds are this run's too, and take its normalisation.
 
     Raises:
         ConfigError: a setting that its first rounds depend on differs.
-        RunError: that run lacks the round or its state, or has pruned by then.
+        RunError: that run lacks the round or its state.
     """
     journal = Journal(open_store(branch.store))
     run = journal.run()
@@ -523,12 +528,16 @@ def _shared_pixels(settings: ExperimentConfig, branch: Branch) -> Pixels:
                 f"{block} differs from the run to branch from: {theirs[block]!r} there, "
                 f"{ours[block]!r} here; a branch shares all that its first rounds depend on"
             )
-    if last.report.sparsity or theirs["method"]["name"] not in ("fedavg", "fedx"):
-        raise RunError(
-            f"{branch.store} is pruned or not FedAvg by round {branch.round_index}; branch from "
-            "an unpruned round of fedavg or fedx"
+    pruned = last.report.sparsity and (last.evidence is None or _pruned_before(journal, branch))
+    if theirs["method"] != ours["method"] and (
+        pruned or theirs["method"]["name"] not in ("fedavg", "fedx")
+    ):
+        raise ConfigError(
+            f"{branch.store} is pruned or not FedAvg by round {branch.round_index}, so its rounds "
+            f"are of its method alone: {theirs['method']!r}; branch with the same settings of the "
+            "method, or from an unpruned round of fedavg or fedx"
         )
-    if journal.store.read(last.state.key) is None:
+    if journal.store.read((last.evidence.before if last.evidence else last.state).key) is None:
         raise RunError(
             f"{branch.store} no longer holds the state of round {branch.round_index}; it keeps the "
             "last federation.keep_states only; branch from a later round, or run it again with more"

@@ -20,6 +20,7 @@ from flows.commands.methods import methods
 from flows.commands.predict import predict
 from flows.commands.report import report
 from flows.commands.reproduce import reproduce
+from flows.commands.rollback import rollback
 from flows.commands.run import resume, run
 from flows.commands.site import app as site
 from flows.commands.sweep import sweep
@@ -39,6 +40,7 @@ Other things to try:
         fedx run --set training.epochs=1 --seed 2   # any setting
         fedx run --branch-from base@10              # share ten rounds
         fedx resume base --rounds 40                # go on, or further
+        fedx rollback base --to 12                  # go back to an earlier round
         fedx run --no-engine                        # without Prefect
 """
 
@@ -95,7 +97,8 @@ def _root(
 
 
 for command in (
-    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, methods, reproduce,
+    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, rollback, methods,
+    reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")
