@@ -1,6 +1,7 @@
 """Roll a run back, and let its files and its copies in MLflow follow."""
 
 import uuid
+from pathlib import Path
 
 from fedx_core.errors import RunError
 from fedx_core.federation import history
@@ -31,7 +32,9 @@ def go_back(order: Order, to: int) -> Rollback:
         raise RunError(f"a process is at work on {order.run!r}; stop it, then go back")
 
     with folder.at_work(busy):
-        record = roll_back(Journal(store), order.setting.place, to)
+        # Sites keep what is theirs at home, and then there is no folder for it here.
+        at_sites = not Path(order.setting.place.memory).exists()
+        record = roll_back(Journal(store), order.setting.place, to, at_sites=at_sites)
         for path in (
             folder.results / "summary.json",
             folder.results / "accuracy.svg",

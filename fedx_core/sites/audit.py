@@ -62,7 +62,9 @@ def note(folder: Path, event: str, **facts: str | int | float) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        log.warning("can't write down in %s: %s (%s)", folder / FILE, json.dumps(said), error)
+        log.warning(
+            "can't write down in %s: %s (%s)", folder / FILE, strict_json.dumps(said), error
+        )
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _add(descriptor: int, said: dict[str, Any]) -> None:
     """Add a line that names all before it."""
     with os.fdopen(os.dup(descriptor), "rb") as file:
         head, number, whole = _end(file)
-    line = json.dumps({**said, "line": number + 1, "previous": head}, allow_nan=False)
+    line = strict_json.dumps({**said, "line": number + 1, "previous": head})
     # What a full disk has cut short stays a line of its own.
     os.write(descriptor, (b"" if whole else b"\n") + line.encode() + b"\n")
 

@@ -1,11 +1,11 @@
 """``fedx audit``: read a book of refusals, hand it on, and see whether a line is missing."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject
 
 Folder = Annotated[
@@ -60,7 +60,7 @@ def export(
 
     for said in audit.entries(_with_book(folder)):
         if str(said.get("time", "")) >= since and event in ("", said.get("event")):
-            print(json.dumps(said))
+            print(strict_json.dumps(said))
 
 
 @app.command()
@@ -85,7 +85,7 @@ def verify(
     found = audit.verify(_with_book(folder), expect)
     if as_json:
         told = {"lines": found.lines, "chained": found.chained, "head": found.head}
-        print(json.dumps({**told, "faults": list(found.faults)}))
+        print(strict_json.dumps({**told, "faults": list(found.faults)}))
     else:
         print(f"{folder / audit.FILE}: {found.lines} lines, {found.chained} of them chained")
         print(f"last hash {found.head}")
