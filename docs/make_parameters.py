@@ -15,7 +15,7 @@ import typer
 import yaml
 from griffe import Docstring
 
-from fedx_core import config, plugins
+from fedx_core import config, plugins, strict_yaml
 from flows import form
 from flows.cli import app
 from flows.round_loop import fedx
@@ -47,7 +47,7 @@ def page() -> str:
 
 def settings() -> Iterator[str]:
     """Describe the blocks of ``params.yaml`` with the values it has."""
-    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values = strict_yaml.read(ROOT / "params.yaml")
     yield "## Settings in `params.yaml`\n"
     yield from block(config.ExperimentConfig, "", values)
     for name in BLOCKS:
@@ -98,7 +98,7 @@ def flow() -> Iterator[str]:
     """Describe the parameters of the deployment ``fedx/round-loop``."""
     yield "## The flow: `fedx/round-loop`\n"
     yield "`prefect deployment run` takes them with `-p NAME=VALUE`, Prefect's pages in a form.\n"
-    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    deployments = strict_yaml.read(ROOT / "prefect.yaml")["deployments"]
     deployed = next(one for one in deployments if one["name"] == "round-loop")["parameters"]
     about = arguments(inspect.getdoc(fedx.fn) or "")
     hints = typing.get_type_hints(fedx.fn)

@@ -1,38 +1,22 @@
 """The experiment's settings: one frozen dataclass a block of ``params.yaml``.
 
 ``params.yaml`` says what is computed; where (store, folders, workers, tracking) is said by flow
-parameters and the environment. Only this file imports pydantic, and only when a file is read.
+parameters and the environment.
 """
 
-import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from fedx_core import plugins
+from fedx_core import limits, parsing, strict_yaml
 from fedx_core.errors import ConfigError
+from fedx_core.nearest import hint
+from fedx_core.parsing import Block, Plugin, Slot, as_plain
 
-
-class Block:
-    """A block of ``params.yaml``; keys that it does not know are refused."""
-
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plugin(Block):
-    """A plug-in by its file's name, with its own parameters beside the name."""
-
-    name: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-
-    def build(self, package: str) -> Any:
-        """Construct it from its package, such as ``methods``."""
-        return plugins.build(package, self.name, self.params)
+__all__ = ["Plugin", "as_plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +33,7 @@ class ReferenceConfig(Block):
     absent: Literal["error", "skip"] = "error"
 
     def __post_init__(self) -> None:
-        _at_least("reference.per_class", self.per_class, 1)
+        limits.at_least(1, per_class=self.per_class)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +46,8 @@ class DatasetConfig(Block):
         reference: how large the server's reference set is.
     """
 
-    source: Plugin
-    partition: Plugin
+    source: Annotated[Plugin, Slot("data")]
+    partition: Annotated[Plugin, Slot("partition")]
     reference: ReferenceConfig
 
 
@@ -126,12 +110,10 @@ class TrainingConfig(Block):
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "threads"):
-            _at_least(f"training.{name}", getattr(self, name), 1)
+            limits.at_least(1, **{name: getattr(self, name)})
         check_device(self.device)
-        if not self.learning_rate > 0:
-            raise ConfigError(f"training.learning_rate must be positive, got {self.learning_rate}")
-        if self.weight_decay < 0:
-            raise ConfigError(f"training.weight_decay must be 0 or more, got {self.weight_decay}")
+        limits.positive(learning_rate=self.learning_rate)
+        limits.at_least(0, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +131,8 @@ class SelectionConfig(Block):
     min_delta: float
 
     def __post_init__(self) -> None:
-        _at_least("federation.selection.patience", self.patience, 0)
-        if not self.min_delta >= 0:
-            raise ConfigError(
-                f"federation.selection.min_delta must be 0 or more, got {self.min_delta}"
-            )
+        limits.at_least(0, patience=self.patience)
+        limits.at_least(0, min_delta=self.min_delta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,19 +172,12 @@ class FederationConfig(Block):
 
     def __post_init__(self) -> None:
         for name in ("rounds", "attempts", "keep_states"):
-            _at_least(f"federation.{name}", getattr(self, name), 1)
-        _at_least("federation.min_reports", self.min_reports, 0)
-        if not 0 < self.participation <= 1:
-            raise ConfigError(
-                f"federation.participation must lie in (0, 1], got {self.participation}"
-            )
-        if self.clip != "none" and not self.clip >= 1:
-            raise ConfigError(
-                f"federation.clip must be 1 or more, or none to clip nothing, got {self.clip}"
-            )
-        for name in ("round_timeout", "max_update_norm", "grace"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"federation.{name} must be 0 or more, got {getattr(self, name)}")
+            limits.at_least(1, **{name: getattr(self, name)})
+        limits.within("(0, 1]", participation=self.participation)
+        for name in ("min_reports", "round_timeout", "max_update_norm", "grace"):
+            limits.at_least(0, **{name: getattr(self, name)})
+        if self.clip != "none":
+            limits.at_least(1, clip=self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,18 +203,14 @@ class ExperimentConfig(Block):
     model: ModelConfig
     training: TrainingConfig
     federation: FederationConfig
-    method: Plugin
-    codec: Plugin
+    method: Annotated[Plugin, Slot("methods")]
+    codec: Annotated[Plugin, Slot("codec")]
 
     def __post_init__(self) -> None:
-        for name in (self.dataset, *self.prepare):
-            if name not in self.datasets:
-                near = difflib.get_close_matches(name, self.datasets, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
-                raise ConfigError(
-                    f"no data set {name!r} in datasets; {hint}"
-                    f"choose one of {', '.join(self.datasets)}, or describe it there"
-                )
+        for key, names in (("dataset", [self.dataset]), ("prepare", self.prepare)):
+            for name in names:
+                if name not in self.datasets:
+                    raise ConfigError(f"{key}: {unknown_data_set(name, self.datasets)}")
 
 
 def load(path: Path | str, *overrides: Mapping[str, Any] | None) -> ExperimentConfig:
@@ -258,16 +226,16 @@ def load(path: Path | str, *overrides: Mapping[str, Any] | None) -> ExperimentCo
         ConfigError: the file is missing or not YAML, or a value has the wrong type, an unknown
             key (named by its full path) or an impossible value.
     """
-    import yaml
-
     try:
-        raw = yaml.safe_load(Path(path).read_text())
+        raw = strict_yaml.read(path)
     except FileNotFoundError as error:
         raise ConfigError(
             f"no settings at {path}; run in a folder with params.yaml or pass --params FILE"
         ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except OSError as error:
+        raise ConfigError(
+            f"can't read {path} ({error.strerror}); name another file with --params"
+        ) from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold one mapping of blocks, got {type(raw).__name__}")
     for values in overrides:
@@ -281,18 +249,7 @@ def parse(raw: Mapping[str, Any]) -> ExperimentConfig:
     Raises:
         ConfigError: as :func:`load`.
     """
-    values = json.loads(json.dumps(raw))
-    for block, package in (("method", "methods"), ("codec", "codec")):
-        values[block] = _split_plugin(values, block, package)
-    if isinstance(values.get("datasets"), dict):
-        for name, dataset in values["datasets"].items():
-            if isinstance(dataset, dict):
-                for block, package in (("source", "data"), ("partition", "partition")):
-                    dataset[block] = _split_plugin(
-                        dataset, block, package, prefix=f"datasets.{name}."
-                    )
-    config: ExperimentConfig = _validate(ExperimentConfig, values, "")
-    return config
+    return parsing.parsed(ExperimentConfig, _copied(raw))
 
 
 def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +258,7 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     Raises:
         ConfigError: the path leads through something that is no block.
     """
-    values: dict[str, Any] = json.loads(json.dumps(raw))
+    values = _copied(raw)
     # Names first, since naming another plug-in empties its block.
     for path, value in sorted(overrides.items(), key=lambda item: not item[0].endswith(".name")):
         *parents, leaf = path.split(".")
@@ -325,50 +282,22 @@ def override(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
     return values
 
 
-def as_plain(config: Any) -> Any:
-    """Turn a configuration back into what ``params.yaml`` would say."""
-    if isinstance(config, Plugin):
-        return {"name": config.name, **as_plain(config.params)}
-    if dataclasses.is_dataclass(config):
-        return {f.name: as_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    if isinstance(config, Mapping):
-        return {key: as_plain(value) for key, value in config.items()}
-    if isinstance(config, tuple | list):
-        return [as_plain(value) for value in config]
-    return config
-
-
-def _split_plugin(
-    block: Mapping[str, Any], key: str, package: str, prefix: str = ""
-) -> dict[str, Any]:
-    """Part a plug-in's name from its parameters, and check those against its class."""
-    path = f"{prefix}{key}"
-    value = block.get(key)
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ConfigError(f"{path}: wanted a block with a name, got {value!r}")
-    params = {name: v for name, v in value.items() if name != "name"}
+def _copied(raw: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        plugin = plugins.load(package, value["name"])
-        plugins.check_names(package, value["name"], params)
-    except ConfigError as error:
-        raise type(error)(f"{path}: {error}") from error
-    _validate(plugin, params, f"{path}.")
-    return {"name": value["name"], "params": params}
+        values: dict[str, Any] = json.loads(json.dumps(raw))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"settings must be numbers, text, switches, lists and blocks ({error})"
+        ) from error
+    return values
 
 
-def _validate(kind: type[Any], values: Mapping[str, Any], prefix: str) -> Any:
-    import pydantic
-
-    adapter = pydantic.TypeAdapter(kind)
-    try:
-        return adapter.validate_python(values, strict=False)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        path = prefix + ".".join(str(part) for part in first["loc"])
-        got = first.get("input")
-        shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise ConfigError(f"{path}: {first['msg']}{shown}{more}") from error
+def unknown_data_set(name: str, datasets: Mapping[str, DatasetConfig]) -> str:
+    """Say that there is no such data set, and which there are."""
+    return (
+        f"no data set {name!r} in datasets; {hint(name, datasets)}choose one of "
+        f"{', '.join(datasets)}, or describe it there"
+    )
 
 
 def check_device(name: str) -> None:
@@ -382,8 +311,3 @@ def check_device(name: str) -> None:
             f"training.device: no device {name!r}; choose auto (a GPU if there is one), cpu, cuda, "
             "or one of several GPUs as cuda:1"
         )
-
-
-def _at_least(path: str, value: int, least: int) -> None:
-    if value < least:
-        raise ConfigError(f"{path} must be {least} or more, got {value}")

@@ -7,13 +7,14 @@ Each package of plug-ins has one class name that its files define:
 """
 
 import dataclasses
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from fedx_core.errors import ConfigError, UnknownNameError
+from fedx_core.errors import ConfigError, PayloadError, UnknownNameError
+from fedx_core.frozen_json import parse
+from fedx_core.nearest import hint
 
 CLASS_NAMES = {
     "data": "DataSet",
@@ -50,7 +51,7 @@ def load(package: str, name: str) -> type[Any]:
     siblings = names(package)
     if name not in siblings:
         raise UnknownNameError(
-            f"no {SINGULAR[package]} {name!r}; {_nearest(name, siblings)}choose one of "
+            f"no {SINGULAR[package]} {name!r}; {hint(name, siblings)}choose one of "
             f"{', '.join(siblings)}, or add fedx_core/{package}/{name}.py"
         )
     module = importlib.import_module(f"fedx_core.{package}.{name}")
@@ -61,12 +62,21 @@ def load(package: str, name: str) -> type[Any]:
 def build(package: str, name: str, params: Mapping[str, Any]) -> Any:
     """Construct one plug-in from its name and its parameters.
 
+    Args:
+        package: such as ``methods``.
+        name: of its file.
+        params: plain values of the types that its fields have; text is not read as a number or a
+            switch here, but where settings are read (:mod:`fedx_core.parsing`).
+
     Raises:
         UnknownNameError: there is no such plug-in.
-        ConfigError: a parameter is unknown, missing or impossible.
+        ConfigError: a parameter is unknown, missing, of another type or impossible.
     """
     check_names(package, name, params)
-    return load(package, name)(**params)
+    try:
+        return parse(load(package, name), params)
+    except PayloadError as error:
+        raise ConfigError(f"{SINGULAR[package]} {name!r}: {error}") from error
 
 
 def check_names(package: str, name: str, params: Mapping[str, Any]) -> None:
@@ -80,7 +90,7 @@ def check_names(package: str, name: str, params: Mapping[str, Any]) -> None:
         if key not in fields:
             raise ConfigError(
                 f"{SINGULAR[package]} {name!r} has no parameter {key!r}; "
-                f"{_nearest(key, list(fields))}it takes {', '.join(fields) or 'none'}"
+                f"{hint(key, fields)}it takes {', '.join(fields) or 'none'}"
             )
     for key, field in fields.items():
         required = (
@@ -88,8 +98,3 @@ def check_names(package: str, name: str, params: Mapping[str, Any]) -> None:
         )
         if required and key not in params:
             raise ConfigError(f"{SINGULAR[package]} {name!r} needs the parameter {key!r}")
-
-
-def _nearest(name: str, choices: list[str]) -> str:
-    matches = difflib.get_close_matches(name, choices, n=1)
-    return f"did you mean {matches[0]!r}? " if matches else ""

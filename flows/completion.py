@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 import fedx_core
-from fedx_core import plugins
+from fedx_core import plugins, strict_yaml
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
@@ -24,12 +24,10 @@ def runs(context: typer.Context, incomplete: str) -> list[str]:
 
 def datasets(context: typer.Context, incomplete: str) -> list[str]:
     """Name the data sets of the settings."""
-    import yaml
-
     try:
-        text = Path(context.params.get("params") or "params.yaml").read_text()
-        return _starting(yaml.safe_load(text)["datasets"], incomplete)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        settings = strict_yaml.read(context.params.get("params") or "params.yaml")
+        return _starting(settings["datasets"], incomplete)
+    except (OSError, ValueError, KeyError, TypeError):
         return []  # nobody reads an error in the middle of a line
 
 

@@ -10,12 +10,11 @@ Prefect would ask first, field by field, whether there shall be a value.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, WithJsonSchema
 
-from fedx_core import plugins
+from fedx_core import plugins, strict_yaml
 from flows import completion, preset
 
 AS_SET = "as in params.yaml"
@@ -34,11 +33,9 @@ def _one_of(names: Iterable[str]) -> WithJsonSchema:
 
 def _data_sets() -> list[str]:
     """Name the data sets of ``params.yaml`` in this folder; none where it can't be read."""
-    import yaml
-
     try:
-        return list(yaml.safe_load(Path("params.yaml").read_text())["datasets"])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return list(strict_yaml.read("params.yaml")["datasets"])
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

@@ -16,12 +16,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from fedx_core import config, strict_json
+from fedx_core import config, strict_json, strict_yaml
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
+from fedx_core.nearest import hint
 from flows import preset
 from flows.run_folder import checked
 
@@ -80,7 +82,10 @@ def load(path: Path, params: Path) -> Grid:
     """
     raw, settings = _mapping(path), _mapping(params)
     if unknown := sorted(set(raw) - set(KEYS)):
-        raise ConfigError(f"{path}: unknown {', '.join(unknown)}; known are {', '.join(KEYS)}")
+        raise ConfigError(
+            f"{path}: no key {unknown[0]!r} in a grid; {hint(unknown[0], KEYS)}"
+            f"it takes {', '.join(KEYS)}"
+        )
     blocks = raw.get("grid")
     blocks = blocks if isinstance(blocks, list) else [blocks]
     if not blocks or not all(isinstance(block, dict) and block for block in blocks):
@@ -97,10 +102,11 @@ def load(path: Path, params: Path) -> Grid:
     _refuse_twins(cells)
     cells = _labelled(cells)
     known = {axis for cell in cells for axis in cell.axes}
+    baseline = {path: _as_read(cells, path, value) for path, value in baseline.items()}
     if missing := [axis for axis in baseline if axis not in known]:
         raise ConfigError(
             f"{path}: baseline names {', '.join(missing)}, which the grid does not give; "
-            f"choose of {', '.join(sorted(known))}"
+            f"{hint(missing[0], known)}choose of {', '.join(sorted(known))}"
         )
     return Grid(name=name, cells=cells, baseline=baseline, seed=int(plain.get(SEED, 0)))
 
@@ -131,14 +137,10 @@ def partner(grid: Grid, cell: Cell) -> Cell | None:
 
 
 def _mapping(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = strict_yaml.read(path)
     except OSError as error:
         raise ConfigError(f"can't read {path}: {error.strerror}; name another file") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold one mapping, got {type(raw).__name__}")
     return raw
@@ -167,14 +169,29 @@ def _starting(
     return config.override(config.override(settings, preset.settings(str(name), method)), base)
 
 
-def _cell(sweep: str, plain: Mapping[str, Any], axes: Mapping[str, Any]) -> Cell:
-    words = [_word(path, value) for path, value in axes.items() if path != SEED]
+def _cell(sweep: str, plain: Mapping[str, Any], given: Mapping[str, Any]) -> Cell:
     try:
-        settings = config.parse(config.override(plain, axes))
+        settings = config.parse(config.override(plain, given))
     except ConfigError as error:
-        raise type(error)(f"cell {'-'.join(words)} of the grid: {error}") from error
+        said = "-".join(_word(path, value) for path, value in given.items() if path != SEED)
+        raise type(error)(f"cell {said} of the grid: {error}") from error
+    # As they were read, so that 0.5 and "5e-1" are one value with one name.
+    typed = config.as_plain(settings)
+    axes = {path: reduce(dict.__getitem__, path.split("."), typed) for path in given}
+    words = [_word(path, value) for path, value in axes.items() if path != SEED]
     run = "-".join([sweep, *words, *([f"s{axes[SEED]}"] if SEED in axes else [])])
     return Cell(run=checked(run), label="", axes=axes, settings=settings)
+
+
+def _as_read(cells: Sequence[Cell], path: str, value: Any) -> Any:
+    """Return a value of the baseline as the first cell would read it; as it is if it can't."""
+    for cell in cells:
+        try:
+            settings = config.parse(config.override(config.as_plain(cell.settings), {path: value}))
+        except ConfigError:
+            continue
+        return reduce(dict.__getitem__, path.split("."), config.as_plain(settings))
+    return value
 
 
 def _labelled(cells: Sequence[Cell]) -> tuple[Cell, ...]:

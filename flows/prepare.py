@@ -58,10 +58,7 @@ def run(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     try:
         experiment = config.load(options.params)
         if options.name not in experiment.datasets:
-            raise ConfigError(
-                f"no data set {options.name!r} in {options.params}; choose one of "
-                f"{', '.join(experiment.datasets)}, or describe it there"
-            )
+            raise ConfigError(config.unknown_data_set(options.name, experiment.datasets))
         print(stage(experiment, options.name, options.data_root))
     except FedXError as error:
         print(f"{error.code}: {error}", file=sys.stderr)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from fedx_core import plugins
+from fedx_core import plugins, strict_yaml
 from fedx_core.errors import ConfigError, UnknownNameError
+from fedx_core.nearest import hint
 from flows.choices import Preset
 
 NAMES: tuple[str, ...] = get_args(Preset)
@@ -81,7 +82,9 @@ def settings(preset: str, method: str) -> dict[str, Any]:
         UnknownNameError: there is no such preset or method.
     """
     if preset not in NAMES:
-        raise UnknownNameError(f"no preset {preset!r}; choose one of {', '.join(NAMES)}")
+        raise UnknownNameError(
+            f"no preset {preset!r}; {hint(preset, NAMES)}choose one of {', '.join(NAMES)}"
+        )
     values: Mapping[str, Any] = getattr(of(method), preset)
     own = {
         path.removeprefix("method."): value
@@ -123,7 +126,5 @@ def grid(figure: str) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
+    found: dict[str, Any] = strict_yaml.read(path)
     return found

@@ -5,10 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedx_core import examples
+from fedx_core import examples, strict_yaml
 from fedx_core.errors import FedXError
 
 PARTS = ("prepared", "shards", "reference")
+
+LARGEST_LOCK = 1 << 24
+"""Bytes of the largest ``dvc.lock`` that is read; it grows with stages and their files."""
 
 
 def of_data(data: Path) -> dict[str, dict[str, str]]:
@@ -64,11 +67,9 @@ def _by_dvc(folder: Path) -> str:
 
 def _locked(lock: Path, path: str) -> str:
     """Return the name that a ``dvc.lock`` has for an output; empty if it has none."""
-    import yaml
-
     try:
-        stages: dict[str, Any] = yaml.safe_load(lock.read_text())["stages"]
+        stages: dict[str, Any] = strict_yaml.read(lock, LARGEST_LOCK)["stages"]
         outs = [out for stage in stages.values() for out in stage.get("outs", [])]
         return next((str(out["md5"]) for out in outs if out["path"] == path), "")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return ""

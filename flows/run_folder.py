@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedx_core import config, unfinished
+from fedx_core import config, strict_yaml, unfinished
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
 from fedx_core.journal import Journal, Run
@@ -107,13 +107,11 @@ class RunFolder:
 
     def notes(self) -> dict[str, Any]:
         """Return what ``run.yaml`` says; nothing if it isn't there."""
-        import yaml
-
         try:
-            return dict(yaml.safe_load(self.about.read_text()) or {})
+            return dict(strict_yaml.read(self.about) or {})
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.about} can't be read ({error}); mend or delete it") from error
 
     def note(self, notes: Mapping[str, Any]) -> None:
@@ -304,9 +302,7 @@ def save_config(folder: RunFolder, settings: ExperimentConfig) -> None:
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write plain values as YAML, in their order."""
-    import yaml
-
-    write(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True).encode())
+    write(path, strict_yaml.dumps(value).encode())
 
 
 def write(path: Path, data: bytes) -> None:

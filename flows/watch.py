@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedx_core import strict_yaml
 from fedx_core.errors import FedXError, RunError, StoppedError
 from fedx_core.frozen_json import parse
 from fedx_core.messages import RoundReport
@@ -179,11 +180,9 @@ def _touched(folder: RunFolder) -> float:
 
 
 def _planned(folder: RunFolder) -> int:
-    import yaml
-
     try:
-        return int(yaml.safe_load(folder.config.read_text())["federation"]["rounds"])
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError):
+        return int(strict_yaml.read(folder.config)["federation"]["rounds"])
+    except (OSError, KeyError, TypeError, ValueError):
         return 0
 
 

@@ -24,6 +24,7 @@ from fedx_core.data import base
 from fedx_core.data.base import Source, Split, decoded
 from fedx_core.errors import ConfigError, DataError, SourceMissingError, UnknownNameError
 from fedx_core.examples import Description, Image
+from fedx_core.nearest import hint
 from fedx_core.seeding import derive
 
 Examples = Any
@@ -301,13 +302,9 @@ def _class(name: str) -> type[Any]:
 
     found = names()
     if name not in found:
-        import difflib
-
-        near = difflib.get_close_matches(name, found, n=1)
         raise UnknownNameError(
             f"torchgeo {_version()['torchgeo']} has no classification data set {name!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"choose one of {', '.join(found)}"
+            f"{hint(name, found)}choose one of {', '.join(found)}"
         )
     kind: type[Any] = getattr(datasets, name)
     return kind

@@ -16,7 +16,7 @@ absolute value by default (see ``relevance``), as the code that the paper builds
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from fedx_core.masks import Mask, Scope, Scores, keep_highest
 from fedx_core.messages import ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Local, ModelInfo
+from fedx_core.parsing import Slot
 from fedx_core.pruning import Schedule
 from fedx_core.relevance.base import Criterion
 from fedx_core.state import StateDict
@@ -57,7 +58,9 @@ class Method(base.Method):
 
     pruning_rate: float
     warmup_rounds: int = 10
-    relevance: Mapping[str, Any] = field(default_factory=lambda: {"name": "lrp"})
+    relevance: Annotated[Mapping[str, Any], Slot("relevance")] = field(
+        default_factory=lambda: {"name": "lrp"}
+    )
     scope: Scope = "layer"
     min_keep: int = 0
     recompute_every: int = 0

@@ -4,7 +4,6 @@ To add one, write its builder (or name torchvision's or timm's) and add an entry
 pick it up. ``family`` says whose naming of layers it follows, for units and for LRP.
 """
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from fedx_core import tensor_file
 from fedx_core.errors import PayloadError, SchemaError, UnknownNameError
+from fedx_core.nearest import hint
 from fedx_core.state import require_finite
 
 
@@ -99,9 +99,8 @@ def entry(name: str) -> Entry:
         UnknownNameError: the catalogue has no such model; names the nearest.
     """
     if name not in CATALOGUE:
-        near = difflib.get_close_matches(name, CATALOGUE, n=1)
         raise UnknownNameError(
-            f"no model {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}choose one of "
+            f"no model {name!r}; {hint(name, CATALOGUE)}choose one of "
             f"{', '.join(CATALOGUE)}, or add an entry to fedx_core/models/catalogue.py"
         )
     return CATALOGUE[name]

@@ -39,10 +39,7 @@ def data(
     overrides = dict(setting(text) for text in settings or [])
     experiment = config.load(params or "params.yaml", overrides)
     if name not in experiment.datasets:
-        raise ConfigError(
-            f"no data set {name!r} in {params or 'params.yaml'}; choose one of "
-            f"{', '.join(experiment.datasets)}, or describe it there"
-        )
+        raise ConfigError(config.unknown_data_set(name, experiment.datasets))
     made = {}
     for stage in (prepare, partition, reference):
         folder = stage(experiment, name, Path(data_root or "data"))

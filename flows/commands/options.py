@@ -76,12 +76,13 @@ def setting(text: str) -> tuple[str, Any]:
     Raises:
         BadParameter: it is not of that form.
     """
-    import yaml
+    from fedx_core import strict_yaml
+    from fedx_core.errors import ConfigError
 
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise typer.BadParameter(f"{text!r} is not PATH=VALUE, as in training.epochs=1")
     try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"the value of {text!r} is not YAML: {error}") from error
+        return path.strip(), strict_yaml.loads(value, f"the value of {path.strip()}")
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from error

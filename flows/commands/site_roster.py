@@ -37,10 +37,7 @@ def roster(
 
     experiment = config.load(params or "params.yaml")
     if dataset not in experiment.datasets:
-        raise ConfigError(
-            f"no data set {dataset!r} in {params or 'params.yaml'}; choose one of "
-            f"{', '.join(experiment.datasets)}, or describe it there"
-        )
+        raise ConfigError(config.unknown_data_set(dataset, experiment.datasets))
     registry = Registry(Path(coordinator_home))
     path = rosters.write(experiment, dataset, Path(data_root or "data"), registry)
     names = list(registry.names())

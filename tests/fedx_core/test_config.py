@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core import config
+from fedx_core import config, parsing, plugins
 from fedx_core.errors import ConfigError, UnknownNameError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -51,12 +52,40 @@ def test_settings_survive_the_way_to_plain_values_and_back() -> None:
         ("datasets.synthetic.partition.name", "idd", r"datasets\.synthetic\.partition: .*'iid'"),
         ("datasets.synthetic.reference.per_class", 0, r"per_class must be 1 or more"),
         ("dataset", "eurosta", r"did you mean 'eurosat'"),
-        ("optimiser", {"name": "sgd"}, r"optimiser"),
+        ("dataset", "eurosta", r"^dataset: no data set 'eurosta'"),
+        ("prepare", ["eurosta"], r"^prepare: no data set 'eurosta' in datasets; did you mean 'eu"),
+        ("optimiser", {"name": "sgd"}, r"no setting 'optimiser'; params.yaml takes seed, prepare"),
+        ("federation.cliens", 8, r"no setting 'federation.cliens'.*federation takes rounds, part"),
+        ("federation.round", 8, r"did you mean 'federation.rounds'\? federation takes"),
+        ("trainin.epochs", 8, r"no setting 'trainin'; did you mean 'training'\?"),
+        ("Training.epochs", 8, r"did you mean 'training'\?"),
+        ("epochs", 8, r"no setting 'epochs'; did you mean 'training.epochs'\?"),
+        ("pruning_rate", 0.5, r"did you mean 'method.pruning_rate'\?"),
+        ("datasets.eurosta.source.limit", 5, r"datasets\.eurosta\..*did you mean 'eurosat'"),
+        ("datasets.eurosat.sorce.limit", 5, r"did you mean 'datasets.eurosat.source'\?"),
+        ("training.normalisation", "referense", r"did you mean 'reference'\?"),
+        ("training.epochs", True, r"^training.epochs: wanted a number, got true"),
+        ("training.learning_rate", True, r"^training.learning_rate: wanted a number"),
+        ("method.warmup_rounds", True, r"^method.warmup_rounds: wanted a number, got true"),
+        ("training.epochs", 1.5, r"^training.epochs: wanted a valid integer"),
+        ("training.flips", "perhaps", r"^training.flips: wanted a valid boolean.*'perhaps'"),
+        ("method.coupled", "perhaps", r"^method.coupled: wanted a valid boolean.*'perhaps'"),
+        ("method.pruning_rate", "much", r"^method.pruning_rate: wanted a valid number.*'much'"),
+        ("method.pruning_rate", "nan", r"^method.pruning_rate"),
+        ("method.relevance", {"name": "lrp", "gamma": "inf"}, r"^method.relevance.gamma: wanted a"),
+        ("training.learning_rate", float("inf"), r"^training.learning_rate: wanted a finite"),
+        ("seed", 10**30, r"^seed: wanted a whole number of 64 bits"),
+        ("method", "fedx", r"^method: wanted a block with the name of a method, got 'fedx'"),
+        ("training", 5, r"^training: wanted a block of settings, got 5"),
+        ("training", None, r"^training: wanted a block of settings"),
+        ("datasets.synthetic.source.image_size", "big", r"^datasets.synthetic.source.image_size: "),
+        ("codec", {"name": "masked", "bits": 4}, r"^codec: codec 'masked' has no parameter 'bits'"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_full_path(path: str, value: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as error:
         config.load(PARAMS, {path: value})
+    assert "Value error" not in str(error.value)
 
 
 def test_an_unknown_model_is_refused_with_the_nearest() -> None:
@@ -76,7 +105,7 @@ def test_a_missing_file_and_a_broken_file_are_told_apart(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="--params"):
         config.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [1,")
-    with pytest.raises(ConfigError, match="is not YAML"):
+    with pytest.raises(ConfigError, match=r"params.yaml is not YAML that can be read, line 1"):
         config.load(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("- 1")
     with pytest.raises(ConfigError, match="one mapping"):
@@ -105,5 +134,94 @@ def test_a_block_that_is_null_can_be_filled_by_dotted_path() -> None:
     dotted = {f"federation__selection__{name}": value for name, value in block.items()}
     assert tiny(**dotted) == tiny(federation__selection=block)
     assert tiny().federation.selection is None
-    with pytest.raises(ConfigError, match=r"federation\.selection\.patienc: Unexpected"):
+    with pytest.raises(
+        ConfigError, match=r"selection\.patienc'; did you mean 'federation\.selection\.patience'"
+    ):
         tiny(federation__selection=block | {"patienc": 1})
+
+
+SWITCHES = [
+    (package, name, field.name)
+    for package in plugins.CLASS_NAMES
+    for name in plugins.names(package)
+    for field in dataclasses.fields(plugins.load(package, name))
+    if field.type is bool
+]
+
+
+def plugin_of(package: str, name: str, params: dict[str, Any]) -> config.Plugin:
+    """What is read of a plug-in's block, wherever such blocks stand."""
+    read = parsing.Slot(package).read({"name": name, **REQUIRED.get(name, {}), **params})
+    return config.Plugin(name=read.pop("name"), params=read)
+
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "fedx": {"pruning_rate": 0.5},
+    "folder": {"source": "images"},
+    "torchgeo": {"data_set": "EuroSAT", "root": "raw"},
+    "iid": {"clients": 3},
+    "dirichlet": {"clients": 3, "alpha": 1},
+    "quantity": {"clients": 3, "alpha": 1},
+}
+
+
+@pytest.mark.parametrize(("package", "name", "switch"), SWITCHES)
+def test_every_switch_of_a_plugin_is_off_when_it_is_told_so(
+    package: str, name: str, switch: str
+) -> None:
+    assert len(SWITCHES) >= 9
+    for text in ("n", "f", "no", "off", "false", "False", "0", 0, False):
+        built = plugin_of(package, name, {switch: text}).build(package)
+        assert getattr(built, switch) is False
+    with pytest.raises(ValueError, match="boolean"):
+        plugin_of(package, name, {switch: "perhaps"})
+
+
+NUMBERS = [
+    (package, name, field.name, field.type)
+    for package in plugins.CLASS_NAMES
+    for name in plugins.names(package)
+    for field in dataclasses.fields(plugins.load(package, name))
+    if field.type in (int, float)
+]
+
+
+@pytest.mark.parametrize(("package", "name", "number", "kind"), NUMBERS)
+def test_every_number_of_a_plugin_may_come_as_text_and_gets_its_type(
+    package: str, name: str, number: str, kind: type
+) -> None:
+    assert len(NUMBERS) > 40
+    for value in (2, 1, 0.5, 0.25, 0, 16, 64):
+        try:
+            plain = getattr(plugin_of(package, name, {number: value}).build(package), number)
+        except ValueError:
+            continue  # not in its range, or no whole number
+        if kind is not int or value == int(value):
+            for text in (str(value), f"{value:e}" if kind is float else f"{value}.0", float(value)):
+                built = plugin_of(package, name, {number: text}).build(package)
+                assert getattr(built, number) == plain == value
+                assert type(getattr(built, number)) is kind
+            return
+    pytest.fail(f"no value tried fits {name}.{number}")
+
+
+def test_lists_of_plugins_are_read_and_kept_as_params_yaml_says_them() -> None:
+    path = "datasets.bigearthnet.source"
+    settings = config.load(PARAMS, {f"{path}.months": ["6", 7.0, "8"], f"{path}.limit": "1e3"})
+    source = settings.datasets["bigearthnet"].source
+    assert source.params["months"] == [6, 7, 8]
+    assert (source.build("data").months, source.build("data").limit) == ((6, 7, 8), 1000)
+    assert "bands" not in source.params
+
+
+def test_text_is_no_number_and_no_switch_where_settings_were_read_already() -> None:
+    for params in ({"pruning_rate": "5e-1"}, {"pruning_rate": 0.5, "coupled": "n"}):
+        with pytest.raises(ConfigError, match=r"method 'fedx': .*wanted"):
+            plugins.build("methods", "fedx", params)
+
+
+def test_what_is_no_plain_value_is_refused() -> None:
+    import datetime
+
+    with pytest.raises(ConfigError, match="settings must be numbers, text"):
+        config.load(PARAMS, {"seed": datetime.date(2024, 1, 1)})

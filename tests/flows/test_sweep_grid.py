@@ -71,12 +71,15 @@ def test_a_whole_plug_in_can_be_one_value(tmp_path: Path, tiny_params: Path) -> 
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ({"grid": {"sed": [1]}}, "cell sed1 of the grid: sed: "),
+        ({"grid": {"sed": [1]}}, "cell sed1 of the grid: no setting 'sed'; did you mean 'seed'?"),
         ({"grid": {"method.name": ["fedavgg"]}}, "did you mean 'fedavg'"),
         ({"grid": {"method.pruning_rate": [1.5]}}, "cell q1.5 of the grid"),
         ({"grid": {"seed": [1, 1]}}, "two cells of the grid are the same"),
         ({"grid": [{"seed": 1}, {"seed": 1, "method.scope": "layer"}]}, "are the same"),
-        ({"grid": {"seed": [1]}, "bases": {}}, "unknown bases; known are name, preset"),
+        (
+            {"grid": {"seed": [1]}, "bases": {}},
+            "no key 'bases' in a grid; did you mean 'base'?",
+        ),
         ({"grid": []}, "grid must be a block"),
         ({"grid": {"seed": [1]}, "baseline": {"method.name": "fedavg"}}, "baseline names method"),
         ({"grid": {"seed": [1]}, "name": "../x"}, "impossible run name"),
@@ -173,3 +176,33 @@ def test_the_grids_of_the_results_can_be_run(path: Path) -> None:
         seeds[cell.label].add(cell.settings.seed)
     assert all(found in ({1, 2, 3}, set(range(1, 9))) for found in seeds.values()), seeds
     assert all(grids.partner(grid, cell) for cell in grid.cells if cell.label != "fedavg")
+
+
+def test_values_of_a_grid_are_compared_and_named_as_they_were_read(
+    tmp_path: Path, tiny_params: Path
+) -> None:
+    block = {"method.pruning_rate": ["5e-1", 0.9], "method.coupled": ["n", "on"]}
+    grid = load(tmp_path, tiny_params, block, baseline={"method.coupled": "off"})
+    assert [cell.run for cell in grid.cells] == [
+        "rates-q0.5-coupledFalse",
+        "rates-q0.5-coupledTrue",
+        "rates-q0.9-coupledFalse",
+        "rates-q0.9-coupledTrue",
+    ]
+    assert [cell.settings.method.build("methods").coupled for cell in grid.cells] == [0, 1] * 2
+    assert grids.partner(grid, grid.cells[1]) == grid.cells[0]
+    with pytest.raises(ConfigError, match="two cells of the grid are the same"):
+        load(tmp_path, tiny_params, {"method.pruning_rate": ["5e-1", 0.5]})
+
+
+def test_a_misspelt_column_or_key_of_a_grid_names_the_nearest(
+    tmp_path: Path, tiny_params: Path
+) -> None:
+    with pytest.raises(ConfigError, match="'pruning_rates'; did you mean 'pruning_rate'"):
+        load(tmp_path, tiny_params, {"method.pruning_rates": [0.5]})
+    with pytest.raises(ConfigError, match=r"did you mean 'training\.epochs'"):
+        load(tmp_path, tiny_params, {"training.epoch": [1, 2]})
+    with pytest.raises(ConfigError, match="no key 'baselin' in a grid; did you mean 'baseline'"):
+        load(tmp_path, tiny_params, baselin={})
+    with pytest.raises(ConfigError, match=r"did you mean 'method\.name'"):
+        load(tmp_path, tiny_params, baseline={"method.nam": "fedavg"})
