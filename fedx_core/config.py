@@ -19,6 +19,10 @@ from fedx_core.parsing import Block, Plugin, Slot, as_plain
 __all__ = ["Plugin", "as_plain"]
 
 
+MOST_THREADS = 1024
+"""Of torch in one process; it makes them all, and a plan from elsewhere may ask for any number."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig(Block):
     """The server's reference set, drawn from the validation split.
@@ -111,6 +115,7 @@ class TrainingConfig(Block):
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "eval_batch_size", "threads"):
             limits.at_least(1, **{name: getattr(self, name)})
+        limits.at_most(MOST_THREADS, threads=self.threads)
         check_device(self.device)
         limits.positive(learning_rate=self.learning_rate)
         limits.at_least(0, weight_decay=self.weight_decay)

@@ -27,15 +27,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import strict_json, swaps, unfinished
-from fedx_core.errors import DataError, StoreError, VersionError
+from fedx_core import set_manifest, strict_json, swaps, unfinished
+from fedx_core.errors import DataError, StoreError
+from fedx_core.frozen_json import parse
+from fedx_core.set_manifest import FORMAT, MANIFEST, check_names
 
 LabelKind = Literal["single", "multi"]
 Image = NDArray[np.integer]
 """uint8 or uint16 (bands, height, width)."""
 
-FORMAT = 1
-MANIFEST = "manifest.json"
+__all__ = ["MANIFEST"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,21 @@ class Description:
     licence: str = ""
     citation: str = ""
     source: str = ""
+
+    def __post_init__(self) -> None:
+        for what, names, most in (
+            ("bands", self.bands, set_manifest.MOST_BANDS),
+            ("classes", self.class_names, set_manifest.MOST_CLASSES),
+            ("groups", self.group_names, set_manifest.MOST_CLASSES),
+        ):
+            check_names(what, names, most)
+        if not 1 <= self.image_size <= set_manifest.LARGEST_SIDE:
+            raise DataError(
+                f"images of {self.image_size} pixels a side, wanted 1 to "
+                f"{set_manifest.LARGEST_SIDE:,}"
+            )
+        if not 0 < self.scale < math.inf:
+            raise DataError(f"scale must be positive and finite, got {self.scale}")
 
     @property
     def pixel_dtype(self) -> np.dtype[Any]:
@@ -359,9 +375,9 @@ def _opened(folder: Path, wanted: Sequence[str] | None) -> Prepared:
 
 
 def _opened_steady(folder: Path, wanted: Sequence[str] | None) -> Prepared:
-    manifest, name = _manifest(folder)
+    manifest, name = set_manifest.read(folder)
     try:
-        description = _description(manifest["description"])
+        description = parse(Description, manifest["description"])
         sizes = manifest["parts"]
         parts = {
             part: _open_part(folder, part, sizes[part], description)
@@ -380,34 +396,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a manifest as plain values.
 
     Raises:
-        DataError: there is none, or it is not JSON.
+        DataError: there is none, it is not JSON with one meaning, or it names what can't be.
         VersionError: another version of FedX wrote it.
     """
     with swaps.steady(Path(folder)):
-        return _manifest(Path(folder))[0]
-
-
-def _manifest(folder: Path) -> tuple[dict[str, Any], str]:
-    """Read a manifest, and hash it."""
-    path = folder / MANIFEST
-    try:
-        text = path.read_bytes()
-        manifest = json.loads(text)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(
-            f"no {path}; prepare the data set first, with `fedx data NAME` or `dvc repro`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} can't be read ({error}); prepare the set again with dvc repro --force"
-        ) from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise VersionError(
-            f"{path} has format {found!r}, this version reads {FORMAT}; prepare the set again with "
-            "dvc repro --force"
-        )
-    return dict(manifest), hashlib.sha256(text).hexdigest()
+        return set_manifest.read(Path(folder))[0]
 
 
 def verify(folder: Path) -> None:
@@ -419,7 +412,7 @@ def verify(folder: Path) -> None:
     folder = Path(folder)
     changed = []
     with swaps.steady(folder):
-        for name, wanted in _manifest(folder)[0].get("files", {}).items():
+        for name, wanted in set_manifest.read(folder)[0].get("files", {}).items():
             try:
                 with (folder / name).open("rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -437,12 +430,7 @@ def verify(folder: Path) -> None:
 def digest(folder: Path) -> str:
     """Name a set by the SHA-256 of its manifest, which holds that of every array."""
     with swaps.steady(Path(folder)):
-        return _manifest(Path(folder))[1]
-
-
-def _description(values: Mapping[str, Any]) -> Description:
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Description(**fields)
+        return set_manifest.read(Path(folder))[1]
 
 
 def _open_part(folder: Path, part: str, size: int, description: Description) -> Examples:

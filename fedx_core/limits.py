@@ -17,6 +17,11 @@ def at_least(least: float, **settings: float) -> None:
     _refuse_unless(lambda value: value >= least, f"be {least} or more", settings)
 
 
+def at_most(most: float, **settings: float) -> None:
+    """Refuse what is larger."""
+    _refuse_unless(lambda value: value <= most, f"be {most} or less", settings)
+
+
 def positive(**settings: float) -> None:
     """Refuse zero and less."""
     _refuse_unless(lambda value: value > 0, "be positive", settings)

@@ -164,6 +164,16 @@ def _adapter(kind: type[Any]) -> Any:
     return pydantic.TypeAdapter(kind)
 
 
+_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid tuple": "a list",
+    "a valid string": "text",
+}
+"""What pydantic calls a type, and what we do."""
+
+
 def _validated(kind: Any, values: Mapping[str, Any]) -> Any:
     """Let pydantic check and convert; text such as ``1e3`` may be a whole number, too."""
     import pydantic
@@ -189,7 +199,9 @@ def _is_whole(text: Any) -> bool:
 
 def _told(kind: Any, values: Mapping[str, Any], error: Any) -> ConfigError:
     """Say the first thing that is wrong in our words."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # What is missing often only has another name.
+    first = next((e for e in errors if e["type"] == "unexpected_keyword_argument"), errors[0])
     path = ".".join(map(str, first["loc"]))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     meant = _of_a_data_set(first["loc"], values)
@@ -207,6 +219,8 @@ def _told(kind: Any, values: Mapping[str, Any], error: Any) -> ConfigError:
         case "dataclass_type" | "dataclass_exact_type" | "mapping_type" | "dict_type":
             return ConfigError(f"{path or 'settings'}: wanted a block of settings{shown}{more}")
     said = re.sub("^Input should be ", "wanted ", first["msg"])
+    for theirs, ours in _WORDS.items():
+        said = said.replace(theirs, ours)
     choices = re.findall("'([^']*)'", first.get("ctx", {}).get("expected", ""))
     choice = hint(got, choices).strip() if isinstance(got, str) else ""
     return ConfigError(f"{path}: {said}{shown}{f'; {choice}' if choice else ''}{more}")

@@ -1,12 +1,13 @@
 """How clients train: what a server decides once and every client builds alike."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from fedx_core import state
+from fedx_core import set_manifest, state
 from fedx_core.codec.base import Codec
 from fedx_core.config import ExperimentConfig, Plugin, TrainingConfig, as_plain
 from fedx_core.errors import ConfigError, DataError
@@ -45,6 +46,24 @@ class Plan:
     training: TrainingConfig
     method: Plugin
     codec: Plugin
+
+    def __post_init__(self) -> None:
+        # A plan comes from elsewhere, and a model as large as it says is built of it.
+        for what, count, most in (
+            ("bands", self.bands, set_manifest.MOST_BANDS),
+            ("classes", self.classes, set_manifest.MOST_CLASSES),
+            ("input_size", self.pixels.input_size or 1, set_manifest.LARGEST_SIDE),
+        ):
+            if not 1 <= count <= most:
+                raise ConfigError(f"a plan with {what} {count:,}, wanted 1 to {most:,}")
+        if not len(self.pixels.mean) == len(self.pixels.std) == self.bands:
+            raise ConfigError(
+                f"a plan of {self.bands} bands with {len(self.pixels.mean)} means and "
+                f"{len(self.pixels.std)} deviations, wanted one of each a band"
+            )
+        numbers = (self.pixels.scale, *self.pixels.mean, *self.pixels.std)
+        if not all(map(math.isfinite, numbers)) or min(self.pixels.scale, *self.pixels.std) <= 0:
+            raise ConfigError("a plan whose scale or deviations are not positive and finite")
 
 
 @dataclass(frozen=True, kw_only=True)

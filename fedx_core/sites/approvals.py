@@ -8,17 +8,17 @@ A plan says all that a site computes and sends: model, passes over the data, met
 approval covers every round that follows it; any other setting is another plan.
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedx_core import strict_json
 from fedx_core.client import statistics_schema
 from fedx_core.codec import base as framing
 from fedx_core.config import Plugin
-from fedx_core.errors import PayloadError, PlanError, SiteError, TooBigError
+from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.messages import ClientJob
 from fedx_core.plan import Plan, set_up
@@ -48,6 +48,19 @@ class Asked:
     sha256: str
     plan: Plan
     job: ClientJob
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A plan that waits and can't be read, so that nobody can agree to it.
+
+    Args:
+        sha256: the name that it lies under.
+        why: it can't, and what to do.
+    """
+
+    sha256: str
+    why: str
 
 
 class Approvals:
@@ -96,10 +109,16 @@ class Approvals:
             self._files.put(f"asked/{sha256}", plan)
             self._files.put(f"asked/{sha256}.job", canonical(job))
 
-    def asked(self) -> Iterator[Asked]:
-        """Go through the plans that wait, in order of their hashes."""
-        for path in sorted((self.folder / "asked").glob("*.job")):
-            yield self._asked(path.stem)
+    def asked(self) -> Iterator[Asked | Unreadable]:
+        """Go through the plans that wait, in order of their hashes; one hides no other."""
+        for sha256 in self._waiting():
+            try:
+                yield self._asked(sha256)
+            except FedXError as error:
+                yield Unreadable(sha256, str(error))
+
+    def _waiting(self) -> list[str]:
+        return sorted(path.stem for path in (self.folder / "asked").glob("*.job"))
 
     def approved(self) -> tuple[str, ...]:
         """Name the plans that are agreed to."""
@@ -111,7 +130,7 @@ class Approvals:
         Raises:
             PlanError: there is none, or several, or too few digits to tell.
         """
-        return self._asked(_only(prefix, [each.sha256 for each in self.asked()], "waiting"))
+        return self._asked(_only(prefix, self._waiting(), "waiting"))
 
     def agreed(self, prefix: str) -> str:
         """Return the hash of the one approved plan that begins so.
@@ -154,7 +173,7 @@ class Approvals:
                 "coordinator's next attempt brings it again"
             )
         try:
-            return Asked(sha256, _plan(plan), parse(ClientJob, json.loads(bytes(job))))
+            return Asked(sha256, _plan(plan), parse(ClientJob, strict_json.loads(job, MAX_PLAN)))
         except ValueError as error:
             raise SiteError(
                 f"{self.folder / 'asked' / sha256}.job is damaged ({error}); delete it, and the "
@@ -232,7 +251,7 @@ def _shown(value: object) -> str:
 
 def _plan(data: Buffer) -> Plan:
     try:
-        return parse(Plan, json.loads(bytes(data)))
+        return parse(Plan, strict_json.loads(data, MAX_PLAN))
     except (ValueError, RecursionError) as error:
         raise PayloadError(
             f"this is no plan that this version of FedX can read ({error}); install the "

@@ -5,16 +5,15 @@ the plan and the mask. Where senders choose what they send (``Schema.flips``), t
 length first, and is granted it then, if it can be one.
 """
 
-import json
 from dataclasses import dataclass, field
 
-from fedx_core import checkpoint
+from fedx_core import checkpoint, strict_json
 from fedx_core.client import statistics_schema
 from fedx_core.codec import base as framing
 from fedx_core.errors import TooBigError
 from fedx_core.frozen_json import parse
 from fedx_core.masks import Mask
-from fedx_core.messages import ClientJob, Ref, Schema
+from fedx_core.messages import LARGEST_MESSAGE, ClientJob, Ref, Schema
 from fedx_core.plan import Plan, Workbench, set_up
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.manifest import MANIFEST_SIZE
@@ -92,6 +91,6 @@ class Granting:
 
     def _bench_of(self, plan: Ref) -> Workbench:
         if self._bench is None or self._plan != plan:
-            read = parse(Plan, json.loads(bytes(self.store.get(plan))))
+            read = parse(Plan, strict_json.loads(self.store.get(plan), LARGEST_MESSAGE))
             self._bench, self._plan, self._mask = set_up(read), plan, None
         return self._bench

@@ -1,7 +1,6 @@
 """A site's first letter: where its orders will lie. It is carried by people, as its keys were."""
 
-import json
-
+from fedx_core import strict_json
 from fedx_core.errors import IdentifierError, PayloadError, TooBigError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
@@ -30,7 +29,7 @@ def read(data: bytes, keys: Keys, coordinator: Public) -> Grant:
         raise TooBigError(f"an invitation of {len(data)} bytes, wanted {MAX_ORDER} at most")
     said = unsigned(coordinator, _KIND, keys.open(data))
     try:
-        inbox = parse(Grant, json.loads(said))
+        inbox = parse(Grant, strict_json.loads(said, MAX_ORDER))
     except PayloadError:
         raise
     except (ValueError, RecursionError) as error:

@@ -40,6 +40,10 @@ _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _HEAD = re.compile(rb"FEDX/([a-z]+)/([0-9]{1,9})\0")
 
 
+LARGEST_KEYS = 1 << 16
+"""Bytes that a file of keys may have."""
+
+
 @dataclass(frozen=True)
 class Public:
     """What others know of a site or a coordinator.
@@ -219,7 +223,7 @@ def load(folder: Path) -> Keys:
         )
     # No word of what stands in the file, nor a chain to an error that has it.
     try:
-        found = json.loads(text)
+        found = strict_json.loads(text, LARGEST_KEYS)
         keys = Keys(found["name"], *(bytes.fromhex(found[n]) for n in ("signing", "sealing")))
         _ = keys.public
     except (ValueError, KeyError, TypeError, CryptoError, SiteError):
@@ -235,7 +239,7 @@ def read_public(data: bytes) -> Public:
         VersionError: another protocol wrote it.
     """
     try:
-        found = json.loads(data)
+        found = strict_json.loads(data, LARGEST_KEYS)
         protocol, fingerprint = found.pop("protocol"), found.pop("fingerprint")
         if protocol != PROTOCOL:
             raise VersionError(

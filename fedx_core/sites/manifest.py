@@ -8,11 +8,11 @@ A manifest always has the same length, since a grant to store it names the lengt
 """
 
 import dataclasses
-import json
 import math
 import re
 from dataclasses import dataclass
 
+from fedx_core import strict_json
 from fedx_core.errors import ExamplesError, IdentifierError, PayloadError, StaleError, TooBigError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.messages import ClientJob, ClientReport, Ref
@@ -116,7 +116,7 @@ def read(data: bytes, job: ClientJob, admitted: Admitted) -> ClientReport:
         )
     said = unsigned(admitted.public, _KIND, data).rstrip(b" ")
     try:
-        found = parse(Manifest, json.loads(said))
+        found = parse(Manifest, strict_json.loads(said, MANIFEST_SIZE))
         # So there is one way to say a thing, and no field was given twice.
         if canonical(found) != said:
             raise PayloadError(f"a manifest of {job.client} that is not written as FedX writes it")

@@ -4,12 +4,13 @@ sites/keys.json            the coordinator's, made when they are first asked for
 sites/admitted/north.json  a site: its public keys and how many examples it may claim
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedx_core import strict_json
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError, UnknownSiteError
 from fedx_core.frozen_json import canonical, parse
+from fedx_core.messages import LARGEST_MESSAGE
 from fedx_core.sites import keys
 from fedx_core.sites.keys import Keys, Public
 from fedx_core.store import FileStore
@@ -91,7 +92,7 @@ class Registry:
                 "`fedx site admit` takes the file that its people made with `fedx site enroll`"
             )
         try:
-            found = parse(Admitted, json.loads(bytes(data)))
+            found = parse(Admitted, strict_json.loads(data, LARGEST_MESSAGE))
             if found.public.name != name:
                 raise PayloadError(f"it names {found.public.name}")
         except (ValueError, RecursionError, SiteError) as error:

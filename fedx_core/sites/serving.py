@@ -10,14 +10,13 @@ Each step finds what an earlier go at the same job has left, so a site that was 
 on with the next order for that job, and trains once.
 """
 
-import json
 import shutil
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedx_core import client
+from fedx_core import client, strict_json
 from fedx_core.client import Place
 from fedx_core.errors import (
     AlreadyExistsError,
@@ -30,7 +29,7 @@ from fedx_core.errors import (
     StoreError,
 )
 from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import ClientJob, ClientReport, Ref
+from fedx_core.messages import LARGEST_MESSAGE, ClientJob, ClientReport, Ref
 from fedx_core.sites import manifest, notes
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import GrantedStore
@@ -156,7 +155,7 @@ def _left(desk: FileStore) -> ClientReport | None:
     if (data := desk.read(_REPORT)) is None:
         return None
     try:
-        report = parse(ClientReport, json.loads(bytes(data)))
+        report = parse(ClientReport, strict_json.loads(data, LARGEST_MESSAGE))
         if report.uplink is not None and (payload := desk.read(report.uplink.key)) is not None:
             _whole(report.uplink, payload)
         return report

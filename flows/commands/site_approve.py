@@ -2,13 +2,16 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedx_core import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_options import SiteHome
+
+if TYPE_CHECKING:
+    from fedx_core.sites.approvals import Asked, Unreadable
 
 
 def approve(
@@ -30,7 +33,7 @@ def approve(
         fedx site approve 3f9a1c20b7d4 --yes
     """
     from fedx_core.sites import audit
-    from fedx_core.sites.approvals import Asked, describe
+    from fedx_core.sites.approvals import Asked, Unreadable
     from fedx_core.sites.home import Home
 
     if (yes or withdraw) and plan is None:
@@ -56,21 +59,40 @@ def approve(
         )
         return
     waiting = [approvals.find(plan)] if plan else list(approvals.asked())
+    read = [_read(asked) for asked in waiting]
     if as_json:
         told = [
-            {"plan": a.sha256, "run": a.job.run, "said": describe(a.plan, a.job)} for a in waiting
+            {"plan": asked.sha256, "unreadable": asked.why}
+            if isinstance(asked, Unreadable)
+            else {"plan": asked.sha256, "run": asked.job.run, "said": said}
+            for asked, said in read
         ]
-        if yes:
-            agree(waiting[0])
+        if yes and isinstance(read[0][0], Asked):
+            agree(read[0][0])
         print(strict_json.dumps({"waiting": told, "approved": list(approvals.approved())}))
         return
-    for asked in waiting:
-        print(f"plan    {asked.sha256}\n{describe(asked.plan, asked.job)}\n")
+    for asked, said in read:
+        print(f"plan    {asked.sha256}\n{said}\n")
+        if isinstance(asked, Unreadable):
+            continue
         if yes or _agreed(asked.sha256):
             agree(asked)
             print(f"{asked.sha256[:12]} is agreed to; the coordinator's next attempt is answered.")
     if not waiting:
         print(f"No plan waits; {len(approvals.approved())} agreed to.")
+
+
+def _read(asked: "Asked | Unreadable") -> "tuple[Asked | Unreadable, str]":
+    """Say what a plan does; one that can't be followed is unreadable, and the others are not."""
+    from fedx_core.errors import FedXError
+    from fedx_core.sites.approvals import Asked, Unreadable, describe
+
+    if isinstance(asked, Asked):
+        try:
+            return asked, describe(asked.plan, asked.job)
+        except FedXError as error:
+            asked = Unreadable(asked.sha256, f"this site can't follow it ({error})")
+    return asked, f"can't be read, so nobody can agree to it: {asked.why}"
 
 
 def _agreed(sha256: str) -> bool:

@@ -11,16 +11,17 @@ it: these letters go. One that nobody answers goes when the grants in it have ex
 """
 
 import hmac
-import json
 import secrets
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
+from fedx_core import strict_json
 from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.locks import exclusive
+from fedx_core.messages import LARGEST_RECORD
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix
 from fedx_core.sites.presigner import MARGIN_SECONDS, MOST_SECONDS, Presigner
@@ -162,7 +163,7 @@ class Inboxes:
         data = self._files.read(_file(site))
         if data is not None:
             try:
-                inbox = parse(Inbox, json.loads(bytes(data)))
+                inbox = parse(Inbox, strict_json.loads(data, LARGEST_RECORD))
             except (PayloadError, ValueError) as error:
                 path = self._registry.folder / _file(site)
                 raise SiteError(f"{path} is damaged ({error}); delete it, and {site} is woken or "

@@ -171,7 +171,7 @@ def test_what_a_killed_start_has_left_is_begun_anew_and_what_fails_is_taken_back
         ("model.name", "resnet-18", "did you mean 'resnet18'"),
         ("model.weights", "nowhere.safetensors", "nowhere"),
         ("method.paper_mode", True, "training.shrink"),
-        ("method.coupled", "perhaps", "method.coupled: wanted a valid boolean"),
+        ("method.coupled", "perhaps", "method.coupled: wanted true or false"),
         ("trainin.epochs", 1, "did you mean 'training'"),
         ("federation.selection", {"metric": "los", "patience": 1, "min_delta": 0}, "los"),
     ],

@@ -136,6 +136,25 @@ def test_a_plan_is_read_before_it_is_agreed_to(
     assert capsys.readouterr().out == "No plan waits; 1 agreed to.\n"
 
 
+def test_a_plan_that_nobody_can_read_is_listed_as_such_beside_the_others(
+    fedx: Fedx, capsys: Said, waiting: str, tmp_path: Path
+) -> None:
+    asked = tmp_path / "site" / "plans" / "asked"
+    broken = "0" * 64
+    (asked / broken).write_bytes(b"{")
+    (asked / f"{broken}.job").write_bytes((asked / f"{waiting}.job").read_bytes())
+    assert fedx("site", "approve") == 0
+    said = capsys.readouterr().out
+    assert f"plan    {broken}\ncan't be read, so nobody can agree to it: " in said
+    assert f"plan    {waiting}\nrun " in said
+    assert fedx("site", "approve", "--json") == 0
+    told = json.loads(capsys.readouterr().out)["waiting"]
+    assert [each["plan"] for each in told] == [broken, waiting]
+    assert "unreadable" in told[0]
+    assert fedx("site", "approve", waiting[:12], "--yes") == 0
+    assert Home(tmp_path / "site").approvals.approved() == (waiting,)
+
+
 def test_where_nobody_can_be_asked_nothing_is_agreed_to(
     fedx: Fedx, capsys: Said, waiting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

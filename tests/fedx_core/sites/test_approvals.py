@@ -9,11 +9,11 @@ from bed import tiny
 from fedx_core.codec import base as framing
 from fedx_core.config import ExperimentConfig
 from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
-from fedx_core.frozen_json import canonical
+from fedx_core.frozen_json import canonical, plain
 from fedx_core.messages import ClientJob
 from fedx_core.plan import Plan, set_up
 from fedx_core.sites import approvals
-from fedx_core.sites.approvals import Approvals, describe
+from fedx_core.sites.approvals import Approvals, Asked, Unreadable, describe
 from fedx_core.state import Payload
 from fedx_core.store import reference
 
@@ -39,6 +39,7 @@ def test_nothing_is_followed_that_nobody_agreed_to(kept: Approvals) -> None:
 def test_what_people_agreed_to_is_followed_from_then_on(kept: Approvals) -> None:
     kept.ask(ASKED, PLAN)
     (waiting,) = kept.asked()
+    assert isinstance(waiting, Asked)
     assert (waiting.sha256, waiting.plan, waiting.job) == (SHA256, plan(), ASKED)
     assert kept.find(SHA256[:12]) == waiting
     kept.approve(SHA256)
@@ -53,6 +54,7 @@ def test_a_plan_that_is_asked_for_again_still_names_who_asked_first(kept: Approv
     kept.ask(ASKED, PLAN)
     kept.ask(job(plan=ASKED.plan, round_index=9), PLAN)
     (waiting,) = kept.asked()
+    assert isinstance(waiting, Asked)
     assert waiting.job == ASKED
 
 
@@ -158,3 +160,48 @@ def test_a_plan_that_cannot_be_followed_is_refused_when_it_is_shown() -> None:
     odd = dataclasses.replace(plan(), model="resnet7")
     with pytest.raises(FedXError, match="resnet7"):
         describe(odd, ASKED)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": 10**8},
+        {"classes": 0},
+        {"bands": 10**6},
+        {"pixels": {**plain(plan().pixels), "input_size": 10**6}},
+        {"pixels": {**plain(plan().pixels), "mean": [0.5]}},
+        {"pixels": {**plain(plan().pixels), "std": [0.0] * plan().bands}},
+        {"training": {**plain(plan().training), "threads": 10**9}},
+        {"training": {**plain(plan().training), "device": "gpu"}},
+    ],
+)
+def test_a_plan_that_asks_for_more_than_any_does_is_no_plan(
+    kept: Approvals, change: dict[str, object]
+) -> None:
+    data = canonical({**plain(plan()), **change})
+    with pytest.raises(PayloadError, match="this is no plan that this version of FedX can read"):
+        kept.ask(job(plan=reference("plans/a", data)), data)
+
+
+def test_a_plan_that_says_a_thing_twice_is_no_plan(kept: Approvals) -> None:
+    data = PLAN.replace(b'"classes":', b'"classes":7,"classes":', 1)
+    with pytest.raises(PayloadError, match="'classes' stands twice"):
+        kept.ask(job(plan=reference("plans/a", data)), data)
+
+
+def test_one_malformed_plan_hides_no_other(kept: Approvals) -> None:
+    kept.ask(ASKED, PLAN)
+    for name in ("0" * 64, "f" * 64):
+        (kept.folder / "asked" / name).write_bytes(b"{")
+        (kept.folder / "asked" / f"{name}.job").write_bytes(canonical(ASKED))
+    (kept.folder / "asked" / "notes.job").write_bytes(b"")
+    found = list(kept.asked())
+    assert [each.sha256 for each in found if isinstance(each, Asked)] == [SHA256]
+    assert {each.sha256 for each in found if isinstance(each, Unreadable)} == {
+        "0" * 64, "f" * 64, "notes",
+    }  # fmt: skip
+    assert all("delete it" in each.why or "waits" in each.why
+               for each in found if isinstance(each, Unreadable))  # fmt: skip
+    assert kept.find(SHA256[:12]).plan == plan()
+    kept.approve(SHA256)
+    assert kept.approved() == (SHA256,)
