@@ -94,6 +94,7 @@ class Description:
         licence: of the data.
         citation: how the authors want to be cited.
         source: where the pixels were read from, as the user named it.
+        value_range: values that pixels of 0 and of ``scale`` stand for; empty stands for (0, 1).
     """
 
     name: str
@@ -108,6 +109,7 @@ class Description:
     licence: str = ""
     citation: str = ""
     source: str = ""
+    value_range: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for what, names, most in (
@@ -189,7 +191,7 @@ def write(
         write_manifest(
             beside,
             {
-                "description": dataclasses.asdict(description),
+                "description": _plain(description),
                 "parts": {part: len(examples) for part, examples in parts.items()},
                 "files": files,
                 "settings": settings,
@@ -431,6 +433,14 @@ def digest(folder: Path) -> str:
     """Name a set by the SHA-256 of its manifest, which holds that of every array."""
     with swaps.steady(Path(folder)):
         return set_manifest.read(Path(folder))[1]
+
+
+def _plain(description: Description) -> dict[str, Any]:
+    """Give plain values; sets without a value range keep the bytes that they always had."""
+    values = dataclasses.asdict(description)
+    if not description.value_range:
+        del values["value_range"]
+    return values
 
 
 def _open_part(folder: Path, part: str, size: int, description: Description) -> Examples:

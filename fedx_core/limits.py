@@ -1,4 +1,4 @@
-"""Limits of settings, refused in the same words everywhere.
+"""Limits of settings, refused in the same words everywhere, and those of files from outside.
 
 Settings come by name: ``at_least(1, rounds=self.rounds)`` says ``rounds must be 1 or more, got 0``.
 Several that share a limit are named together. What is not a number is refused too.
@@ -10,6 +10,22 @@ from typing import Literal
 from fedx_core.errors import ConfigError
 
 Interval = Literal["(0, 1)", "(0, 1]", "[0, 1)"]
+
+# Of image files and archives, which may be made to fill memory or time. Scenes are read in tiles,
+# and may be as large as they like.
+FILE_BYTES = 1 << 28
+"""Of a file as it is read, unpacked where it lay in an archive."""
+IMAGE_PIXELS = 1 << 26
+"""Of an image that is decoded as a whole: 8,192 x 8,192."""
+IMAGE_BYTES = 1 << 28
+"""Of its pixels in memory."""
+BANDS = 1024
+"""Of an image."""
+DECODE_SECONDS = 60.0
+"""Of a core's time for one image."""
+ARCHIVE_BYTES = 1 << 30
+"""Of all that is in an archive; large archives may hold ``ARCHIVE_RATIO`` times their own size."""
+ARCHIVE_RATIO = 200
 
 
 def at_least(least: float, **settings: float) -> None:

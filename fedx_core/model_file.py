@@ -44,6 +44,7 @@ class Card:
         image_size: side of the training images in pixels.
         pixels: how images become inputs.
         units_kept: (kept, all) by layer; the others' weights are zero.
+        value_range: values that pixels of 0 and of ``pixels.scale`` stand for; empty is (0, 1).
     """
 
     format: int
@@ -59,6 +60,7 @@ class Card:
     image_size: int
     pixels: Pixels
     units_kept: Mapping[str, tuple[int, int]]
+    value_range: tuple[float, ...] = ()
 
 
 def card_of(journal: Journal, description: Description, round_index: int) -> Card:
@@ -90,6 +92,7 @@ def card_of(journal: Journal, description: Description, round_index: int) -> Car
         image_size=description.image_size,
         pixels=plan.pixels,
         units_kept=last.report.units_kept,
+        value_range=description.value_range,
     )
 
 

@@ -1,15 +1,19 @@
 """What a trained model says about images that it has never seen, one by one."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedx_core.data._files import IMAGES, TIFF, Files, Folder, decode, open_files
+from fedx_core.data import _images, _units
+from fedx_core.data._files import IMAGES, TIFF, Files, Folder, open_files
+from fedx_core.data._images import Header
 from fedx_core.data.base import decoded
 from fedx_core.errors import DataError
 from fedx_core.evaluation import predict
@@ -18,6 +22,13 @@ from fedx_core.model_file import Card
 
 AT_ONCE = 256
 """Images in memory; changes no result."""
+LISTED = 100
+"""Images that are named among those left out."""
+DRIVERS = {
+    ".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG", ".img": "HFA",
+    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG",
+}  # fmt: skip
+"""Of GDAL, by the ending of a scene."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,72 +112,106 @@ def predictions(
 ) -> Iterator[tuple[Picture, NDArray[np.float64]]]:
     """Give each picture its class probabilities, float64 (classes,), in the pictures' order.
 
-    Raises:
-        DataError: an image can't be read or is not as the model wants it.
-    """
-    card = predictor.card
+    Pictures that can't be used are left out, and named in an error once all others are done.
 
-    def read(picture: Picture) -> Image:
-        if isinstance(picture.files, Folder) and picture.name.lower().endswith(TIFF):
-            # A scene may be larger than the memory, and its header says so.
-            check(picture.shown, _header(picture.files.root / picture.name), card)
-        image = decode(picture.shown, picture.files.read(picture.name))
-        check(picture.shown, Found(image.dtype.name, *image.shape), card)
-        return image
+    Raises:
+        DataError: images can't be read or are not as the model wants them.
+    """
+    wanted = target(predictor.card)
+    refused: list[DataError] = []
+
+    def read(picture: Picture) -> Image | DataError:
+        try:
+            return _read(picture, predictor.card, wanted)
+        except DataError as error:
+            return error
 
     for start in range(0, len(pictures), AT_ONCE):
         some = pictures[start : start + AT_ONCE]
-        yield from zip(some, predictor(np.stack(list(decoded(read, some)))), strict=True)
+        good, images = [], []
+        for picture, found in zip(some, decoded(read, some), strict=True):
+            if isinstance(found, DataError):
+                refused.append(found)
+            else:
+                good.append(picture)
+                images.append(found)
+        if images:
+            yield from zip(good, predictor(np.stack(images)), strict=True)
+    if refused:
+        raise refused[0] if len(pictures) == 1 else DataError(_listed(refused, len(pictures)))
 
 
-@dataclass(frozen=True)
-class Found:
-    """What an image is before it is looked at."""
-
-    dtype: str
-    bands: int
-    height: int
-    width: int
+def _listed(refused: Sequence[DataError], count: int) -> str:
+    lines = [f"\n  {error}" for error in refused[:LISTED]]
+    more = len(refused) - len(lines)
+    return f"{len(refused)} of {count} images are left out:{''.join(lines)}" + (
+        f"\n  and {more} more" if more else ""
+    )
 
 
-def check(name: str, found: Found, card: Card, side: int | None = None) -> None:
+def _read(picture: Picture, card: Card, wanted: _units.Target) -> Image:
+    if isinstance(picture.files, Folder) and picture.name.lower().endswith(TIFF):
+        # A scene may be larger than the memory, and its header says so.
+        with opened(picture.shown, picture.files.root / picture.name) as file:
+            check(picture.shown, _images.header_of(picture.shown, file), card)
+    raster = _images.read(picture.shown, picture.files.read(picture.name))
+    check(picture.shown, raster.header, card)
+    return _units.converted(picture.shown, raster, wanted)
+
+
+def target(card: Card) -> _units.Target:
+    """Say what images a model reads."""
+    return _units.Target(
+        bands=card.bands,
+        scale=card.pixels.scale,
+        value_range=card.value_range,
+        stored=_units.stored_as(card.pixels.scale, card.value_range),
+        who="the model reads",
+    )
+
+
+def check(name: str, header: Header, card: Card, side: int | None = None) -> None:
     """Refuse what a model can't read, or would misread.
 
     Args:
         name: of the image.
-        found: what it is.
+        header: what its file says of it.
         card: of the model.
         side: of the tiles to cut from it; None wants an image of the training's size.
 
     Raises:
         DataError: bands, pixels or size differ; says what the model wants.
     """
-    if found.bands != len(card.bands):
-        raise DataError(
-            f"{name} has {found.bands} bands, the model reads {len(card.bands)}: "
-            f"{', '.join(card.bands)}; stack these, in this order"
-        )
-    wanted = "uint8" if card.pixels.scale <= 255 else "uint16"
-    if found.dtype != wanted:
-        raise DataError(
-            f"{name} has {found.dtype} pixels, the model reads {wanted} in which "
-            f"{card.pixels.scale:g} stands for 1; convert the image"
-        )
-    size = f"{found.width} x {found.height} pixels"
-    if side is None and (found.height, found.width) != (card.image_size, card.image_size):
+    _units.bands_of(name, header, target(card))
+    _units.check_unit(name, header, target(card))
+    size = f"{header.width} x {header.height} pixels"
+    if side is None and (header.height, header.width) != (card.image_size, card.image_size):
         raise DataError(
             f"{name} has {size}, the model was trained on {card.image_size} x {card.image_size}; "
             f"map a GeoTIFF scene with --tile {card.image_size}, or bring the image to that size"
         )
-    if side is not None and min(found.height, found.width) < side:
+    if side is not None and min(header.height, header.width) < side:
         raise DataError(f"{name} has {size}, less than one tile of {side}; lower --tile")
 
 
-def _header(path: Path) -> Found:
-    import rasterio
+@contextmanager
+def opened(name: str, path: Path) -> Iterator[Any]:
+    """Open a raster as what its name says it is, and as nothing else.
 
+    Raises:
+        DataError: it is of another format, or does not open.
+    """
+    import rasterio
+    from rasterio.errors import RasterioIOError
+
+    driver = DRIVERS.get(path.suffix.lower())
+    if driver is None:
+        raise DataError(
+            f"{name} is none of {', '.join(DRIVERS)}; convert it, such as with gdal_translate"
+        )
     try:
-        with rasterio.open(path) as file:
-            return Found(file.dtypes[0], file.count, file.height, file.width)
-    except rasterio.errors.RasterioIOError as error:
-        raise DataError(f"{path} does not open ({error}); replace the file") from error
+        file = rasterio.open(path, driver=driver)
+    except RasterioIOError as error:
+        raise DataError(f"{name} does not open ({error}); replace the file") from error
+    with file:
+        yield file

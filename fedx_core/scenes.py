@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.data import _images, _units
+from fedx_core.data._images import Header, Raster
 from fedx_core.errors import DataError, FedXError, StoreError
 from fedx_core.model_file import Card
-from fedx_core.predict import Found, Predictor, check
+from fedx_core.predict import Predictor, check, opened, target
 
 Watch = Callable[[Iterable[int], int], Iterable[int]]
 
@@ -65,7 +67,7 @@ def map_scene(
 
     Args:
         predictor: the model.
-        source: a GeoTIFF, or another raster that GDAL reads.
+        source: a GeoTIFF, or a raster of another ending in ``predict.DRIVERS``.
         out: folder of the maps.
         tile: side of a tile in pixels.
         threshold: probability from which a label is said, where a tile has several.
@@ -75,8 +77,7 @@ def map_scene(
         DataError: the scene can't be read, or is not as the model wants it.
         StoreError: the maps can't be written.
     """
-    import rasterio
-    from rasterio.errors import RasterioError, RasterioIOError
+    from rasterio.errors import RasterioError
 
     card = predictor.card
     of_classes, of_probabilities = paths(source, out)
@@ -85,12 +86,9 @@ def map_scene(
     with warnings.catch_warnings():
         # Rasterio's; the result says so.
         warnings.filterwarnings("ignore", message="Dataset has no geotransform")
-        try:
-            scene = rasterio.open(source)
-        except RasterioIOError as error:
-            raise DataError(f"{source} does not open ({error}); name a GeoTIFF") from error
-        with scene:
-            _check(source, scene, card, tile)
+        with opened(str(source), source) as scene:
+            header = _images.header_of(str(source), scene)
+            check(str(source), header, card, tile)
             grid = _grid(scene, tile)
             with (
                 _writing(of_classes, _class_profile(card, grid)) as classes,
@@ -99,7 +97,7 @@ def map_scene(
                 _name(classes, probabilities, card)
                 for row in watch(range(grid["height"]), grid["height"]):
                     try:
-                        found = _row(predictor, scene, row, tile)
+                        found = _row(predictor, source, scene, header, row, tile)
                     except RasterioError as error:
                         raise DataError(
                             f"{source} is damaged at line {row * tile} ({error}); fetch it again"
@@ -120,18 +118,6 @@ def map_scene(
         counts={name: counts[name] for name in card.class_names if counts[name]},
         georeferenced=georeferenced,
     )
-
-
-def _check(source: Path, scene: Any, card: Card, tile: int) -> None:
-    dtypes = set(scene.dtypes)
-    dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
-    check(str(source), Found(dtype, scene.count, scene.height, scene.width), card, tile)
-    named = tuple(scene.descriptions)
-    if named != card.bands and set(named) == set(card.bands):
-        raise DataError(
-            f"{source} has its bands in the order {', '.join(named)}, the model reads "
-            f"{', '.join(card.bands)}; stack them in this order"
-        )
 
 
 def _grid(scene: Any, tile: int) -> dict[str, Any]:
@@ -171,24 +157,39 @@ def _name(classes: Any, probabilities: Any, card: Card) -> None:
         classes.update_tags(**{f"CLASS_{n}": name for n, name in enumerate(card.class_names)})
 
 
-def _row(predictor: Predictor, scene: Any, row: int, tile: int) -> NDArray[np.float32]:
+def _row(
+    predictor: Predictor, source: Path, scene: Any, header: Header, row: int, tile: int
+) -> NDArray[np.float32]:
     """Predict a row of tiles; float32 (classes, columns), NaN where a tile is left out."""
     columns = math.ceil(scene.width / tile)
     found = np.full((len(predictor.card.class_names), columns), np.nan, np.float32)
     top = min(row * tile, scene.height - tile)
     at_once = predictor.batch_size * predictor.workers
+    wanted = target(predictor.card)
     for first in range(0, columns, at_once):
         places, images = [], []
         for column in range(first, min(first + at_once, columns)):
             left = min(column * tile, scene.width - tile)
             window = ((top, top + tile), (left, left + tile))
-            # A pixel is missing where all of its bands say so.
-            if scene.dataset_mask(window=window).all():
+            raster = _images.raster_of(scene, header, window)
+            if _whole(raster, _units.bands_of(str(source), header, wanted)):
+                shown = f"{source}, line {top}, column {left}"
                 places.append(column)
-                images.append(scene.read(window=window))
+                images.append(_units.converted(shown, raster, wanted))
         if images:
             found[:, places] = predictor(np.stack(images)).T
     return found
+
+
+def _whole(raster: Raster, places: list[int]) -> bool:
+    """Whether all pixels of a tile are there: a pixel is missing where all of its bands are."""
+    masked = bool(raster.header.alpha) and raster.header.bands - 1 not in places
+    if masked and (raster.pixels[-1] == 0).any():
+        return False
+    if raster.missing is None:
+        return True
+    missing = raster.missing[places]
+    return not (missing.all(axis=0).any() or missing.all(axis=(1, 2)).any())
 
 
 def _labels(found: NDArray[np.float32], card: Card, threshold: float) -> NDArray[np.integer]:

@@ -1,26 +1,30 @@
-"""Image files in a folder or in a zip, and their decoding."""
+"""Image files in a folder or in a zip."""
 
-import io
 import os
+import stat
+import struct
 import zipfile
+import zlib
 from collections.abc import Hashable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
+from fedx_core import limits
+from fedx_core.data import _magic
+from fedx_core.data._images import IMAGES, TIFF, decode
 from fedx_core.errors import DataError, SourceMissingError
-from fedx_core.examples import Image
 
-TIFF = (".tif", ".tiff")
-IMAGES = (".jpg", ".jpeg", ".png", *TIFF)
-_SYSTEM = ("Thumbs.db", "desktop.ini")
+__all__ = ["IMAGES", "TIFF", "Archive", "Files", "Folder", "decode", "is_the_systems", "open_files"]
+
+_SYSTEM = ("thumbs.db", "desktop.ini")
+_DAMAGE = (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, struct.error, zlib.error)
+_METHODS = {9: "deflate64", 12: "bzip2", 14: "LZMA", 93: "zstandard", 95: "xz", 98: "PPMd"}
 
 
 def is_the_systems(name: str) -> bool:
     """Whether a file is none of the user's: hidden, a trace of macOS, Windows or Jupyter."""
     parts = PurePosixPath(name).parts
-    return parts[-1] in _SYSTEM or any(p.startswith(".") or p == "__MACOSX" for p in parts)
+    return parts[-1].lower() in _SYSTEM or any(p.startswith(".") or p == "__MACOSX" for p in parts)
 
 
 class Folder:
@@ -91,8 +95,13 @@ class Folder:
             SourceMissingError: it is not there.
             DataError: it can't be read.
         """
+        path = self.root / name
         try:
-            return (self.root / name).read_bytes()
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size > limits.FILE_BYTES:
+                    raise _too_large(str(path), size)
+                return file.read()
         except FileNotFoundError as error:
             raise SourceMissingError(f"no {name} in {self.root}; fetch the data again") from error
         except OSError as error:
@@ -106,16 +115,35 @@ class Archive:
         self.root = path
         try:
             self._zip = zipfile.ZipFile(path)
-        except zipfile.BadZipFile as error:
-            raise DataError(f"{path} is not a whole zip file ({error}); fetch it again") from error
+        except OSError as error:
+            raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
+            raise _no_zip(path, error) from error
+        self._entries = {e.filename.replace("\\", "/"): e for e in self._zip.infolist()}
+        self._check_size()
 
     def names(self) -> list[str]:
-        """List all files in alphabetical order, the system's left out."""
+        """List all files in alphabetical order, the system's left out.
+
+        Raises:
+            DataError: a name leads out of the archive.
+        """
         return [name for name in self.every() if not is_the_systems(name)]
 
     def every(self) -> list[str]:
-        """List all files in alphabetical order."""
-        return sorted(name for name in self._zip.namelist() if not name.endswith("/"))
+        """List all files in alphabetical order.
+
+        Raises:
+            DataError: a name leads out of the archive.
+        """
+        names = sorted(name for name in self._entries if not name.endswith("/"))
+        for name in names:
+            if name.startswith("/") or name[1:3] == ":/" or ".." in name.split("/"):
+                raise DataError(
+                    f"{self.root} holds an entry {name!r}, which leads out of it; pack it anew "
+                    "from within its folder"
+                )
+        return names
 
     @cached_property
     def _sizes(self) -> dict[str, dict[str, int]]:
@@ -137,7 +165,7 @@ class Archive:
     @cached_property
     def _children(self) -> dict[str, set[str]]:
         children: dict[str, set[str]] = {}
-        for name in self._zip.namelist():
+        for name in self._entries:
             path = PurePosixPath(name).parent
             while path.name:
                 children.setdefault(path.parent.as_posix(), set()).add(path.name)
@@ -150,23 +178,77 @@ class Archive:
 
     def holds(self, name: str) -> bool:
         """Whether there is such a file."""
-        return name in self._zip.NameToInfo
+        return name in self._entries and not name.endswith("/")
 
     def read(self, name: str) -> bytes:
         """Read a file.
 
         Raises:
             SourceMissingError: it is not there.
-            DataError: the zip is damaged.
+            DataError: it has a password, is packed otherwise than zips mostly are, is damaged, a
+                link, or larger than the limits allow.
         """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise SourceMissingError(f"no {name} in {self.root}; fetch the data again")
+        shown = f"{name} in {self.root}"
+        _check_entry(shown, entry)
         try:
-            return self._zip.read(name)
-        except KeyError as error:
-            raise SourceMissingError(f"no {name} in {self.root}; fetch the data again") from error
-        except (zipfile.BadZipFile, OSError) as error:
+            with self._zip.open(entry) as file:
+                # So much and no more: to ask for all would unpack what the header hides.
+                found = file.read(entry.file_size)
+        except (*_DAMAGE, OSError) as error:
+            raise DataError(f"{shown} is damaged ({error or 'cut off'}); fetch it again") from error
+        if len(found) != entry.file_size:
+            raise DataError(f"{shown} is damaged (shorter than it should be); fetch it again")
+        return found
+
+    def _check_size(self) -> None:
+        """Refuse an archive that unpacks to more than any data set would."""
+        size = self.root.stat().st_size
+        whole = sum(entry.file_size for entry in self._entries.values())
+        packed = sum(entry.compress_size for entry in self._entries.values())
+        most = max(limits.ARCHIVE_BYTES, limits.ARCHIVE_RATIO * size)
+        if whole > most or packed > size:
             raise DataError(
-                f"{name} in {self.root} is damaged ({error}); fetch it again"
-            ) from error
+                f"{self.root} has {size:,} bytes and would unpack to {whole:,}, allowed are "
+                f"{most:,}; if it is what you expect, unpack it and name the folder"
+            )
+
+
+def _check_entry(shown: str, entry: zipfile.ZipInfo) -> None:
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise DataError(f"{shown} is a link; pack the file itself (zip without --symlinks)")
+    if entry.flag_bits & 1:
+        raise DataError(
+            f"{shown} has a password; unpack it and name the folder, or pack it without a password"
+        )
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = _METHODS.get(entry.compress_type, f"method {entry.compress_type}")
+        raise DataError(
+            f"{shown} is packed with {method}, wanted deflate; unpack it and name the folder, or "
+            "pack it anew (Windows takes deflate64 above 2 GB; 7-Zip: format zip, method Deflate)"
+        )
+    if entry.file_size > limits.FILE_BYTES:
+        raise _too_large(shown, entry.file_size)
+
+
+def _too_large(shown: str, size: int) -> DataError:
+    return DataError(
+        f"{shown} has {size:,} bytes, allowed are {limits.FILE_BYTES:,}; cut it into tiles, or map "
+        "a GeoTIFF with `fedx predict --tile`"
+    )
+
+
+def _no_zip(path: Path, error: Exception) -> DataError:
+    with path.open("rb") as file:
+        found = _magic.kind(file.read(512))
+    if not found or found == "a zip":
+        return DataError(f"{path} is not a whole zip file ({error}); fetch it again")
+    advice = "name a folder or a zip"
+    if "archive" in found or "packed" in found:
+        advice = "unpack it and name the folder"
+    return DataError(f"{path} is {found}, wanted a folder or a zip; {advice}")
 
 
 Files = Folder | Archive
@@ -179,52 +261,3 @@ def open_files(path: Path) -> Files:
         DataError: it is neither.
     """
     return Folder(path) if path.is_dir() else Archive(path)
-
-
-def decode(name: str, payload: bytes) -> Image:
-    """Decode a JPEG, PNG or TIFF file.
-
-    Args:
-        name: of the file; its ending decides how it is read.
-        payload: the file's bytes.
-
-    Returns:
-        uint8 or uint16 (bands, height, width).
-
-    Raises:
-        DataError: it does not decode, or its pixels are not 8- or 16-bit whole numbers.
-    """
-    try:
-        image = (_tiff if name.lower().endswith(TIFF) else _pillow)(payload)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"{name} does not decode ({error}); replace the file or take it out of the data set"
-        ) from error
-    if image.dtype not in (np.uint8, np.uint16):
-        raise DataError(
-            f"{name} has {image.dtype} pixels, wanted uint8 or uint16; convert the images, such as "
-            "reflectance times 10,000"
-        )
-    return image
-
-
-def _pillow(payload: bytes) -> Image:
-    from PIL import Image as pillow
-
-    with pillow.open(io.BytesIO(payload)) as file:
-        if file.mode == "L" or file.mode.startswith("I;16"):
-            return np.asarray(file)[None]
-        rgb = file if file.mode == "RGB" else file.convert("RGB")
-        # In the order in which it is stored; many threads do this, one writes.
-        return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
-
-
-def _tiff(payload: bytes) -> Image:
-    import rasterio
-
-    if not payload:
-        raise ValueError("the file is empty")
-    # Named, since GDAL fills a cut-off PNG with zeros and says nothing.
-    with rasterio.MemoryFile(payload) as memory, memory.open(driver="GTiff") as file:
-        image: Image = file.read()
-        return image

@@ -34,6 +34,7 @@ _BYTES = 256 << 20
 """Images that were read and wait, at most; four of them where one is larger."""
 
 Item = TypeVar("Item")
+Found = TypeVar("Found")
 Result = TypeVar("Result")
 
 
@@ -170,6 +171,8 @@ def decoded(read: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[R
     # to all threads, and putting them back while others read, or after whoever takes the images has
     # set some, would undo theirs.
     warnings.filterwarnings("ignore", message="Dataset has no geotransform")
+    # Pillow's; our own limit is lower, and an error.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     first = read(items[0])
     yield first
     # Twice as many blocks as threads wait or are read, one is being taken, one follows.

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import base
-from fedx_core.data._files import Files, Folder, decode, open_files
+from fedx_core.data._files import Files, Folder, open_files
+from fedx_core.data._images import read
 from fedx_core.data._metadata import (
     ADDRESS,
     BANDS,
@@ -31,6 +32,7 @@ from fedx_core.data._metadata import (
     find_metadata,
     read_metadata,
 )
+from fedx_core.data._units import Target, converted
 from fedx_core.data.base import Source, Split, decoded, found
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.examples import Description, Image
@@ -41,6 +43,13 @@ IMAGES = "BigEarthNet-S2"
 ROOTS = (IMAGES, f"v2/{IMAGES}", ".")
 _BLOCKS = (273, 279, 324, 325)
 """Tags of TIFF: where strips or tiles of pixels start, and how long they are."""
+_TARGET = Target(
+    bands=("1",),  # a file has one, which its own name names
+    scale=REFLECTANCE,
+    value_range=(),
+    stored="uint16",
+    who="BigEarthNet has",
+)
 
 # ConfigILM's, over the training split; digital numbers, bands in the order of ``BANDS``. How the
 # 20 m bands are enlarged changes theirs.
@@ -249,12 +258,14 @@ def _patch(files: Files, root: str, upsampling: str, patch: str) -> Image:
     bands = []
     for band in BANDS:
         name = f"{_folder(root, patch)}/{patch}_{band}.tif"
-        image = decode(name, files.read(name))
-        if image.dtype != np.uint16 or image.shape not in ((1, SIDE, SIDE), (1, 60, 60)):
+        raster = read(name, files.read(name))
+        pixels = raster.pixels
+        if pixels.dtype != np.uint16 or pixels.shape not in ((1, SIDE, SIDE), (1, 60, 60)):
             raise DataError(
-                f"{name} is {image.dtype} {image.shape}, wanted uint16 of one band with 120 or 60 "
-                "pixels a side; fetch the patch again"
+                f"{name} is {pixels.dtype} {pixels.shape}, wanted uint16 of one band with 120 or "
+                "60 pixels a side; fetch the patch again"
             )
+        image = converted(name, raster, _TARGET)
         bands.append(image[0] if image.shape[1] == SIDE else _enlarged(image[0], upsampling))
     return np.stack(bands)
 

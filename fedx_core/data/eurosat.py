@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import base
-from fedx_core.data._files import Files, decode, open_files
+from fedx_core.data._files import Files, open_files
+from fedx_core.data._images import read
+from fedx_core.data._units import Target, converted, stored_as
 from fedx_core.data.base import SPLITS, Source, Split, decoded, found, shared_data
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.examples import Description, Image
@@ -125,15 +127,23 @@ class DataSet(base.DataSet):
                 f"a class; {FETCH[self.bands]}"
             )
         positions, note = self._positions(place, names, labels)
+        description = self._description(place)
+        target = Target(
+            bands=description.bands,
+            scale=description.scale,
+            value_range=(),
+            stored=stored_as(description.scale, ()),
+            who="EuroSAT has",
+        )
         splits = {
             split: Split(
                 labels[rows],
                 base.no_groups(len(rows)),
-                partial(_read, files, [names[row] for row in rows]),
+                partial(_read, files, [names[row] for row in rows], target),
             )
             for split, rows in positions.items()
         }
-        return Source(self._description(place), splits, {"split": note, "images": len(names)})
+        return Source(description, splits, {"split": note, "images": len(names)})
 
     def _place(self) -> Path:
         if self.source == "download":
@@ -197,9 +207,12 @@ class DataSet(base.DataSet):
         )
 
 
-def _read(files: Files, names: list[str], positions: NDArray[np.int64]) -> Iterator[Image]:
+def _read(
+    files: Files, names: list[str], target: Target, positions: NDArray[np.int64]
+) -> Iterator[Image]:
     return decoded(
-        lambda name: decode(name, files.read(name)), [names[position] for position in positions]
+        lambda name: converted(name, read(name, files.read(name)), target),
+        [names[position] for position in positions],
     )
 
 

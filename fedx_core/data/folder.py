@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core.data import base
-from fedx_core.data._files import Files, decode, open_files
+from fedx_core.data import _band_names, _units, base
+from fedx_core.data._files import Files, open_files
+from fedx_core.data._images import Raster, read
 from fedx_core.data._labelled import Labelled, split_of
 from fedx_core.data._named import Images
 from fedx_core.data._table import FILE, GROUP, LABEL, SPLIT, Columns, Listing, by_table, decode_text
@@ -19,10 +20,13 @@ from fedx_core.data.base import Source, Split, decoded, found
 from fedx_core.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.examples import Description, Image
 
+LOOKED_AT = 16
+"""Images, besides the first, from which a unit is chosen where the first does not say it all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(base.DataSet):
-    """JPEG, PNG or TIFF images, 8 or 16 bits a pixel, all with the same bands.
+    """JPEG, PNG or TIFF images of 8 or 16 bits or fractions, all with the same bands.
 
     Args:
         source: a folder or a zip. Without ``labels`` it holds one folder a class, in folders
@@ -42,8 +46,13 @@ class DataSet(base.DataSet):
             several; empty takes a field as one label.
         outside: whether the table may name files outside the source.
         image_size: side in pixels to bring all images to; 0 wants all square and of one size.
-        scale: pixel value that maps to 1.0; 0 takes 255 for 8 bits and 10,000 for 16.
-        band_names: in the files' order; empty numbers them.
+        scale: pixel value that maps to 1.0; 0 takes what the files declare, else 255 for 8 bits and
+            10,000 for 16.
+        value_range: least and largest value of fractions, such as [-50, 20] for radar in dB, over
+            which they are brought to 16 bits; empty takes twice to four times what some images
+            have.
+        band_names: which bands to read, in this order, where the files name theirs; else names in
+            the files' order. Empty takes the files' names, or numbers them.
     """
 
     source: str
@@ -56,6 +65,7 @@ class DataSet(base.DataSet):
     outside: bool = False
     image_size: int = 0
     scale: float = 0.0
+    value_range: tuple[float, ...] = ()
     band_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -64,6 +74,17 @@ class DataSet(base.DataSet):
             raise ConfigError(f"image_size must be 0 (as it is) or more, got {self.image_size}")
         if self.scale < 0:
             raise ConfigError(f"scale must be 0 (by the pixels' width) or more, got {self.scale}")
+        if self.value_range and (
+            len(self.value_range) != 2
+            or not np.isfinite(self.value_range).all()
+            or self.value_range[0] >= self.value_range[1]
+        ):
+            raise ConfigError(
+                f"value_range must be [least, largest], got {list(self.value_range)}; such as "
+                "[-50, 20] for radar in dB"
+            )
+        if self.value_range and self.scale:
+            raise ConfigError("scale and value_range say the same in two ways; set one of them")
 
     def open(self) -> Source:
         """List the images with their labels, and look at the first.
@@ -80,8 +101,17 @@ class DataSet(base.DataSet):
                 f"{place} has {len(table.class_names)} class, wanted two or more: one folder a "
                 "class, or a labels file"
             )
-        first = next(decoded(lambda name: decode(name, files.read(name)), table.names[:1]))
-        description = self._description(place, table, first)
+        looked = _some(files, table.names)
+        description = self._description(place, table, looked)
+        first = looked[0].header
+        unit = (description.scale, description.value_range)
+        target = _units.Target(
+            bands=description.bands,
+            scale=unit[0],
+            value_range=unit[1],
+            stored=_units.stored_as(*unit) if first.declares else first.dtype,
+            who="the first image has",
+        )
         if table.splits:
             positions, drawn = base.given_splits(table.splits, table.labels, self.seed)
             note = "; ".join(filter(None, (table.said_by, drawn)))
@@ -96,7 +126,8 @@ class DataSet(base.DataSet):
                     _read,
                     files,
                     [table.names[row] for row in rows.tolist()],
-                    description,
+                    target,
+                    description.image_size,
                     bool(self.image_size),
                 ),
             )
@@ -148,34 +179,79 @@ class DataSet(base.DataSet):
             )
         return listings
 
-    def _description(self, place: Path, table: Labelled, first: Image) -> Description:
-        bands, height, width = first.shape
-        if not self.image_size and height != width:
+    def _description(self, place: Path, table: Labelled, looked: Sequence[Raster]) -> Description:
+        name, first = table.names[0], looked[0].header
+        if not self.image_size and first.height != first.width:
             raise DataError(
-                f"{table.names[0]} has {width} x {height} pixels; images must be square, or set "
+                f"{name} has {first.width} x {first.height} pixels; images must be square, or set "
                 "image_size to resize them"
             )
-        if self.band_names and len(self.band_names) != bands:
-            raise DataError(
-                f"{table.names[0]} has {bands} bands, but band_names names {len(self.band_names)}"
-            )
-        eight_bits = first.dtype == np.uint8
-        scale = self.scale or (255.0 if eight_bits else 10_000.0)
-        if eight_bits != (scale <= 255):
-            raise DataError(
-                f"{table.names[0]} has {first.dtype} pixels, which scale {scale:g} does not fit; "
-                "set up to 255 for 8 bits and more for 16, or 0"
-            )
+        scale, value_range = self._unit(name, looked)
         return Description(
             name=place.stem,
-            bands=tuple(self.band_names) or tuple(f"band-{i + 1}" for i in range(bands)),
+            bands=self._bands(name, looked[0]),
             class_names=table.class_names,
             label_kind=table.label_kind,
-            image_size=self.image_size or height,
+            image_size=self.image_size or first.height,
             scale=scale,
+            value_range=value_range,
             group_names=table.group_names,
             source=self.source,
         )
+
+    def _bands(self, name: str, first: Raster) -> tuple[str, ...]:
+        shown = first.header.shown
+        if not self.band_names:
+            counted = tuple(f"band-{i + 1}" for i in range(len(shown)))
+            return shown if _band_names.named(shown) else counted
+        most = first.header.bands
+        possible = {most, most - bool(first.header.alpha)}
+        if _band_names.named(shown) or len(self.band_names) in possible:
+            return tuple(self.band_names)
+        raise DataError(
+            f"{name} has {len(shown)} bands, but band_names names {len(self.band_names)}"
+        )
+
+    def _unit(self, name: str, looked: Sequence[Raster]) -> tuple[float, tuple[float, ...]]:
+        first = looked[0].header
+        plain = not first.declares and not first.dtype.startswith("float")
+        if self.value_range:
+            if plain:
+                raise DataError(
+                    f"{name} has {first.dtype} pixels that declare no scale; value_range is for "
+                    "fractions: leave it out"
+                )
+            _units.check_steps(name, looked, self.value_range)
+            return _units.SCALE, self.value_range
+        if not self.scale:
+            scale, value_range = _units.unit_of(name, looked)
+            if value_range and value_range != _units.INT16:
+                _units.check_steps(name, looked, value_range)
+            return scale, value_range
+        if not first.declares and not first.dtype.startswith("uint"):
+            raise DataError(
+                f"{name} has {first.dtype} pixels, which scale does not fit; leave it out, or set "
+                "value_range for fractions"
+            )
+        if not first.declares and (first.dtype == "uint8") != (self.scale <= 255):
+            raise DataError(
+                f"{name} has {first.dtype} pixels, which scale {self.scale:g} does not fit; "
+                "set up to 255 for 8 bits and more for 16, or 0"
+            )
+        return self.scale, ()
+
+
+def _some(files: Files, names: Sequence[str]) -> list[Raster]:
+    """Read the first image, and some others where a unit is to be found."""
+
+    def one(name: str) -> Raster:
+        return read(name, files.read(name))
+
+    (first,) = decoded(one, names[:1])
+    if not first.header.declares and first.header.dtype.startswith("uint"):
+        return [first]
+    others = np.unique(np.linspace(1, len(names) - 1, LOOKED_AT).astype(int)).tolist()
+    return [first, *decoded(one, [names[n] for n in others if n])]
 
 
 def _listing(path: Path, split: str = "") -> Listing:
@@ -188,18 +264,13 @@ def _listing(path: Path, split: str = "") -> Listing:
 def _read(
     files: Files,
     names: Sequence[str],
-    description: Description,
+    target: _units.Target,
+    side: int,
     resize: bool,
     positions: NDArray[np.int64],
 ) -> Iterator[Image]:
-    def read(name: str) -> Image:
-        image = decode(name, files.read(name))
-        bands, side, _ = description.image_shape
-        if len(image) != bands or image.dtype != description.pixel_dtype:
-            raise DataError(
-                f"{name} is {image.dtype} with {len(image)} bands, the first image "
-                f"{description.pixel_dtype} with {bands}; convert or remove it"
-            )
+    def one(name: str) -> Image:
+        image = _units.converted(name, read(name, files.read(name)), target)
         if image.shape[1:] == (side, side):
             return image
         if not resize:
@@ -209,4 +280,4 @@ def _read(
             )
         return np.asarray(base.resized(image, side).round(), dtype=image.dtype)
 
-    return decoded(read, [names[position] for position in positions])
+    return decoded(one, [names[position] for position in positions])

@@ -295,22 +295,28 @@ def test_what_a_model_would_misread_is_refused(fedx: Fedx, capsys: Said, tmp_pat
     write_scene(tmp_path / "sub" / "scene.tif", rgb)
     write_scene(tmp_path / "wide.tif", rgb.astype(np.uint16))
     with rasterio.open(tmp_path / "scene.tif", "r+") as file:
-        file.descriptions = ("B02", "B03", "B04")
+        file.descriptions = ("B08", "B03", "B04")
     maps = ("--out", "maps", "--tile", "64")
     cases = [
         (["m.safetensors", "grey.png"], "grey.png has 1 bands, the model reads 3: B04, B03, B02"),
         (["m.safetensors", "large.png"], "has 80 x 64 pixels, the model was trained on 64 x 64"),
-        (["m.safetensors", "scene.tif"], "map a GeoTIFF scene with --tile 64"),
+        (["m.safetensors", "sub/scene.tif"], "map a GeoTIFF scene with --tile 64"),
         (["m.safetensors", "wide.tif"], "wide.tif has uint16 pixels, the model reads uint8"),
         (["m.safetensors", "broken.jpg"], "broken.jpg does not decode"),
         (["m.safetensors", "empty"], "no images in empty"),
         (["m.safetensors", "nowhere"], "no nowhere; name images"),
         (["all.safetensors", "wide.tif", *maps], "wide.tif has 3 bands, the model reads 13"),
-        (["m.safetensors", "scene.tif", *maps], "in the order B02, B03, B04, the model reads B04"),
+        (
+            ["m.safetensors", "scene.tif", *maps],
+            "the model reads B04, B03, B02: B02 is missing",
+        ),
         (["m.safetensors", "wide.tif", *maps], "has uint16 pixels"),
         (["m.safetensors", "grey.png", "--threshold", "0.2"], "--threshold is for models that say"),
         (["m.safetensors", "broken.jpg", *maps], "broken.jpg does not open"),
-        (["m.safetensors", "scene.tif", "--out", "m", "--tile", "66"], "less than one tile of 66"),
+        (
+            ["m.safetensors", "sub/scene.tif", "--out", "m", "--tile", "66"],
+            "less than one tile of 66",
+        ),
         (["m.safetensors", "scene.tif", "sub/scene.tif", *maps], "several scenes are called scene"),
         (["foreign.safetensors", "grey.png"], "does not say which model it holds"),
         (["early.safetensors", "grey.png"], "`fedx resume RUN` writes a finished run's anew"),
