@@ -119,6 +119,8 @@ def read(path: Path) -> tuple[nn.Module, Card]:
             f"{path} can't be read: {error.strerror or error}; name a run or a .safetensors file"
         ) from error
     except PayloadError as error:
+        if tensor_file.is_pickle(path):
+            raise type(error)(tensor_file.foreign(path)) from error
         raise type(error)(f"{path} is no whole safetensors file ({error})") from error
     card = _card(path, about)
     model = catalogue.build(card.model, len(card.bands), len(card.class_names), seed=0)

@@ -138,15 +138,17 @@ def predictions(
         if images:
             yield from zip(good, predictor(np.stack(images)), strict=True)
     if refused:
-        raise refused[0] if len(pictures) == 1 else DataError(_listed(refused, len(pictures)))
+        raise left_out_of(refused, len(pictures), "images")
 
 
-def _listed(refused: Sequence[DataError], count: int) -> str:
+def left_out_of(refused: Sequence[DataError], count: int, what: str) -> DataError:
+    """Sum up why some of ``count`` images or scenes are left out; one alone speaks for itself."""
+    if count == 1:
+        return refused[0]
     lines = [f"\n  {error}" for error in refused[:LISTED]]
-    more = len(refused) - len(lines)
-    return f"{len(refused)} of {count} images are left out:{''.join(lines)}" + (
-        f"\n  and {more} more" if more else ""
-    )
+    if more := len(refused) - len(lines):
+        lines.append(f"\n  and {more} more")
+    return DataError(f"{len(refused)} of {count} {what} are left out:{''.join(lines)}")
 
 
 def _read(picture: Picture, card: Card, wanted: _units.Target) -> Image:

@@ -47,6 +47,28 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*"
 _LONGEST_NAME, _LARGEST_RANK, _LARGEST_SIDE = 200, 8, 2**31
 
 
+def is_pickle(path: Path) -> bool:
+    """Whether a file is what ``torch.save`` writes, by how it begins."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4).startswith((b"PK\3\4", b"\x80"))
+    except OSError:
+        return False
+
+
+def foreign(path: Path) -> str:
+    """Say of a file that is no safetensors what it is, and how to come to one."""
+    if not is_pickle(path):
+        return f"{path} is no .safetensors file; name a run, or such a file"
+    made = path.with_name(f"{path.stem}-converted.safetensors")
+    return (
+        f"{path} holds a pickle, which may run anything when it is loaded, so it is not; if you "
+        'trust it, convert it: python -c "import torch, safetensors.torch as s; '
+        f"s.save_file(torch.load('{path}', weights_only=True), '{made}')\" and start a run from it "
+        f"with --set model.weights={made}"
+    )
+
+
 @dataclass(frozen=True)
 class _Place:
     dtype: torch.dtype

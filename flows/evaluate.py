@@ -7,8 +7,6 @@ otherwise than its run said would show here.
 """
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +16,7 @@ from fedx_core import evaluation, examples, model_file, strict_json
 from fedx_core.config import load
 from fedx_core.errors import DataError, FedXError
 from fedx_core.training import pick_device
+from flows.csv_text import csv_text
 from flows.record import Record, read
 from flows.run_folder import RunFolder, write
 from flows.runtimes import default_workers
@@ -88,9 +87,7 @@ def _cost(record: Record) -> dict[str, Any]:
 
 
 def _csv(rows: Iterable[tuple[Any, ...]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    return csv_text(rows).encode()
 
 
 def main() -> int:

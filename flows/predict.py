@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import model_file
-from fedx_core.errors import ConfigError, RunError
+from fedx_core import model_file, tensor_file
+from fedx_core.errors import ConfigError, PayloadError, RunError
 from fedx_core.model_file import Card
 from fedx_core.predict import Predictor
 from fedx_core.scenes import SceneMap
@@ -34,6 +34,8 @@ def predictor_of(model: str, run_root: Path, device: str, workers: int | None) -
     """
     if model.endswith(".safetensors"):
         path = Path(model)
+    elif Path(model).is_file():
+        raise PayloadError(tensor_file.foreign(Path(model)))
     else:
         folder = run_folder.find(run_root, model)
         path = folder.model
@@ -108,12 +110,18 @@ def line(found: Answer, width: int, top: int | None) -> str:
 
 
 def row(found: Answer) -> dict[str, Any]:
-    """Put an answer into a row of a table: image, label, and a column a class."""
-    return {
-        "image": found["image"],
-        "label": ";".join(found["labels"]),
-        **found["probabilities"],
-    }
+    """Put an answer into a row of a table: image, label, and a column a class.
+
+    A class of the name of another column is called ``NAME (class)``.
+    """
+    answered = {"image": found["image"], "label": ";".join(found["labels"])}
+    taken = {*answered, *found["probabilities"]}
+    for name, probability in found["probabilities"].items():
+        title = name
+        while title in answered or (title != name and title in taken):
+            title = f"{title} (class)"
+        answered[title] = probability
+    return answered
 
 
 def scene_line(source: Path, found: SceneMap) -> str:

@@ -4,8 +4,6 @@ The two ledgers stand in columns of their own and are never added: ``wire_*`` is
 network by ``len(payload)``, ``paper_bytes`` follows the convention of the paper's Table I.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from fedx_core.journal import Evidence, Journal
 from fedx_core.messages import RoundReport
 from fedx_core.state import as_section
 from fedx_core.store import Store, open_store
+from flows.csv_text import csv_text
 from flows.run_folder import RunFolder, write
 
 MIB = 2**20
@@ -75,11 +74,9 @@ def write_rounds(
     widest: Row = max(table, key=len, default={})
     names = list(widest)
     names += [name for row in table for name in row if name not in names]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(names)), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write(folder.results / "rounds.csv", text.getvalue().encode())
+    names = list(dict.fromkeys(names))
+    text = csv_text([names, *([row.get(name) for name in names] for row in table)])
+    write(folder.results / "rounds.csv", text.encode())
     lines = [] if encoded is None else encoded
     lines += [strict_json.dumps(plain(report)) for report in reports[len(lines) :]]
     write(folder.results / "rounds.json", "[\n{}\n]\n".format(",\n".join(lines)).encode())

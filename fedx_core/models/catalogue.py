@@ -140,6 +140,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except SchemaError as error:
         raise SchemaError(f"{path} does not fit the model: {error}") from error
     except PayloadError as error:
+        if tensor_file.is_pickle(path):
+            raise type(error)(tensor_file.foreign(path)) from error
         raise type(error)(f"{path} is not a safetensors file: {error}") from error
     require_finite(state, str(path))
     model.load_state_dict(state)

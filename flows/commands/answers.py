@@ -1,21 +1,17 @@
 """Answers in files, where somebody asked for one."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedx_core.errors import StoreError
+from flows.csv_text import csv_text
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write rows as CSV, with the columns of the first; None leaves a field empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    names = list(rows[0])
+    return csv_text([names, *([row.get(name) for name in names] for row in rows)])
 
 
 def save(path: Path, text: str) -> None:

@@ -71,7 +71,7 @@ def predict(
 
     Images are as those of the training: bands, 8 or 16 bits, side in pixels. A scene becomes two
     GeoTIFFs that lie on it, a pixel a tile: NAME.classes.tif and NAME.probabilities.tif. Tiles with
-    a pixel of nodata are left out.
+    a pixel of nodata are left out. Bad files are listed at the end, with exit code 1.
 
         fedx predict base images/ --top 3
         fedx predict runs/base/model.safetensors images.zip --out labels.csv
@@ -99,6 +99,7 @@ def _say(
     threshold: float,
     as_json: bool,
 ) -> None:
+    from fedx_core.errors import DataError
     from fedx_core.predict import pictures, predictions
     from flows import predict as predicting
     from flows.progress import shown
@@ -110,19 +111,23 @@ def _say(
     if out is not None or not sys.stdout.isatty():
         # Where lines go by, they are the progress.
         asked = shown(asked, len(found), "predict")
-    for picture, probabilities in asked:
-        # A table has the same columns in all rows.
-        kept = None if out is not None and out.suffix == ".csv" else top
-        answer = predicting.answer(
-            picture.shown, probabilities, predictor.card, threshold=threshold, top=kept
-        )
-        if as_json:
-            print(strict_json.dumps(answer), flush=True)
-        elif out is None:
-            print(predicting.line(answer, width, top), flush=True)
-        if out is not None:
-            all_of_them.append(answer)
-    if out is not None:
+    left_out: DataError | None = None
+    try:
+        for picture, probabilities in asked:
+            # A table has the same columns in all rows.
+            kept = None if out is not None and out.suffix == ".csv" else top
+            answer = predicting.answer(
+                picture.shown, probabilities, predictor.card, threshold=threshold, top=kept
+            )
+            if as_json:
+                print(strict_json.dumps(answer), flush=True)
+            elif out is None:
+                print(predicting.line(answer, width, top), flush=True)
+            if out is not None:
+                all_of_them.append(answer)
+    except DataError as error:  # once all others are done
+        left_out = error
+    if all_of_them and out is not None:
         answers.save(
             out,
             answers.as_csv([predicting.row(answer) for answer in all_of_them])
@@ -131,6 +136,8 @@ def _say(
         )
         if not as_json:
             print(f"{out}: {len(all_of_them)} images")
+    if left_out is not None:
+        raise left_out
 
 
 def _map(
@@ -143,16 +150,23 @@ def _map(
 ) -> None:
     from dataclasses import asdict
 
+    from fedx_core.errors import DataError
+    from fedx_core.predict import left_out_of
     from fedx_core.scenes import map_scene
     from flows import predict as predicting
     from flows.progress import shown
 
     predicting.check_scenes(inputs)
+    left_out: list[DataError] = []
     for source in inputs:
-        found = map_scene(
-            predictor, source, out, tile=tile, threshold=threshold,
-            watch=lambda rows, total, name=source.name: shown(rows, total, name),  # type: ignore[misc]
-        )  # fmt: skip
+        try:
+            found = map_scene(
+                predictor, source, out, tile=tile, threshold=threshold,
+                watch=lambda rows, total, name=source.name: shown(rows, total, name),  # type: ignore[misc]
+            )  # fmt: skip
+        except DataError as error:
+            left_out.append(error)
+            continue
         if not found.georeferenced:
             print(f"warning: {source} does not say where it is, nor do its maps", file=sys.stderr)
         if as_json:
@@ -162,3 +176,5 @@ def _map(
         else:
             print(predicting.scene_line(source, found))
             print(f"{found.classes}\n{found.probabilities}", flush=True)
+    if left_out:
+        raise left_out_of(left_out, len(inputs), "scenes")

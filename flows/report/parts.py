@@ -1,11 +1,11 @@
 """What a page consists of: sections with figures and tables."""
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from flows.csv_text import csv_text
 
 if TYPE_CHECKING:
     from flows.figures.style import Figure
@@ -69,11 +69,7 @@ class Table:
 
     def as_csv(self) -> str:
         """Write for machines: all digits, nothing where nothing is known."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([column.title for column in self.columns])
-        writer.writerows(["" if cell is None else cell for cell in row] for row in self.rows)
-        return text.getvalue()
+        return csv_text([[column.title for column in self.columns], *self.rows])
 
     def as_rows(self) -> list[dict[str, Cell]]:
         """Return a mapping a row, by the columns' titles."""

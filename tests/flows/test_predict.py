@@ -338,3 +338,51 @@ def test_what_a_model_would_misread_is_refused(fedx: Fedx, capsys: Said, tmp_pat
     (tmp_path / "runs" / "begun").mkdir(parents=True)
     assert fedx("predict", "begun", "grey.png") == 1
     assert "has no final model yet" in capsys.readouterr().err
+
+
+def test_one_bad_file_of_many_is_listed_and_the_rest_is_written(
+    fedx: Fedx, capsys: Said, tmp_path: Path
+) -> None:
+    saved(tmp_path / "m.safetensors", card(class_names=("image", "=label", "label")))
+    (tmp_path / "images" / "there").mkdir(parents=True)
+    for name in ("a", "c", "there/d"):
+        png(tmp_path / "images" / f"{name}.png", (64, 64, 3))
+    (tmp_path / "images" / "b.png").write_bytes(b"no")
+    (tmp_path / "images" / "e").symlink_to(tmp_path / "images" / "there")
+    assert fedx("predict", "m.safetensors", "images", "--out", "labels.csv") == 1
+    said = capsys.readouterr()
+    assert said.out == "labels.csv: 4 images\n"
+    assert "1 of 5 images are left out:\n  images/b.png does not decode" in said.err
+    with (tmp_path / "labels.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [
+        f"images/{name}.png" for name in ("a", "c", "e/d", "there/d")
+    ]
+    assert list(rows[0]) == ["image", "label", "image (class)", "'=label", "label (class)"]
+    three = (float(rows[0][name]) for name in list(rows[0])[2:])
+    assert sum(three) == pytest.approx(1)
+
+
+def test_one_bad_scene_of_many_is_listed_and_the_others_are_mapped(
+    fedx: Fedx, capsys: Said, tmp_path: Path
+) -> None:
+    saved(tmp_path / "m.safetensors", card())
+    write_scene(tmp_path / "good.tif", np.zeros((3, 64, 64), np.uint8))
+    (tmp_path / "bad.tif").write_bytes(b"no")
+    options = ("--tile", "64", "--out", "maps")
+    assert fedx("predict", "m.safetensors", "bad.tif", "good.tif", *options) == 1
+    assert "1 of 2 scenes are left out:\n  bad.tif does not open" in capsys.readouterr().err
+    assert (tmp_path / "maps" / "good.classes.tif").exists()
+
+
+def test_a_pickle_of_weights_is_named_and_not_loaded(
+    fedx: Fedx, capsys: Said, tmp_path: Path
+) -> None:
+    png(tmp_path / "a.png", (64, 64, 3))
+    torch.save({"w": torch.zeros(2)}, tmp_path / "m.pt")
+    torch.save({"w": torch.zeros(2)}, tmp_path / "renamed.safetensors")
+    for name in ("m.pt", "renamed.safetensors"):
+        assert fedx("predict", name, "a.png") == 1
+        said = capsys.readouterr().err
+        assert "holds a pickle, which may run anything" in said
+        assert "weights_only=True" in said
