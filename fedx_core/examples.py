@@ -17,7 +17,7 @@ import io
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -67,11 +67,13 @@ class Stream:
         images: as many as there are labels, each uint8 or uint16 (bands, height, width).
         labels: as in :class:`Examples`.
         groups: as in :class:`Examples`.
+        names: of the files they come from; empty where there are none.
     """
 
     images: Iterable[Image]
     labels: NDArray[np.integer]
     groups: NDArray[np.int16]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,7 +171,7 @@ def write(
     folder: Path,
     description: Description,
     parts: Mapping[str, Examples | Stream],
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
 ) -> None:
     """Write a set: all of it, or nothing where something fails.
 
@@ -177,7 +179,8 @@ def write(
         folder: to make; a set that is there already is replaced.
         description: of the data; its scale decides the pixels' dtype.
         parts: by name.
-        settings: plain values to keep in the manifest: what this set was made from and how.
+        settings: plain values to keep in the manifest: what this set was made from and how; or
+            what gives them once all images are written.
 
     Raises:
         DataError: images or labels don't fit the description.
@@ -194,7 +197,7 @@ def write(
                 "description": _plain(description),
                 "parts": {part: len(examples) for part, examples in parts.items()},
                 "files": files,
-                "settings": settings,
+                "settings": settings() if callable(settings) else settings,
             },
         )
 

@@ -12,6 +12,7 @@ from fedx_core import config, examples
 from fedx_core.config import ExperimentConfig
 from fedx_core.data.base import DataSet
 from fedx_core.errors import ConfigError, FedXError
+from fedx_core.tally import Tally
 from flows import progress
 
 Stage = Callable[[ExperimentConfig, str, Path], Path]
@@ -37,13 +38,18 @@ def prepare(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     data_set: DataSet = plugin.build("data")
     source = data_set.open()
     folder = root / name / "prepared"
-    streams = data_set.streams(source)
+    tally = Tally()
+    streams = {part: tally.over(part, s) for part, s in data_set.streams(source).items()}
     with progress.step(f"{name}: prepare", sum(map(len, streams.values()))) as counted:
         examples.write(
             folder,
             source.description,
             {part: counted(stream) for part, stream in streams.items()},
-            {"source": config.as_plain(plugin), "notes": source.notes},
+            lambda: {
+                "source": config.as_plain(plugin),
+                "notes": source.notes,
+                "pixels": tally.as_plain(source.description.bands),
+            },
         )
     return folder
 

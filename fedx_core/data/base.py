@@ -46,11 +46,13 @@ class Split:
         labels: int64 (n,), or uint8 (n, classes).
         groups: int16 (n,) index into the description's ``group_names``.
         read: positions in, images out, in the same order.
+        names: of the images' files; empty where they have none.
     """
 
     labels: NDArray[np.integer]
     groups: NDArray[np.int16]
     read: Callable[[NDArray[np.int64]], Iterator[Image]]
+    names: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -117,7 +119,12 @@ class DataSet(ABC):
                 int(count),
                 derive(self.seed, "limit", name),
             )
-            streams[name] = Stream(split.read(chosen), split.labels[chosen], split.groups[chosen])
+            streams[name] = Stream(
+                split.read(chosen),
+                split.labels[chosen],
+                split.groups[chosen],
+                [split.names[position] for position in chosen] if len(split.names) else (),
+            )
         return streams
 
 

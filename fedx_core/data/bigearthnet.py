@@ -124,8 +124,9 @@ class DataSet(base.DataSet):
         splits = {}
         for name, rows in table.rows.items():
             kept = rows[present[rows]]
-            read = partial(_read, files, root, table.patch_ids[kept].tolist(), self.upsampling)
-            splits[name] = Split(table.labels[kept], table.groups[kept], read)
+            patches = table.patch_ids[kept].tolist()
+            read = partial(_read, files, root, patches, self.upsampling)
+            splits[name] = Split(table.labels[kept], table.groups[kept], read, patches)
         return Source(
             self._description(place, table),
             splits,

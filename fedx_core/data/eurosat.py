@@ -140,6 +140,7 @@ class DataSet(base.DataSet):
                 labels[rows],
                 base.no_groups(len(rows)),
                 partial(_read, files, [names[row] for row in rows], target),
+                [names[row] for row in rows],
             )
             for split, rows in positions.items()
         }

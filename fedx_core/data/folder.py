@@ -118,21 +118,13 @@ class DataSet(base.DataSet):
         else:
             positions = base.random_splits(table.labels, self.seed)
             note = "drawn 60/20/20, class by class"
-        splits = {
-            name: Split(
-                table.labels[rows],
-                table.groups[rows],
-                partial(
-                    _read,
-                    files,
-                    [table.names[row] for row in rows.tolist()],
-                    target,
-                    description.image_size,
-                    bool(self.image_size),
-                ),
+        splits = {}
+        for name, rows in positions.items():
+            names = [table.names[row] for row in rows.tolist()]
+            read = partial(
+                _read, files, names, target, description.image_size, bool(self.image_size)
             )
-            for name, rows in positions.items()
-        }
+            splits[name] = Split(table.labels[rows], table.groups[rows], read, names)
         return Source(
             description, splits, {"split": note, "images": len(table.names), **table.notes}
         )

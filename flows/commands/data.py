@@ -20,20 +20,28 @@ def data(
     params: Params = None,
     data_root: DataRoot = None,
     settings: Settings = None,
+    with_preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Also write a contact sheet of each class, as PNG."),
+    ] = False,
     as_json: JsonObject = False,
 ) -> None:
     """Prepare one data set: read it, share it among clients, draw the server's reference set.
 
     `dvc repro prepare partition reference` does the same for all that params.yaml names under
-    `prepare`, and skips what is there.
+    `prepare`, and skips what is there. Ends with what the data set holds: images by class and
+    part, clients, the range of each band, what was ignored or drawn, and what is wrong (!).
 
         fedx data synthetic
         fedx data eurosat --set datasets.eurosat.source.limit=5000
+        fedx data eurosat --preview
     """
-    from fedx_core import config
+    from fedx_core import config, summary
     from fedx_core.errors import ConfigError
+    from flows import describe
     from flows.partition import partition
     from flows.prepare import prepare
+    from flows.preview import preview
     from flows.reference import reference
 
     overrides = dict(setting(text) for text in settings or [])
@@ -41,10 +49,19 @@ def data(
     if name not in experiment.datasets:
         raise ConfigError(config.unknown_data_set(name, experiment.datasets))
     made = {}
+    root = Path(data_root or "data")
     for stage in (prepare, partition, reference):
-        folder = stage(experiment, name, Path(data_root or "data"))
+        folder = stage(experiment, name, root)
         made[folder.name] = str(folder)
         if not as_json:
             print(folder)
+    if with_preview:
+        made["preview"] = str(preview(name, root))
+        if not as_json:
+            print(made["preview"])
+    found = summary.of_prepared(name, root / name)
     if as_json:
-        print(strict_json.dumps({"dataset": name, **made}))
+        print(strict_json.dumps({"dataset": name, **made, "summary": found}))
+    else:
+        print()
+        print("\n".join(describe.lines(found)))

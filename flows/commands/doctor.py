@@ -2,12 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fedx_core import strict_json
-from flows import exits
+from flows import completion, describe, exits
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot
 
 
@@ -23,12 +23,30 @@ def doctor(
             "FEDX_SITE_HOME, its images are in FEDX_SHARDS.",
         ),
     ] = False,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="Look at this data set alone, prepared or not: what it holds, and what is wrong.",
+            autocompletion=completion.datasets,
+        ),
+    ] = None,
     as_json: JsonObject = False,
 ) -> None:
-    """Check what a run needs, and say what to do about what is missing."""
+    """Check what a run needs, and say what to do about what is missing.
+
+    fedx doctor
+    fedx doctor --dataset eurosat
+    """
     from flows import doctor as checks
 
-    if site:
+    held: dict[str, Any] | None = None
+    if dataset is not None:
+        from flows import data_doctor
+
+        found, held = data_doctor.examine(
+            dataset, Path(params or "params.yaml"), Path(data_root or "data")
+        )
+    elif site:
         from fedx_core.sites.home import Home
         from flows.sites import doctor as at_site
         from flows.sites.folders import shards, site_home
@@ -40,13 +58,15 @@ def doctor(
         )
     ok = all(check.ok for check in found)
     if as_json:
-        print(
-            strict_json.dumps({"ok": ok, "checks": [dataclasses.asdict(check) for check in found]})
-        )
+        about = {"summary": held} if held else {}
+        checked = [dataclasses.asdict(check) for check in found]
+        print(strict_json.dumps({"ok": ok, "checks": checked, **about}))
     else:
+        if held:
+            print("\n".join([*describe.lines({**held, "wrong": []}), ""]))
         for check in found:
             print(f"{'ok  ' if check.ok else 'FAIL'}  {check.what}: {check.found}")
-            if not check.ok:
+            if not check.ok and check.fix:
                 print(f"      {check.fix}")
     if not ok:
         raise typer.Exit(exits.FAILED)
