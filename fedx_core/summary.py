@@ -128,6 +128,15 @@ def _ordered(parts: Iterable[str]) -> list[str]:
 
 def _classes(found: Mapping[str, Any]) -> list[str]:
     wrong = []
+    for kind in ("classes", "groups"):
+        names = [row["class"] if kind == "classes" else row for row in found[kind]]
+        small: dict[str, str] = {}
+        for name in names:
+            if (like := small.setdefault(name.casefold(), name)) != name:
+                wrong.append(
+                    f"the {kind} {like} and {name} differ in capital letters alone; if they are "
+                    "one, write them alike"
+                )
     for part in found["images"]:
         absent = [row["class"] for row in found["classes"] if not row[part]]
         if len(absent) == len(found["classes"]):

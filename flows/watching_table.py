@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from fedx_core.evaluation import NO_LABEL
 from fedx_core.messages import RoundReport
 from flows.live import HEADLINES
 from flows.results import MIB
@@ -70,8 +71,11 @@ def end(seen: Seen) -> str:
     total = sum(report.wire_bytes for report in seen.reports) / MIB
     spent = duration(sum(sum(report.seconds.values()) for report in seen.reports))
     why = f" (stopped early: {last.stopped})" if last.stopped else ""
+    score = (
+        f"{HEADLINES[name]} {_percent(last.metrics[name])}" if name else f"no score, {NO_LABEL},"
+    )
     return (
-        f"finished{why}: {HEADLINES.get(name, name)} {_percent(last.metrics.get(name))} after "
+        f"finished{why}: {score} after "
         f"{last.round_index} rounds, {total:.2f} MiB and {spent}; {seen.folder.path}"
     )
 

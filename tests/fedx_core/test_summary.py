@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fedx_core import examples, summary
+from fedx_core.data.base import SPLITS, Source, Split
 from fedx_core.examples import Description, Stream
 from fedx_core.tally import Tally
 
@@ -118,6 +119,18 @@ def test_images_without_labels_are_counted_and_a_part_of_nothing_else_is_wrong(
         "no image of test bears a label, so no score over labels can be computed of it"
         in (found["wrong"])
     )
+
+
+def test_classes_that_differ_in_capital_letters_alone_are_said() -> None:
+    about = Description(
+        name="mine", bands=BANDS, class_names=("Sea", "sea"), label_kind="single", image_size=4,
+        scale=255, group_names=("Spain", "SPAIN"),
+    )  # fmt: skip
+    both = Split(np.arange(2), np.arange(2, dtype=np.int16), lambda _: iter(()))
+    found = summary.of_source("mine", Source(about, dict.fromkeys(SPLITS, both)))
+    assert [line.partition(" differ")[0] for line in found["wrong"]] == [
+        "the classes Sea and sea", "the groups Spain and SPAIN",
+    ]  # fmt: skip
 
 
 def test_twins_across_parts_flat_bands_and_a_wrong_scale_are_wrong(tmp_path: Path) -> None:

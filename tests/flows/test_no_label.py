@@ -73,7 +73,11 @@ def test_a_run_on_test_images_without_labels_ends_and_names_what_it_left_out(
     assert summary["per_class"] == {}
     assert all(set(own) == {"loss", "examples"} for own in summary["per_client"].values())
     json.loads((results / "rounds.json").read_text(), parse_constant=refuse)
-    assert fedx("compare", "blank") == 0
+    assert fedx("watch", "blank") == 0
+    assert "finished: no score, since no image of the test part bears a label, after 2 rounds" in (
+        "".join(capsys.readouterr())
+    )
+    assert fedx("compare", "blank", "--figures", "figures") == 0
     assert "no micro_map, since no image" in " ".join("".join(capsys.readouterr()).split())
     assert fedx("report", "blank", "--out", "page") == 0
     page = (tmp_path / "page" / "report.html").read_text()
