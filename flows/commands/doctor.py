@@ -34,8 +34,10 @@ def doctor(
 ) -> None:
     """Check what a run needs, and say what to do about what is missing.
 
-    fedx doctor
-    fedx doctor --dataset eurosat
+    With `--dataset` it looks at one data set alone.
+
+        fedx doctor
+        fedx doctor --dataset eurosat
     """
     from flows import doctor as checks
 
