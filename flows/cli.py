@@ -16,6 +16,8 @@ from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
 from flows.commands.help_text import keep_examples
+from flows.commands.log import log
+from flows.commands.ls import ls
 from flows.commands.methods import methods
 from flows.commands.predict import predict
 from flows.commands.report import report
@@ -23,6 +25,7 @@ from flows.commands.reproduce import reproduce
 from flows.commands.rollback import rollback
 from flows.commands.run import resume, run
 from flows.commands.site import app as site
+from flows.commands.stop import stop
 from flows.commands.sweep import sweep
 from flows.commands.sync import sync
 from flows.commands.watch import watch
@@ -97,8 +100,8 @@ def _root(
 
 
 for command in (
-    run, resume, sweep, watch, compare, report, predict, sync, data, doctor, gc, rollback, methods,
-    reproduce,
+    run, resume, sweep, ls, watch, log, stop, compare, report, predict, sync, data, doctor, gc,
+    rollback, methods, reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")

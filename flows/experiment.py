@@ -7,6 +7,7 @@ carry_out  rounds, and after each one results, tracking and a line; at the end t
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedx_core.federation import federate, history
 from fedx_core.journal import Journal
 from fedx_core.start import Branch, Setting
 from fedx_core.store import open_store
-from flows import preset, provenance, results, run_folder
+from flows import preset, provenance, results, run_folder, run_log
 from flows.choices import RunAt
 from flows.live import Display, Watched
 from flows.monitor import sampling
@@ -143,7 +144,7 @@ def carry_out(
         FedXError: the run can't go on; what was committed is kept, and it can be resumed.
     """
     folder, store = order.folder, order.setting.place.store
-    display = Noted(display, folder)
+    display = Noted(run_log.kept(display, folder), folder)
 
     def waiting() -> None:
         if not order.resume:
@@ -340,6 +341,7 @@ def _introduce(order: Order, prefect_run: str) -> None:
         "data_root": str(order.setting.data.parent),
         "data": provenance.of_data(order.setting.data),
         "content": contents.of_server(data),
+        **({} if order.resume else {"started": _now()}),
         **({"sweep": order.sweep} if order.sweep else {}),
         **(
             {"branched_from": f"{order.branch.store}@{order.branch.round_index}"}
@@ -349,6 +351,10 @@ def _introduce(order: Order, prefect_run: str) -> None:
         **_identity(prefect_run),
     }
     order.folder.note(notes)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(" ", "seconds")
 
 
 def _identity(prefect_run: str) -> dict[str, str]:

@@ -17,10 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil
+
 from fedx_core import strict_json
 from fedx_core.messages import RoundReport
 from flows.live import Beside
 from flows.run_folder import RunFolder
+
+_CLOCKS_DIFFER = 60.0
+"""Seconds by which a process's age, which is counted from the boot, may be off."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class Now:
         if self.host != platform.node():
             return True
         try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
+            process = psutil.Process(self.pid)
+            # A process that is younger than the note has got the number of one that is gone.
+            younger = process.create_time() > self.time + _CLOCKS_DIFFER
+            return not younger and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
             return False
-        except PermissionError:
-            pass  # somebody else's, but there
-        return True
+        except psutil.AccessDenied:
+            return True  # somebody else's, but there
 
 
 def path(folder: RunFolder) -> Path:

@@ -84,7 +84,6 @@ def _bar() -> "Progress":
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
@@ -92,8 +91,6 @@ def _bar() -> "Progress":
         TextColumn("{task.description}"),
         BarColumn(24),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=Console(stderr=True),
     )

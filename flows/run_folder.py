@@ -7,6 +7,7 @@ runs/<name>/
     clients/            what clients keep for themselves
     results/            rounds.csv, rounds.json, summary.json, clients.json, pruning/,
                         system.jsonl
+    run.log             what it showed, with times; each start and resumption adds to it
     audit.jsonl         a line for each attempt of a client that did not count
     model.safetensors   the final model
     best.safetensors    the best round's by validation, with federation.selection
@@ -77,6 +78,11 @@ class RunFolder:
         return self.results / "system.jsonl"
 
     @property
+    def log(self) -> Path:
+        """What the run showed, with times."""
+        return self.path / "run.log"
+
+    @property
     def _lock(self) -> Path:
         return self.path / ".run.yaml.lock"
 
@@ -128,7 +134,7 @@ class RunFolder:
         except FedXError:
             return  # what can't be read isn't ours to take back
         if not begun:
-            written = (self.config, self.about, self.counts, self.system)
+            written = (self.config, self.about, self.counts, self.system, self.log)
             for path in (*written, self._lock):
                 path.unlink(missing_ok=True)
             for folder in (self.results, self.path / "store"):

@@ -1,0 +1,65 @@
+"""``fedx ls``: the runs that are here."""
+
+import json
+import shutil
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flows.commands.options import JsonObject, RunRoot
+
+STATES = {"absent": "no round yet"}
+
+
+def ls(run_root: RunRoot = "runs", as_json: JsonObject = False) -> None:
+    """List the runs that are here, the newest first.
+
+    A run is going, finished, or stopped before its last round; what has stopped goes on with
+    `fedx resume`.
+
+        fedx ls
+        fedx ls --run-root /data/runs
+    """
+    from flows import listing
+
+    rows = listing.rows(Path(run_root))
+    if as_json:
+        print(json.dumps({"runs": rows}))
+        return
+    if not rows:
+        print(f"no runs in {run_root} yet; start one with `fedx run`", file=sys.stderr)
+        return
+    _show(rows)
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+
+    from flows import tables
+    from flows.commands.compare import WIDE
+    from flows.tables import Column
+
+    columns = [
+        Column("run", "run"),
+        Column("state", "state"),
+        Column("method", "method"),
+        Column("dataset", "data set"),
+        Column("done", "rounds", "{}".format),
+        Column("score", "score", lambda share: f"{100 * share:.1f} %"),
+        Column("mib", "MiB", "{:.2f}".format),
+        Column("started", "started", lambda when: f"{datetime.fromisoformat(when):%Y-%m-%d %H:%M}"),
+    ]
+    shown = [
+        {**row, "state": STATES.get(row["state"], row["state"]), "done": _done(row)} for row in rows
+    ]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    console = Console(highlight=False, width=width)
+    for number, part in enumerate(tables.fitting(columns, shown, width)):
+        if number:
+            console.print()
+        console.print(tables.drawn(part, shown))
+
+
+def _done(row: dict[str, Any]) -> str | None:
+    return None if row["rounds"] is None else f"{row['rounds']}/{row['rounds_planned']}"
