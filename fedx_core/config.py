@@ -235,7 +235,7 @@ def load(path: Path | str, *overrides: Mapping[str, Any] | None) -> ExperimentCo
         raw = strict_yaml.read(path)
     except FileNotFoundError as error:
         raise ConfigError(
-            f"no settings at {path}; run in a folder with params.yaml or pass --params FILE"
+            f"no settings at {path}; `fedx init` writes params.yaml, or pass --params FILE"
         ) from error
     except OSError as error:
         raise ConfigError(

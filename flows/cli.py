@@ -16,6 +16,7 @@ from flows.commands.data import data
 from flows.commands.doctor import doctor
 from flows.commands.gc import gc
 from flows.commands.help_text import keep_examples
+from flows.commands.init import init
 from flows.commands.log import log
 from flows.commands.ls import ls
 from flows.commands.methods import methods
@@ -100,8 +101,8 @@ def _root(
 
 
 for command in (
-    run, resume, sweep, ls, watch, log, stop, compare, report, predict, sync, data, doctor, gc,
-    rollback, methods, reproduce,
+    init, run, resume, sweep, ls, watch, log, stop, compare, report, predict, sync, data, doctor,
+    gc, rollback, methods, reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")

@@ -16,14 +16,18 @@ from fedx_core import evaluation, examples, model_file, strict_json
 from fedx_core.config import load
 from fedx_core.errors import DataError, FedXError
 from fedx_core.training import pick_device
+from flows import compare
 from flows.csv_text import csv_text
 from flows.record import Record, read
+from flows.results import MIB
 from flows.run_folder import RunFolder, write
 from flows.runtimes import default_workers
 
 
 def evaluate(experiment: Path, data_root: Path) -> Path:
-    """Score a model: ``metrics.json``, and ``evaluate/`` with classes and single labels' confusion.
+    """Score a model: ``metrics.json``, and ``evaluate/`` with what DVC draws.
+
+    That are scores by round and by class, and the confusion of single labels.
 
     Args:
         experiment: the folder in which the stage ``federate`` left its own.
@@ -63,16 +67,29 @@ def evaluate(experiment: Path, data_root: Path) -> Path:
         guesses = [names[guess] for guess in logits.argmax(1).tolist()]
         pairs = zip((names[label] for label in test.labels), guesses, strict=True)
         write(experiment / "evaluate" / "confusion.csv", _csv([("actual", "predicted"), *pairs]))
+    record = read(folder)
+    write(experiment / "evaluate" / "rounds.csv", _csv(_curves(record)))
     scored = evaluation.metrics(logits, test.labels, card.label_kind)
     missing = evaluation.left_out(scored)
     found = {
         "test": scored,
         **({"left_out": missing} if missing else {}),
-        **_cost(read(folder)),
+        **_cost(record),
     }
     metrics = experiment / "metrics.json"
     write(metrics, strict_json.dumps(found, indent=1).encode() + b"\n")
     return metrics
+
+
+def _curves(record: Record) -> list[tuple[Any, ...]]:
+    """Put score, bytes and sparsity of each round into a row, named alike for all labels."""
+    metric = compare.metric_of(record.reports)
+    table: list[tuple[Any, ...]] = [("round", "score", "mib", "sparsity")]
+    sent = 0.0
+    for report in record.reports:
+        sent += report.wire_bytes / MIB
+        table.append((report.round_index, report.metrics.get(metric), sent, report.sparsity))
+    return table
 
 
 def _cost(record: Record) -> dict[str, Any]:

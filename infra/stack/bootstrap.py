@@ -198,7 +198,7 @@ def prepare_charts(environment: Mapping[str, str]) -> str:
 
 def _is_current(server: PrefectServer, deployment: Mapping[str, Any]) -> bool:
     # A flow is called after its function.
-    flow = deployment["entrypoint"].rpartition(":")[2].replace("_", "-")
+    flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
     found = server.get(f"/deployments/name/{flow}/{deployment['name']}")
     return found is not None and found["version"] == deployment["version"]
 

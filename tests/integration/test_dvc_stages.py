@@ -100,18 +100,20 @@ def test_the_experiment_is_a_pipeline_that_dvc_compares_and_shares(tmp_path: Pat
     git(here, "add", "-A")
     git(here, "commit", "-q", "-m", "base")
 
-    # Pictures stand in the page's folder, so that it shows them without a network.
-    dvc(here, "plots", "show", "--out", "plots", "./experiment/report/figures")
-    drawn = list((here / "plots" / "static").glob("*.png"))
-    page = (here / "plots" / "index.html").read_text()
-    assert drawn
-    assert all(f"static/{picture.name}" in page for picture in drawn)
-
     dvc(here, "exp", "run", "-S", "method.pruning_rate=0.9")
     [changed] = json.loads(dvc(here, "params", "diff", "--json"))["params.yaml"].values()
     assert (changed["old"], changed["new"]) == (0.5, 0.9)
     found = json.loads(dvc(here, "metrics", "diff", "--json"))["experiment/metrics.json"]
     assert found["sparsity"]["new"] > 0.8 > found["sparsity"]["old"]
+
+    # Each figure once, with both experiments in it.
+    drawn = json.loads(dvc(here, "plots", "diff", "--json", "--split", "HEAD", "workspace"))["data"]
+    assert sorted(drawn) == [
+        "dvc.yaml::score against MiB on the wire", "dvc.yaml::score by class",
+        "dvc.yaml::score by round", "dvc.yaml::sparsity by round",
+    ]  # fmt: skip
+    for figures in drawn.values():
+        assert [sorted(figure["revisions"]) for figure in figures] == [["HEAD", "workspace"]]
 
     dvc(here, "remote", "add", "-d", "store", f"{s3}/dvc")
     dvc(here, "remote", "modify", "store", "endpointurl", os.environ["AWS_ENDPOINT_URL_S3"])

@@ -1,0 +1,1 @@
+"""What ``fedx init`` writes; links lead to the files of the same name above."""
