@@ -101,6 +101,15 @@ def in_effect(settings: ExperimentConfig) -> dict[str, Any]:
     return _flat(_plain(settings))
 
 
+def by_images(records: Sequence[Record]) -> list[list[Record]]:
+    """Put runs with the same images into one group each; only within one are runs rivals."""
+    sources: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        source = config.as_plain(record.settings.datasets[record.settings.dataset].source)
+        sources[repr([record.settings.dataset, source])].append(record)
+    return list(sources.values())
+
+
 def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:
     """Say what stands against comparing these runs' scores.
 
@@ -110,14 +119,11 @@ def warnings(records: Sequence[Record], metric: str | None = None) -> list[str]:
     """
     metric = metric or metric_of(records[0].reports)
     found = []
-    sources: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        source = config.as_plain(record.settings.datasets[record.settings.dataset].source)
-        sources[repr([record.settings.dataset, source])].append(record)
+    sources = by_images(records)
     if len(sources) > 1:
         groups = (
             f"{', '.join(record.name for record in group)} on {group[0].settings.dataset}"
-            for group in sources.values()
+            for group in sources
         )
         found.append(
             f"not the same test images: {'; '.join(groups)}. Their scores can't be compared"

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -77,6 +78,8 @@ def compare(
 ) -> None:
     """Compare runs: scores, bytes, rounds and time, a line a run, the best of each column marked.
 
+    Of runs on other test images none is marked, since there is no best.
+
     "at N MiB" is the score of the last round that was paid for when the thriftiest run had spent
     all its bytes. "best" is the round that the tuning images chose, or else the best test score.
     MiB of both directions are wire bytes of all clients; the total has masks and retries in it.
@@ -112,7 +115,10 @@ def compare(
         return
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
-    _show(rows, _columns(rows, chosen, targets, equal), differing)
+    columns = _columns(rows, chosen, targets, equal)
+    if len(comparing.by_images(records)) > 1:
+        columns = [replace(column, better=None) for column in columns]
+    _show(rows, columns, differing)
     if averaged:
         over_seeds.show(averaged, chosen, _width())
     for part in parted:

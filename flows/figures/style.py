@@ -14,6 +14,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Figure  # as itself: for others' annotations
 
+from flows.figures import letters
+
 INK = "#1f2328"
 """Of text and frames. In a page it becomes the page's own colour of text."""
 FAINT = "#8c959f"
@@ -33,7 +35,7 @@ STYLE: Any = {
     "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": "medium",
-    "font.family": "DejaVu Sans",
+    "font.family": letters.FONT,
     "font.size": 9,
     "grid.alpha": 0.35,
     "grid.color": FAINT,
@@ -94,20 +96,26 @@ def plain(axes: Axes) -> None:
 @styled
 def laid_out(figure: Figure) -> Figure:
     """Fix the places of all parts, in place, so that writing several files takes less time."""
-    figure.draw_without_rendering()
+    letters.borrow(figure)
+    with letters.unmeasured():
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def as_png(figure: Figure) -> bytes:
-    """Encode as PNG on white, 160 dots an inch."""
-    return _saved(figure, format="png", dpi=160, metadata={"Software": None})
+    """Encode as PNG on white, 160 dots an inch; names in any script."""
+    letters.borrow(figure)
+    with letters.escaped(figure):
+        return _saved(figure, format="png", dpi=160, metadata={"Software": None})
 
 
 def as_svg(figure: Figure, *, transparent: bool = False) -> bytes:
     """Encode as SVG with text as text; equal figures give equal bytes."""
     metadata = {"Date": None, "Creator": None}
-    return _saved(figure, format="svg", dpi=160, metadata=metadata, transparent=transparent)
+    letters.borrow(figure)
+    with letters.unmeasured():
+        return _saved(figure, format="svg", dpi=160, metadata=metadata, transparent=transparent)
 
 
 def inline_svg(figure: Figure, name: str) -> str:

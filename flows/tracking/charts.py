@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedx_core import strict_json
 from fedx_core.evaluation import PRIMARY
 from fedx_core.messages import RoundReport
+from flows.live import HEADLINES
 from flows.tracking import places
 
 if TYPE_CHECKING:
@@ -22,10 +23,11 @@ TAG = f"mlflow.sharedViewState.{VIEW}"
 NOTE = "mlflow.note.content"
 SCORES = "fedx.scores"
 SENT = "wire/cumulative_mib"
+NAMES = {f"test/{metric}": name for metric, name in HEADLINES.items()}
+"""What charts call a score."""
 TRAINING = "workflowType=machine_learning"
 """Of an address: otherwise MLflow shows a run among evaluations of language models."""
 
-_SECTION = "fedx-charts"
 _OPENING = "Federated runs of FedX."
 
 
@@ -98,16 +100,30 @@ def view(scores: Sequence[str]) -> str:
 
 
 def _state(scores: Sequence[str]) -> dict[str, Any]:
-    tiles = []
+    # MLflow calls a chart after its metric, whatever its name is; a section's title is shown.
+    sections: dict[str, list[dict[str, Any]]] = {}
     for score in scores:
-        tiles += [_line(score, SENT), _line(score), _scatter(score, SENT)]
-    tiles += [_line("sparsity"), *(_line(score, "paper/cumulative_mib") for score in scores)]
+        name = NAMES.get(score, score)
+        sections[f"{name} against MiB transmitted (right: last round)"] = [
+            _line(score, SENT), _scatter(score, SENT)
+        ]  # fmt: skip
+    names = [NAMES.get(score, score) for score in scores]
+    by_round = " and ".join([*names, "sparsity"])
+    sections[f"{by_round} by round"] = [*map(_line, scores), _line("sparsity")]
+    for score in scores:
+        title = f"{NAMES.get(score, score)} against MiB as the paper counts them"
+        sections[title] = [_line(score, "paper/cumulative_mib")]
+    tiles = [
+        {**tile, "metricSectionId": _section(number)}
+        for number, inside in enumerate(sections.values())
+        for tile in inside
+    ]
     return {
         "compareRunCharts": [{**tile, "uuid": f"fedx-{n}"} for n, tile in enumerate(tiles)],
         "compareRunSections": [
             {
-                "uuid": _SECTION,
-                "name": "FedX",
+                "uuid": _section(number),
+                "name": title,
                 "display": True,
                 "isReordered": False,
                 "deleted": False,
@@ -115,6 +131,7 @@ def _state(scores: Sequence[str]) -> dict[str, Any]:
                 "columns": 2,  # of three, names of metrics and legends are cut off
                 "cardHeight": 300,  # pixels; all of them are then seen at once
             }
+            for number, title in enumerate(sections)
         ],
         # Our section stays the first: MLflow sorts sections by name unless they were moved.
         "isAccordionReordered": True,
@@ -148,10 +165,14 @@ def _state(scores: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _section(number: int) -> str:
+    return f"fedx-charts-{number}"
+
+
 def _line(metric: str, against: str = "") -> dict[str, Any]:
     """Draw a metric by round, or against another metric of the same rounds."""
     return {
-        **_tile("LINE", f"{metric} against {against or 'rounds'}"),
+        **_tile("LINE"),
         "metricKey": metric,
         "selectedMetricKeys": [metric],
         "xAxisKey": "metric" if against else "step",
@@ -169,18 +190,16 @@ def _line(metric: str, against: str = "") -> dict[str, Any]:
 def _scatter(metric: str, against: str) -> dict[str, Any]:
     """Draw last values, a point a run."""
     return {
-        **_tile("SCATTER", f"last {metric} against {against}"),
+        **_tile("SCATTER"),
         "xaxis": {"key": against, "type": "METRIC"},
         "yaxis": {"key": metric, "type": "METRIC"},
     }
 
 
-def _tile(kind: str, title: str) -> dict[str, Any]:
+def _tile(kind: str) -> dict[str, Any]:
     return {
         "type": kind,
         "runsCountToCompare": 20,
-        "metricSectionId": _SECTION,
         "deleted": False,
         "isGenerated": False,
-        "displayName": title,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from bed import tiny
 from fedx_core.errors import ConfigError
@@ -126,6 +127,8 @@ def test_what_can_not_be_compared_is_said() -> None:
     assert compare.warnings([BASE, then, PRUNED]) == []  # older runs do not say
     [line] = compare.warnings([BASE, then, now])
     assert "prepared anew in between, not the same test images: then; now" in line
+    groups = compare.by_images([BASE, other, PRUNED])
+    assert [[run.name for run in group] for group in groups] == [["base", "pruned"], ["other"]]
     personal = record("own", BASE.reports[:2], method__name="local_only")
     lines = compare.warnings([BASE, personal])
     assert "own: scored at the clients" in lines[0]
@@ -188,6 +191,16 @@ def test_the_command_shows_all_runs_or_the_named_ones(
     assert [line.split()[0] for line in lines[:3]] == ["run", "base", "a-pruned"]
     assert lines[0].split()[1:6] == ["method", "relevance", "q", "seed", "rounds"]
     assert "  method.warmup_rounds" in lines
+    assert " *" in said.out
+    # On other images there is no best.
+    path = tmp_path / "runs" / "a-pruned" / "config.yaml"
+    plain = yaml.safe_load(path.read_text())
+    plain["datasets"]["synthetic"]["source"]["test"] = 1
+    path.write_text(yaml.safe_dump(plain))
+    assert fedx("compare", "base", "a-pruned") == 0
+    said = capsys.readouterr()
+    assert "not the same test images" in said.err
+    assert "*" not in said.out
     assert fedx("compare", "nobody") == 1
     assert "no run 'nobody'" in capsys.readouterr().err
 

@@ -34,6 +34,15 @@ def test_the_view_is_left_once_grows_by_scores_and_spares_what_others_wrote(
     assert (first["xAxisKey"], first["selectedXAxisMetricKey"]) == ("metric", "wire/cumulative_mib")
     drawn = {(tile["type"], tile.get("metricKey"), tile.get("xAxisKey")) for tile in tiles}
     assert ("LINE", "test/overall_accuracy", "step") in drawn
+    sections = state(tags[charts.TAG])["compareRunSections"]
+    assert [section["name"] for section in sections] == [
+        "mAP against MiB transmitted (right: last round)",
+        "accuracy against MiB transmitted (right: last round)",
+        "mAP and accuracy and sparsity by round",
+        "mAP against MiB as the paper counts them",
+        "accuracy against MiB as the paper counts them",
+    ]
+    assert {tile["metricSectionId"] for tile in tiles} == {s["uuid"] for s in sections}
     assert ("LINE", "sparsity", "step") in drawn
     assert [kind for kind, *_ in drawn].count("SCATTER") == 1  # both have no metricKey
     assert charts.path(experiment_id) in tags[charts.NOTE]

@@ -241,6 +241,7 @@ def test_mlflow_compares_runs_from_a_shell_and_from_the_form(
             assert page.get_by_text(f"{run} (test/overall_accuracy)").count() >= 2
         cards = page.locator("[data-testid='experiment-view-compare-runs-card']")
         first = cards.first
+        page.get_by_text("accuracy against MiB transmitted (right: last round)").wait_for()
         assert "wire/cumulative_mib" in first.inner_text()
         assert first.locator("svg .scatterlayer .trace").count() >= 2
         last = cards.filter(has_text="paper/cumulative_mib").first
@@ -283,7 +284,7 @@ def test_a_report_is_read_offline_on_a_screen_a_phone_and_paper(
     out = live.folder / "report"
     live.run(settings, "flows.cli", "report", half.name, ninety.name, "--out", str(out))
     address = (out / "report.html").as_uri()
-    phone = {"width": 390, "height": 844}
+    phone = {"width": 360, "height": 800}
     for name, options in (
         ("report", {"viewport": {"width": 1280, "height": 1200}}),
         ("report-phone", {"viewport": phone, "is_mobile": True, "device_scale_factor": 2}),
@@ -295,6 +296,8 @@ def test_a_report_is_read_offline_on_a_screen_a_phone_and_paper(
             wide = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
             content, window = page.evaluate(wide)
             assert content <= window == options["viewport"]["width"]
+            beyond = "found => found.filter(f => f.scrollWidth > f.clientWidth).length"
+            assert page.locator(".drawing").evaluate_all(beyond) == 0
             assert {"half", "ninety"} <= set(page.locator("tbody th").all_inner_texts())
             chromium.photograph(page, name)
     with chromium.page() as page:
