@@ -90,7 +90,7 @@ class TrainingConfig(Block):
         amp: 16-bit autocast on a GPU.
         threads: of torch for each client; 1 keeps results independent of the machine's cores.
         memory_format: ``channels_last`` is faster for convolutions on most machines.
-        optimiser_state: ``fresh`` starts Adam anew in each round, as the paper does; ``kept``
+        optimiser_state: ``fresh`` starts Adam anew in each round; the paper does not say. ``kept``
             leaves its moments and steps with each client, which goes on from them.
         shrink: once units are pruned, clients train and score a model without them: the same
             numbers but for rounding, sooner. The server's model keeps its shape.

@@ -128,7 +128,7 @@ def set_up(plan: Plan, seed: int = 0) -> Workbench:
     if plan.training.shrink and not method.keeps_dead_units_at_zero:
         raise ConfigError(
             f"training.shrink leaves dead units out of local training, but {plan.method.name} lets "
-            "them move there (paper_mode); set training.shrink to false"
+            "them move there (method.mask); set training.shrink to false or method.mask to unit"
         )
     entry = catalogue.entry(plan.model)
     model = catalogue.build(plan.model, plan.bands, plan.classes, seed)

@@ -104,7 +104,11 @@ def largest_by_layer(
 
 
 def largest_of_all(
-    weights: Mapping[str, Tensor], sparsity: float, alive: Mask | None = None
+    weights: Mapping[str, Tensor],
+    sparsity: float,
+    alive: Mask | None = None,
+    *,
+    nearest: bool = False,
 ) -> Mask:
     """Keep the largest weights of all layers together by absolute value.
 
@@ -112,12 +116,13 @@ def largest_of_all(
         weights: by name.
         sparsity: share that goes, in [0, 1); what is dead already counts.
         alive: what may be kept; None for everything.
+        nearest: of :func:`left`.
     """
     flat = torch.cat([value.reshape(-1) for value in weights.values()]).abs()
     among = None
     if alive is not None:
         among = torch.cat([alive.entries[name].reshape(-1) for name in weights])
-    kept = largest(flat, left(flat.numel(), sparsity), among)
+    kept = largest(flat, left(flat.numel(), sparsity, nearest=nearest), among)
     parts = torch.split(kept, [value.numel() for value in weights.values()])
     return Mask(
         "parameters",
@@ -125,8 +130,17 @@ def largest_of_all(
     )
 
 
-def left(size: int, sparsity: float) -> int:
-    """Return how many of so many are left when the share of ``sparsity``, rounded down, goes."""
+def left(size: int, sparsity: float, *, nearest: bool = False) -> int:
+    """Return how many of so many are left when the share of ``sparsity`` goes.
+
+    Args:
+        size: how many there are.
+        sparsity: share that goes, in [0, 1].
+        nearest: round what goes to the nearest number, halves to the even one, as
+            ``torch.nn.utils.prune`` does; else down.
+    """
+    if nearest:
+        return size - round(sparsity * size)
     return size - math.floor(sparsity * size + 1e-9)
 
 

@@ -5,6 +5,7 @@ Pruning one is described by its *support*: for each state entry that loses value
 that broadcasts to the entry's shape and is True where the value is kept. How much a unit takes with
 it is a mode:
 
+    row     its weight row alone
     rows    its weight row and one scalar (BatchNorm scale, or else its own bias): the paper's count
     units   all it owns: row, bias, BatchNorm scale, shift and running statistics, GRN scale, shift
     slices  the same, and the weights that read nothing but dead units
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from fedx_core.errors import MaskError
 from fedx_core.masks import Mask
 
-Mode = Literal["rows", "units", "slices"]
+Mode = Literal["row", "rows", "units", "slices"]
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,9 @@ class UnitGraph:
             rows = layer.rows(mask.entries[layer.name])
             if bool(rows.all()):
                 continue
-            paper = (layer.paper_scalar,) if layer.paper_scalar else ()
-            for entry in (layer.weight, *(paper if mode == "rows" else layer.scalars)):
+            paper = (layer.paper_scalar,) if layer.paper_scalar and mode == "rows" else ()
+            owned = paper if mode in ("row", "rows") else layer.scalars
+            for entry in (layer.weight, *owned):
                 cuts[entry] = Cut(rows)
         if mode == "slices":
             for stream in self.streams:

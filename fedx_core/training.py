@@ -1,6 +1,7 @@
 """The only local training loop. A method changes a step through a :class:`LocalRule`."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +28,15 @@ class LocalRule:
         penalty: added to the loss; sees the model.
         before_step: called when gradients are there and before the optimiser moves.
         after_step: called after the optimiser moved, such as to project weights.
+        at_end: called once with the last batch's gradients at the trained weights, by parameter;
+            running statistics don't count that batch again.
     """
 
     effective: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
     penalty: Callable[[nn.Module], Tensor] | None = None
     before_step: Callable[[nn.Module], None] | None = None
     after_step: Callable[[nn.Module], None] | None = None
+    at_end: Callable[[dict[str, Tensor]], None] | None = None
 
 
 def fit(
@@ -100,11 +104,13 @@ def fit(
         for images, labels in batches(examples, settings, order, device, pairs):
             inputs = pixels.to_input(images, device)
             targets = _targets(labels, label_kind, device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
-                logits = _forward(model, inputs, rule)
-                loss = loss_function(logits.float(), targets)
-            if rule.penalty is not None:
-                loss = loss + rule.penalty(model)
+
+            def loss_of_batch(x: Tensor = inputs, y: Tensor = targets) -> Tensor:
+                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp):
+                    found: Tensor = loss_function(_forward(model, x, rule).float(), y)
+                return found if rule.penalty is None else found + rule.penalty(model)
+
+            loss = loss_of_batch()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if rule.before_step is not None:
@@ -115,6 +121,10 @@ def fit(
             total += loss.detach().double() * len(labels)
             count += len(labels)
     optimiser.zero_grad(set_to_none=True)  # as large as the model, and of no more use
+    if rule.at_end is not None:
+        with _buffers_kept(model):
+            gradients = torch.autograd.grad(loss_of_batch(), list(parameters.values()))
+        rule.at_end(dict(zip(parameters, gradients, strict=True)))
     _moved(model, torch.device("cpu"))
     if moments is not None:
         moments.clear()
@@ -206,6 +216,18 @@ def pick_device(name: str) -> torch.device:
             "torch.version.cuda"
         )
     return device
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Let a forward pass in train mode leave BatchNorm's running statistics as they are."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), before, strict=True):
+                buffer.copy_(value)
 
 
 def _moved(model: nn.Module, device: torch.device) -> nn.Module:

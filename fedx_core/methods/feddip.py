@@ -7,11 +7,15 @@ Source: Q. Long, C. Anagnostopoulos, S. P. Parambath, D. Bi, FedDIP: Federated L
 Dynamic Pruning and Incremental Regularization, ICDM 2023, https://arxiv.org/abs/2309.06805;
 details follow the authors' code, https://github.com/EricLoong/feddip.
 Differs from the paper: Adam instead of SGD with a falling rate; each client's first mask is drawn
-from the run's seed. As the code does for ResNets, the classifier and downsampling are not pruned;
-neither are norms and biases. Clients send all their weights, as the code does, unless
+from the run's seed. Masks are chosen among all weights each time, since clients bring pruned ones
+back; a share is rounded down. As the code does for ResNets, the classifier and downsampling are not
+pruned; neither are norms and biases. Clients send all their weights, as the code does, unless
 ``prune_upload``: then both directions hold the mask's weights only, and what was pruned can't come
 back. The code's ledger, which takes the share of exact zeros for the cost, and its second forward
 pass are left out: bytes are those that travel.
+Differs from the code, unless ``code_compat``: the code's server applies its last mask before it
+prunes by size again, so each mask lies within the one before and nothing comes back; and it rounds
+a share to the nearest number of weights.
 """
 
 from collections.abc import Mapping
@@ -49,6 +53,7 @@ class Method(base.Method):
             no penalty at all.
         first_penalty: its weight in the second of the twenty parts of the run; none in the first.
         prune_upload: clients send the mask's weights only.
+        code_compat: do as the authors' code does where it departs from the paper; see above.
     """
 
     says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_regrown": domains.SHARE}
@@ -60,6 +65,7 @@ class Method(base.Method):
     penalty: float = 1e-3
     first_penalty: float = 5e-4
     prune_upload: bool = False
+    code_compat: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_sparsity <= self.sparsity < 1:
@@ -140,7 +146,12 @@ class Method(base.Method):
         mask = server.mask
         if mask is None or server.round_index % self.reconfigure_every == 0:
             weights = {name: mean.model[name] for name in self.masked(info)}
-            mask = largest_of_all(weights, self.target(mean.round_index))
+            mask = largest_of_all(
+                weights,
+                self.target(mean.round_index),
+                alive=mask if self.code_compat else None,
+                nearest=self.code_compat,
+            )
         return self.pruned(mean, mask, info)
 
     def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:

@@ -8,11 +8,15 @@ Source: S. Bibikar, H. Vikalo, Z. Wang, X. Chen, Federated Dynamic Sparse Traini
 Communicating Less, Yet Learning Better, AAAI 2022, https://arxiv.org/abs/2112.09824; details
 follow the authors' code, https://github.com/bibikar/feddst, but for what is named here.
 Differs from the paper: Adam instead of SGD, and only the last local epoch adjusts, whatever their
-number. Norms are neither masked nor counted. Differs from the code, unless ``code_compat``: layers
-have true ERK densities, where the code scales sparsities; the adjusted share decays, where the
-code's is constant until ``adjust_until``; what grows was not kept, where the code also chooses kept
-weights, sets them to zero and so grows fewer. The mask of an adjusting client costs a bit a weight,
-where the code charges less.
+number. Norms are neither masked nor counted. A weight that is dropped and grown again at once keeps
+its value, so a layer that ERK leaves dense loses nothing. The paper's text was not at hand: where
+the code's comments say one thing and the code does another, the comments are taken for it.
+Differs from the code, unless ``code_compat``: layers have true ERK densities, where the code scales
+sparsities; rounds that adjust count from 1 (1, 1 + R, ...), where the code's loop counts from 0 and
+so adjusts one round later; the adjusted share decays, where the code's is constant until
+``adjust_until``; what grows was not kept, where the code also chooses kept weights, sets them to
+zero and so grows fewer. Gradients are taken anew after the last step, as in the code. The mask of
+an adjusting client costs a bit a weight, where the code charges less.
 """
 
 import math
@@ -75,10 +79,12 @@ class Method(base.Method):
 
     def share(self, round_index: int) -> float:
         """Return the share of a layer's kept weights that move in a round; 0 in most."""
+        if self.code_compat:
+            counted = round_index - 1  # from 0, and so is the code's first round to adjust its 1
+            due = counted < self.adjust_until and (counted - 1) % self.adjust_every == 0
+            return self.adjust_share if due else 0.0
         if round_index >= self.adjust_until or (round_index - 1) % self.adjust_every:
             return 0.0
-        if self.code_compat:
-            return self.adjust_share
         return self.adjust_share / 2 * (1 + math.cos(math.pi * round_index / self.adjust_until))
 
     def start(self, model: StateDict) -> ServerState:
@@ -111,13 +117,10 @@ class Method(base.Method):
         return Wire(down=down, up=Schema((still, *moved, *down.entries), down.support, flips))
 
     def train(self, local: Local) -> Update:
-        """Train what is kept; in some rounds, move the mask by the last batch's gradients."""
+        """Train what is kept; in some rounds, move the mask by the gradients at the end."""
         assert local.mask is not None
-        kept = local.mask.entries
+        kept, share = local.mask.entries, self.share(local.round_index)
         gradients: dict[str, Tensor] = {}
-
-        def look(model: nn.Module) -> None:
-            gradients.update({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
 
         @torch.no_grad()
         def hold(model: nn.Module) -> None:
@@ -126,9 +129,9 @@ class Method(base.Method):
                     parameter.mul_(kept[name].to(parameter.device, non_blocking=True))
 
         base.load(local)
-        update = self.finish(local, local.fit(LocalRule(before_step=look, after_step=hold)))
-        model, share = dict(update.payload), self.share(local.round_index)
-        now = dict(kept)
+        rule = LocalRule(after_step=hold, at_end=gradients.update if share else None)
+        update = self.finish(local, local.fit(rule))
+        model, now = dict(update.payload), dict(kept)
         for name in kept if share else ():
             model[f"model/{name}"], now[name] = adjust(
                 model[f"model/{name}"], gradients[name].cpu(), kept[name], share,
@@ -216,13 +219,18 @@ def adjust(
         gradient: of the loss at ``value``, dense.
         kept: bool of the same shape.
         share: of the kept weights that go.
-        anywhere: grow where the gradient is steepest of all, kept or not, as the code does.
+        anywhere: grow where the gradient is steepest of all, kept or not, and begin there at zero,
+            as the code does.
 
     Returns:
-        Weights, those grown being zero, and what is kept now. What was dropped may grow again.
+        Weights, those newly kept being zero, and what is kept now. What was dropped may grow again,
+        and then keeps its value: where nothing else is left to grow, nothing moves.
     """
     active = int(kept.sum())
     goes = round(share * active)
     stays = largest(value.abs(), active - goes, among=kept)
-    grown = largest(gradient.abs(), goes, among=None if anywhere else ~stays)
-    return torch.where(stays & ~grown, value, 0.0), stays | grown
+    if anywhere:
+        grown = largest(gradient.abs(), goes)
+        return torch.where(stays & ~grown, value, 0.0), stays | grown
+    now = stays | largest(gradient.abs(), goes, among=~stays)
+    return torch.where(now, value, 0.0), now

@@ -9,14 +9,18 @@ Equation numbers are the paper's. The criterion decides which baseline this is: 
 ``integrated_gradients`` are the paper's, ``random``, ``magnitude`` and ``taylor`` its rivals with
 the same units and counts.
 Differs from the paper: a pruned unit is held at zero in every local step, with its bias, BatchNorm
-shift and everything that reads it, so that it can go without changing the function; ``paper_mode``
-masks rows only and only after local training (algorithm 1, line 8). Relevance is averaged in
+shift and everything that reads it, so that it can go without changing the function. ``mask: row``
+is algorithm 1 to the letter: weight rows alone, masked after local training (line 8), within which
+they come back wherever a gradient gets through (behind a ReLU, if BatchNorm's shift is above zero).
+``mask: row_and_scale`` takes the scalar along that Table I counts, BatchNorm's scale or else the
+unit's bias. With BatchNorm neither row nor scale has a gradient then, so both stay zero by
+themselves, and the unit says the same whatever it sees: its shift. Relevance is averaged in
 absolute value by default (see ``relevance``), as the code that the paper builds on does.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +36,8 @@ from fedx_core.pruning import Schedule
 from fedx_core.relevance.base import Criterion
 from fedx_core.state import StateDict
 from fedx_core.structure import Mode
+
+Masking = Literal["unit", "row", "row_and_scale"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,10 @@ class Method(base.Method):
         recompute_times: events in all where ``recompute_every`` is set.
         regrow: score with the rows kept from before the mask, at the full rate each time, so that
             units can come back.
-        paper_mode: mask rows only and only after local training.
+        mask: what a pruned unit loses. ``unit``: all it owns and what reads it, in each local step.
+            ``row``: its weight row, after local training (algorithm 1). ``row_and_scale``: its
+            weight row and the scalar beside it that Table I counts, after local training.
+        paper_mode: the earlier name of ``mask: row_and_scale``; give that instead.
         coupled: sum the scores of all layers that write a residual channel, so that whole channels
             go and the model shrinks further. ResNets alone have channels that can go; with
             ``scope: global`` such a channel counts as one unit.
@@ -66,6 +75,7 @@ class Method(base.Method):
     recompute_every: int = 0
     recompute_times: int = 1
     regrow: bool = False
+    mask: Masking = "unit"
     paper_mode: bool = False
     coupled: bool = False
     units: Literal["rows", "heads"] = "rows"
@@ -73,6 +83,12 @@ class Method(base.Method):
     def __post_init__(self) -> None:
         _ = self.schedule
         _ = self._criterion
+        limits.one_of(get_args(Masking), mask=self.mask)
+        if self.paper_mode and self.mask != "unit":
+            raise ConfigError(
+                "paper_mode is the earlier name of mask: row_and_scale, and mask is "
+                f"{self.mask!r}; leave paper_mode out"
+            )
         limits.at_least(0, min_keep=self.min_keep)
         if self.regrow and not self.recompute_every:
             raise ConfigError("regrow needs recompute_every of 1 or more: with one event only, "
@@ -103,17 +119,23 @@ class Method(base.Method):
         self._criterion.check(info.graph)
 
     @property
+    def masking(self) -> Masking:
+        """What a pruned unit loses, by whichever name it was asked for."""
+        return "row_and_scale" if self.paper_mode else self.mask
+
+    @property
     def keeps_dead_units_at_zero(self) -> bool:
-        """Whether local training holds dead units there; ``paper_mode`` does not."""
-        return not self.paper_mode
+        """Whether local training holds dead units there; the paper's masks do not."""
+        return self.masking == "unit"
 
     def support(self, info: ModelInfo, mask: Mask | None, mode: Mode) -> dict[str, Tensor]:
-        """Follow the paper's count where its masking is followed."""
-        return info.graph.support(mask, "rows" if self.paper_mode else mode)
+        """Take along with a unit what ``mask`` says."""
+        modes: dict[Masking, Mode] = {"unit": mode, "row": "row", "row_and_scale": "rows"}
+        return info.graph.support(mask, modes[self.masking])
 
     def finish(self, local: Local, loss: float) -> Update:
-        """Mask what was learned (algorithm 1, line 8); a no-op unless ``paper_mode``."""
-        if local.mask is not None and self.paper_mode:
+        """Mask what was learned (algorithm 1, line 8); a no-op under ``mask: unit``."""
+        if local.mask is not None and not self.keeps_dead_units_at_zero:
             support = self.support(local.info, local.mask, "rows")
             local.model.load_state_dict(masks.apply(local.model.state_dict(), support))
         return super().finish(local, loss)

@@ -9,9 +9,12 @@ Communication-Efficient Federated Learning Systems, https://arxiv.org/abs/2312.0
 the authors' code, https://github.com/TamirGez/MPFL.
 Differs from the paper: a client's last epoch votes, where the code keeps the best by validation;
 the start may be random. A filter takes its BatchNorm's scale and shift along, which stay in the
-code. The code's first iteration prunes nothing and is left out. Its consensus comes out as
-``unanimous``, by which more goes than was asked for where clients differ; ``quota`` is ours. The
-code trains the pruned model in one place; clients do here, since the mask is meant for them.
+code. The code trains the pruned model in one place; clients do here, since the mask is meant for
+them. A share of a layer's filters is rounded down, as everywhere in FedX.
+Differs from the code: the code's first iteration prunes nothing and is left out. In iteration i it
+keeps what all clients keep where that prunes i p of a layer or more, and else what any client
+keeps; ``unanimous`` is the first of the two, and ``quota`` is ours. Unless ``code_compat``: torch's
+pruning rounds a share to the nearest number of filters, halves to the even one.
 """
 
 import math
@@ -50,11 +53,13 @@ class Method(base.Method):
             votes (``quota``); those that all clients keep (``unanimous``) or at least half of them
             (``majority``); or those whose share of votes is no less than the 95th percentile of all
             votes in the layer (``histogram``): unanimity, unless hardly any filter is kept.
+        code_compat: round shares as the authors' code does; see above.
     """
 
     iterations: int = 5
     prune_share: float = 0.1
     consensus: Consensus = "quota"
+    code_compat: bool = False
 
     def __post_init__(self) -> None:
         limits.at_least(1, iterations=self.iterations)
@@ -137,7 +142,7 @@ class Method(base.Method):
     def quota(self, alive: Tensor | None, size: int) -> int:
         """Return how many of a layer's filters each client keeps, one at least."""
         there = size if alive is None else int(alive.sum())
-        return max(left(there, self.prune_share), 1)
+        return max(left(there, self.prune_share, nearest=self.code_compat), 1)
 
     def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
         """Settle on a mask while there are votes; average models from then on."""

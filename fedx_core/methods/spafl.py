@@ -10,12 +10,15 @@ with Sparse Models and Low Computational Overhead, NeurIPS 2024, https://arxiv.o
 details follow the authors' code, https://github.com/news-vt/SpaFL_NeruIPS_2024.
 Differs from the paper: weights are trained by Adam, thresholds by SGD with momentum 0.9 as in the
 code; the penalty does not rise. Clients that are not asked receive nothing, and catch up with the
-thresholds' change when they are asked again. As in the code's ResNet, the classifier has no
+thresholds' change when they are asked again. A client's model is scored as its next round would
+begin: with the last mean thresholds, and its weights moved by their change, which costs a downlink
+of thresholds. As in the code's ResNet, the classifier has no
 thresholds. First weights are sent to a client once, where the paper takes a common seed; its ledger
 counts thresholds alone. Differs from the code, unless ``code_compat``: the gradient passes the step
 where its argument lies in [-1, 1], where the code's passes outside of it and so lets the penalty
-alone move thresholds; and a threshold's change is shared out to all weights of a unit, where the
-code divides by a convolution's kernel alone.
+alone move thresholds; a threshold's change is shared out to all weights of a unit, where the code
+divides by a convolution's kernel alone; and models are scored behind the mean thresholds, where the
+code's clients keep their own for it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -70,10 +73,8 @@ class Method(base.Method):
         limits.positive(threshold_rate=self.threshold_rate, clip=self.clip)
 
     def variant(self, turn: Turn, info: ModelInfo) -> str:
-        """Send first weights to whom they are new, and nothing to whom scores its own model."""
-        if not turn.returning:
-            return "first"
-        return "own" if turn.purpose == "evaluate" else ""
+        """Send first weights to whom they are new."""
+        return "" if turn.returning else "first"
 
     def schema(
         self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
@@ -81,25 +82,18 @@ class Method(base.Method):
         """Name thresholds, one a unit; the model beside them for whom it is new."""
         taus = base.per_unit(info, "threshold", "torch.float32", domains.WEIGHT)
         model = super().schema(info, mask, mode).down.entries if variant == "first" else ()
-        return Wire(down=Schema(() if variant == "own" else (*taus, *model)), up=Schema(taus))
+        return Wire(down=Schema((*taus, *model)), up=Schema(taus))
 
     def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
         """Send the thresholds' mean, zero at first."""
-        if variant == "own":
-            return {}
         model = super().downlink(server, info) if variant == "first" else {}
         return {**state.as_section(_thresholds(server, info), "threshold"), **model}
 
     def train(self, local: Local) -> Update:
         """Take over what the thresholds' mean has changed, then train weights and thresholds."""
-        weights, _ = self._own(local)
         received = state.section(local.downlink, "threshold")
-        before = state.section(local.memory, "received")
-        for name, tau in received.items():
-            change = tau - before.get(name, torch.zeros_like(tau))
-            weight = weights[f"{name}.weight"]
-            weights[f"{name}.weight"] = yielded(weight, change, code_compat=self.code_compat)
-        local.load(weights)
+        own = state.section(local.memory, "weights") or base.sent(local)
+        local.load(self._caught_up(own, state.section(local.memory, "received"), received))
         device = pick_device(local.settings.device)
         taus = {n: tau.to(device, copy=True).requires_grad_() for n, tau in received.items()}
         loss = local.fit(self._step(taus))
@@ -114,11 +108,14 @@ class Method(base.Method):
         }
         return local.update(thresholds, loss, memory, client_density=sum(kept) / len(kept))
 
-    def _own(self, local: Local) -> tuple[StateDict, StateDict]:
-        """Return a client's weights and thresholds: those it kept, or else what it was sent."""
-        if own := state.section(local.memory, "weights"):
-            return own, state.section(local.memory, "threshold")
-        return base.sent(local), state.section(local.downlink, "threshold")
+    def _caught_up(self, weights: StateDict, before: StateDict, received: StateDict) -> StateDict:
+        """Move weights by what the mean thresholds have changed since a client heard of them."""
+        found = dict(weights)
+        for name, tau in received.items():
+            change = tau - before.get(name, torch.zeros_like(tau))
+            weight = weights[f"{name}.weight"]
+            found[f"{name}.weight"] = yielded(weight, change, code_compat=self.code_compat)
+        return found
 
     def _step(self, taus: Mapping[str, Tensor]) -> LocalRule:
         optimiser = torch.optim.SGD(taus.values(), lr=self.threshold_rate, momentum=MOMENTUM)
@@ -161,16 +158,29 @@ class Method(base.Method):
         return 4 * 2 * sum(layer.units for layer in info.graph.layers)
 
     def evaluated(self, local: Local) -> None:
-        """Load the client's own sparse model, as its training left it."""
-        weights, taus = self._own(local)
+        """Load the client's own sparse model, once the last thresholds are taken over."""
+        received = state.section(local.downlink, "threshold")
+        own = state.section(local.memory, "weights") or base.sent(local)
+        weights = self._caught_up(own, state.section(local.memory, "received"), received)
+        kept = state.section(local.memory, "threshold") if self.code_compat else {}
         with torch.no_grad():
-            local.load(sparse(weights, state.copy(taus)))
+            local.load(sparse(weights, state.copy(kept or received)))
 
     def averaged(self, server: ServerState, memories: Iterable[StateDict]) -> StateDict | None:
         """Average the personal weights, and leave out what lies below the mean thresholds."""
         if not self.average or not server.memory:  # or nobody has trained yet
             return None
-        weights = weighted_mean((1, state.section(memory, "weights")) for memory in memories)
+        weights = weighted_mean(
+            (
+                1,
+                self._caught_up(
+                    state.section(memory, "weights"),
+                    state.section(memory, "received"),
+                    server.memory,
+                ),
+            )
+            for memory in memories
+        )
         return sparse(weights, state.copy(server.memory))
 
 

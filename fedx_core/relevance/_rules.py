@@ -111,6 +111,24 @@ class Epsilon(Rule):
 
 
 @dataclass(eq=False)
+class Shifted(Rule):
+    """R_i = (y_i - b_i) R_i / y_i for y_i = s_i x_i + b_i: what the bias gave, it keeps.
+
+    Passing all of it on to an input near zero, which gave nothing, leaves the next epsilon rule to
+    divide it by that input: relevance grows without bound, and rounding decides.
+    """
+
+    def relevance(self, module: Any, x: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
+        """Take the bias's share away."""
+        return relevance * (z - module.bias.view(module.wb_shape)) / stabilise(z)
+
+    def pre_forward(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        """Cut the graph; nothing inside is ever differentiated."""
+        (self.outside,) = inputs
+        return self.outside.detach()
+
+
+@dataclass(eq=False)
 class Gamma(Rule):
     """Contributions c_ij = x_i w_ij (and biases) of the output's sign count 1 + gamma times.
 

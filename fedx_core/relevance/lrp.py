@@ -7,7 +7,8 @@ Source: Klotz et al., FedX; rules in four groups of layers after Hatefi et al., 
 Explaining Revisited, 2024, arXiv 2408.12568. Attention after Achtibat et al., AttnLRP, ICML 2024,
 arXiv 2402.05602.
 Differs from the paper: absolute values by default (``base.Aggregation``); FedX gives no rules for
-ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their statistics, is ours.
+ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their statistics and their
+shifts keeping what they gave, is ours; so is explaining it in float64.
 Relevance at a unit is measured after BatchNorm, which is merged into the convolution before it.
 """
 
@@ -134,6 +135,9 @@ class Criterion(base.Criterion):
 
     def _twin(self, model: nn.Module, graph: UnitGraph, entry: Entry) -> tuple[nn.Module, Any]:
         twin = base.copy_to_explain(model)
+        if entry.family == "convnext":
+            # Sums that cancel come back as divisors; in float32 the last bits would choose units.
+            twin.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         rewrite(twin, entry.family, self.attention)
         streamline(twin, graph)
         return twin, self._composite(graph, entry)
@@ -191,18 +195,19 @@ class Criterion(base.Criterion):
 
 
 def _timm_rules(family: str) -> list[tuple[Any, Any]]:
-    """Pass relevance through timm's element-wise modules, which zennit does not know.
+    """Name rules for timm's element-wise modules, which zennit does not know.
 
-    GRN scales each channel by its norm; with the norm held constant it is element-wise too.
+    GRN scales each channel by its norm and shifts it; with the norm held constant it is
+    element-wise too.
     """
     if family == "resnet":
         return []
     from timm.layers.activations import GELU, GELUTanh
     from timm.layers.grn import GlobalResponseNorm
 
-    from fedx_core.relevance._rules import Pass
+    from fedx_core.relevance._rules import Pass, Shifted
 
-    return [((GELU, GELUTanh, GlobalResponseNorm), Pass())]
+    return [((GELU, GELUTanh), Pass()), ((GlobalResponseNorm,), Shifted())]
 
 
 def _require_rules(model: nn.Module, composite: Any) -> None:

@@ -94,7 +94,7 @@ def test_a_grids_preset_follows_each_cells_method_and_a_block_may_have_its_own(
     )
     cells = grids.load(tmp_path / "grid.yaml", ROOT / "params.yaml").cells
     assert [cell.label for cell in cells] == ["fedx-q0.2", "fedx-q0.4", "fedx-q0.2"]
-    assert [c.settings.method.params.get("paper_mode", False) for c in cells] == [0, 0, 1]
+    assert [c.settings.method.params.get("mask") for c in cells] == [None, None, "row_and_scale"]
     assert {c.settings.federation.rounds for c in cells} == {7}  # the base goes over presets
     relevance = [c.settings.method.params["relevance"] for c in cells]
     assert {one["aggregation"] for one in relevance} == {"abs_elementwise"}

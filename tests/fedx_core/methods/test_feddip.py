@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from bed import Bed, tiny
@@ -15,7 +16,7 @@ from fedx_core.examples import Examples
 from fedx_core.federation import federate
 from fedx_core.journal import Journal
 from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, ServerState
+from fedx_core.messages import RoundReport, ServerState, Update
 from fedx_core.methods.base import Local, load, model_info
 from fedx_core.methods.feddip import Method, prune_through
 from fedx_core.models import catalogue
@@ -113,6 +114,39 @@ def test_sparsity_rises_as_a_cube_and_the_penalty_in_twenty_steps() -> None:
         assert method.strength(t + 1) == pytest.approx(wanted)
     assert method.target(100) == 0.9
     assert Method(penalty=0).strength(20) == 0
+
+
+def after(method: Method, mask: Mask | None, round_index: int, value: Tensor) -> ServerState:
+    """The server's state once one client has sent conv1's weights."""
+    info = local(1, None).info
+    model = state.section(local(1, None).downlink, "model")
+    model = {n: torch.zeros_like(v) if n.endswith(".weight") else v for n, v in model.items()}
+    model["conv1.weight"] = value
+    server = ServerState(round_index=round_index, model=model, mask=mask)
+    update = Update(client="a", payload=state.as_section(model, "model"), examples=1, metrics={})
+    return method.aggregate(server, [update], info)
+
+
+@pytest.mark.parametrize("code_compat", [False, True])
+def test_what_came_back_at_the_clients_lives_again_but_for_the_codes_server(
+    code_compat: bool,
+) -> None:
+    method = Method(
+        sparsity=0.99, start_sparsity=0.99, reconfigure_every=1, code_compat=code_compat
+    )
+    shape = local(1, None).info.entries["conv1.weight"][1]
+    value = torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.1
+    first = after(method, None, 0, value)
+    assert first.mask is not None
+    kept = first.mask.entries["conv1.weight"]
+    size = sum(mask.numel() for mask in first.mask.entries.values())
+    left = size - (round(0.99 * size) if code_compat else math.floor(0.99 * size))
+    assert int(kept.sum()) == first.mask.kept == left
+    again = torch.where(kept, value, value + 2)  # the clients brought back all that was pruned
+    second = after(method, first.mask, 1, again)
+    assert second.mask is not None
+    both = second.mask.entries["conv1.weight"] & kept
+    assert int(both.sum()) == (left if code_compat else 0)
 
 
 def test_each_client_draws_a_first_mask_of_its_own_at_densities_by_erk() -> None:

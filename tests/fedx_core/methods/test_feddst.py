@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from alone import alone
 from bed import Bed, tiny
-from fedx_core import checkpoint, state
+from fedx_core import checkpoint, seeding, state
 from fedx_core.client import Place
 from fedx_core.codec.base import HEADER
 from fedx_core.codec.masked import Codec
@@ -30,6 +32,7 @@ from fedx_core.models import catalogue
 from fedx_core.runtime import InProcess
 from fedx_core.store import open_store
 from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.training import batches
 
 NOWHERE = ModelInfo(entries={}, graph=UnitGraph((), (), {}, frozenset()), local=frozenset())
 
@@ -59,7 +62,57 @@ def test_the_share_that_moves_falls_as_a_cosine_in_the_rounds_that_adjust() -> N
         wanted = 0.2 * (1 + math.cos(math.pi * round_index / 8)) if due else 0.0
         assert method.share(round_index) == pytest.approx(wanted)
     compat = Method(adjust_every=3, adjust_until=8, adjust_share=0.4, code_compat=True)
-    assert [compat.share(r) for r in (1, 2, 4, 7, 10)] == [0.4, 0.0, 0.4, 0.4, 0.0]
+    # The code counts rounds from 0, and adjusts in its rounds 1, 4 and 7: our 2, 5 and 8.
+    assert [r for r in range(1, 15) if compat.share(r)] == [2, 5, 8]
+    assert {compat.share(r) for r in (2, 5, 8)} == {0.4}
+
+
+def test_a_layer_that_is_dense_loses_nothing_and_the_code_wipes_it() -> None:
+    value = torch.tensor([3.0, -1.0, 2.0, 0.5])
+    kept = torch.ones(4, dtype=torch.bool)
+    gradient = torch.tensor([0.1, 9.0, 0.2, 8.0])
+    now, mask = adjust(value, gradient, kept, 0.5)
+    assert torch.equal(now, value)
+    assert mask.all()
+    now, mask = adjust(value, gradient, kept, 0.5, anywhere=True)
+    assert now.tolist() == [3.0, 0.0, 2.0, 0.0]
+    assert mask.all()
+
+
+def test_a_weight_that_goes_and_comes_back_at_once_keeps_its_value() -> None:
+    value, kept = torch.tensor([3.0, -1.0, 0.5, 0.0]), bools(1, 1, 1, 0)
+    now, mask = adjust(value, torch.tensor([0.0, 9.0, 0.0, 5.0]), kept, 2 / 3)
+    assert mask.tolist() == [True, True, False, True]
+    assert now.tolist() == [3.0, -1.0, 0.0, 0.0]
+
+
+def test_weights_grow_by_the_gradient_of_the_last_batch_at_the_trained_weights() -> None:
+    newcomer = alone()
+    method = Method(sparsity=0.5, adjust_share=0.3)
+    server = method.start(state.section(newcomer.downlink, "model"))
+    assert server.mask is not None
+    kept = server.mask.entries
+    local = alone(downlink=method.downlink(server, newcomer.info), mask=server.mask)
+    update = method.train(local)
+    trained = state.copy(local.model.state_dict())  # as training left it, before the mask moved
+    images, labels = list(batches(local.examples, local.settings, seeding.derive(5, 0)))[-1]
+    slow = alone().model.train()
+    slow.load_state_dict(trained)
+    inputs = local.pixels.to_input(images, torch.device("cpu"))
+    functional.cross_entropy(slow(inputs), torch.from_numpy(labels)).backward()
+    moved = 0
+    for name, parameter in slow.named_parameters():
+        if name not in kept:
+            continue
+        assert parameter.grad is not None
+        wanted, mask = adjust(trained[name], parameter.grad, kept[name], method.share(1))
+        assert torch.equal(update.payload[f"moved/{name}"], mask ^ kept[name]), name
+        assert torch.equal(update.payload[f"model/{name}"], wanted), name
+        moved += int((mask ^ kept[name]).sum())
+    assert moved > 0
+    # Asking for that gradient counted no batch a second time.
+    counts = [v for n, v in trained.items() if n.endswith("num_batches_tracked")]
+    assert {int(count) for count in counts} == {local.settings.epochs * 3}
 
 
 def averaged(

@@ -4,16 +4,20 @@ from itertools import pairwise
 import pytest
 import torch
 
+from alone import alone
 from bed import Bed, tiny
 from fedx_core import checkpoint, masks, state
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
 from fedx_core.journal import Journal
+from fedx_core.masks import Mask
 from fedx_core.messages import RoundReport, ServerState
+from fedx_core.methods import base
 from fedx_core.methods.base import model_info
-from fedx_core.methods.fedx import Method
+from fedx_core.methods.fedx import Masking, Method
 from fedx_core.models import catalogue
 from fedx_core.runtime import InProcess
+from fedx_core.state import StateDict
 from fedx_core.store import open_store
 from fedx_core.structure import UnitGraph, unit_graph
 
@@ -69,18 +73,64 @@ def test_dead_entries_are_exactly_zero_after_local_training(bed: Bed, memory_for
     assert final.model["conv1.weight"][final.mask.entries["conv1"]].all()
 
 
-def test_paper_mode_masks_rows_only_and_only_after_local_training(bed: Bed) -> None:
-    reports, final = run(bed, method__paper_mode=True, training__shrink=False)
-    _, graph = graph_of()
-    for name, kept in graph.support(final.mask, "rows").items():
-        assert not final.model[name][~kept.expand(final.model[name].shape)].any()
+def learned(masking: Masking) -> tuple[StateDict, StateDict, Mask, UnitGraph]:
+    """What a client's model is at the end of local training, and what it sends."""
+    newcomer = alone()
+    method, graph = Method(pruning_rate=0.5, warmup_rounds=1, mask=masking), newcomer.info.graph
+    scores = {x.name: torch.rand(x.units, generator=torch.manual_seed(0)) for x in graph.layers}
+    model = state.section(newcomer.downlink, "model")
+    shifts = {f"{x.measured_at}.bias": torch.full((x.units,), 0.1) for x in graph.layers}
+    start = ServerState(round_index=1, model=model | shifts)  # as training leaves some of them
+    server = method.prune(start, scores, newcomer.info)
+    assert server.mask is not None
+    local = alone(downlink=method.downlink(server, newcomer.info), mask=server.mask)
+    base.load(local)
+    local.fit(method.rule(local))
+    trained = state.copy(local.model.state_dict())
+    sent = state.section(method.finish(local, 0.0).payload, "model")
+    return trained, sent, server.mask, graph
+
+
+def test_mask_row_lets_dead_rows_come_back_within_a_round_and_masks_them_after_it() -> None:
+    trained, sent, mask, graph = learned("row")
+    for layer in graph.layers:
+        dead = ~mask.entries[layer.name]
+        assert trained[layer.weight][dead].any(), layer.name
+        assert not sent[layer.weight][dead].any(), layer.name
+        scale = f"{layer.measured_at}.weight"
+        assert sent[scale][dead].all(), "BatchNorm's scale is no row"
+        assert torch.equal(sent[scale], trained[scale])
+
+
+def test_mask_row_and_scale_leaves_both_at_zero_without_holding_them_there() -> None:
+    trained, sent, mask, graph = learned("row_and_scale")
+    for layer in graph.layers:
+        dead = ~mask.entries[layer.name]
+        for found in (trained, sent):
+            assert not found[layer.weight][dead].any(), layer.name
+            assert not found[f"{layer.measured_at}.weight"][dead].any(), layer.name
+        # The shift is not counted in Table I, and is free to move.
+        assert sent[f"{layer.measured_at}.bias"][dead].any(), layer.name
+
+
+def test_the_papers_masks_send_what_they_leave(bed: Bed) -> None:
+    bytes_of, paper = {}, {}
+    for masking in ("unit", "row_and_scale", "row"):
+        reports, final = run(bed, masking, method__mask=masking, training__shrink=False)
+        bytes_of[masking], paper[masking] = reports[-1].uplink_bytes, reports[-1].paper_bytes
     assert final.mask is not None
-    dead = ~final.mask.entries["conv1"]
-    # BatchNorm's shift is no row: it was free to move, as was what reads the unit.
-    assert final.model["bn1.bias"][dead].any()
-    assert final.model["layer1.0.conv1.weight"][:, dead].any()
-    default, _ = run(bed, "default")
-    assert reports[-1].uplink_bytes > default[-1].uplink_bytes
+    dead = sum(int((~kept).sum()) for kept in final.mask.entries.values())
+    assert bytes_of["row_and_scale"] - bytes_of["unit"] == 3 * 4 * 3 * dead  # shift, statistics
+    assert bytes_of["row"] - bytes_of["row_and_scale"] == 3 * 4 * dead  # scale
+    assert len(set(paper.values())) == 1, "the paper's ledger counts as Table I does"
+
+
+def test_paper_mode_is_the_earlier_name_of_row_and_scale() -> None:
+    assert Method(pruning_rate=0.5, paper_mode=True).masking == "row_and_scale"
+    with pytest.raises(ConfigError, match="earlier name of mask: row_and_scale"):
+        Method(pruning_rate=0.5, paper_mode=True, mask="row")
+    with pytest.raises(ConfigError, match="mask"):
+        Method(pruning_rate=0.5, mask="rows")  # type: ignore[arg-type]
 
 
 def test_wire_bytes_are_the_formula_of_the_masked_format(bed: Bed) -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from alone import alone, info_of
 from bed import Bed, tiny
@@ -78,6 +79,23 @@ def test_a_vote_drops_the_share_of_what_is_left_with_the_smallest_norms() -> Non
     wanted = [c not in (2, 5, *order[:2]) for c in range(10)]  # floor(0.3 * 8) = 2 go
     assert Method(prune_share=0.3).vote(weight, alive).tolist() == wanted
     assert int(Method(prune_share=0.05).vote(weight, None).sum()) == 10
+
+
+def test_the_code_rounds_a_share_as_torchs_pruning_does() -> None:
+    weight = torch.randn(13, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    for share in (0.1, 0.2, 0.3, 0.5, 0.9):
+        layer = nn.Conv2d(3, 13, 2)
+        layer.weight = nn.Parameter(weight)
+        prune.ln_structured(layer, "weight", share, n=2, dim=0)
+        once = layer.weight_mask.flatten(1).any(1)  # type: ignore[operator] # torch adds it
+        prune.ln_structured(layer, "weight", share, n=2, dim=0)
+        twice = layer.weight_mask.flatten(1).any(1)  # type: ignore[operator]
+        method = Method(prune_share=share, code_compat=True)
+        assert torch.equal(method.vote(weight, None), once)
+        if twice.any():  # one filter is always kept here
+            assert torch.equal(method.vote(weight, once), twice)
+    assert int(Method(prune_share=0.2).vote(weight, None).sum()) == 11  # floor(2.6) = 2 go
+    assert int(Method(prune_share=0.2, code_compat=True).vote(weight, None).sum()) == 10
 
 
 class Watched(Local):

@@ -19,7 +19,7 @@ from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
 from fedx_core.journal import Commit, Journal
-from fedx_core.messages import ClientFailure, ClientJob, RoundReport, ServerState
+from fedx_core.messages import ClientFailure, ClientJob, RoundReport
 from fedx_core.methods.base import Local, Turn
 from fedx_core.methods.spafl import MOMENTUM, Method, kept_units, yielded
 from fedx_core.runtime import InProcess, Outcome
@@ -139,6 +139,34 @@ def test_a_layer_that_died_out_starts_anew_and_arguments_stay_as_they_are() -> N
     assert all(bool(weights[f"{n}.weight"].flatten(1).any(1).all()) for n in LAYERS)
 
 
+@pytest.mark.parametrize("code_compat", [False, True])
+def test_a_client_is_scored_once_the_last_thresholds_are_applied(code_compat: bool) -> None:
+    method = Method(code_compat=code_compat)
+    memory = method.train(first(0.3)).memory
+    assert memory is not None
+    heard, own = state.section(memory, "received"), state.section(memory, "threshold")
+    drawn = torch.Generator().manual_seed(3)
+    mean = {n: tau + 0.01 * torch.randn(len(tau), generator=drawn) for n, tau in own.items()}
+    local = alone(downlink=state.as_section(mean, "threshold"), memory=memory)
+    method.evaluated(local)
+    scored = local.model.state_dict()
+    moved = 0
+    for name in LAYERS:
+        weight = memory[f"weights/{name}.weight"]
+        for unit in range(len(weight)):
+            change = float(mean[name][unit] - heard[name][unit])
+            sign = math.copysign(1, float(weight[unit].sum()))
+            kernel = weight.shape[2] * weight.shape[3]
+            shared_by = kernel if code_compat else weight[unit].numel()
+            wanted = weight[unit] - change * sign / shared_by
+            tau = own[name][unit] if code_compat else mean[name][unit]
+            if wanted.abs().mean() <= tau:
+                wanted = torch.zeros_like(wanted)
+            assert torch.allclose(scored[f"{name}.weight"][unit], wanted, atol=1e-6), name
+            moved += not torch.equal(wanted, weight[unit])
+    assert moved > UNITS / 2
+
+
 def run(bed: Bed, name: str, settings: ExperimentConfig) -> tuple[Setting, list[RoundReport]]:
     setting = bed.setting(name)
     return setting, list(federate(settings, setting, InProcess(1)))
@@ -177,7 +205,7 @@ def test_first_weights_travel_once_to_each_client_and_thresholds_alone_after_tha
             assert (sent.uplink, sent.mask) == (thresholds, 0)
         met |= set(report.cohort)
         for client, sent in report.traffic.items():
-            assert sent.evaluation == (HEADER.size if client in met else thresholds + whole)
+            assert sent.evaluation == thresholds + (0 if client in met else whole)
         assert set(report.traffic) == {"client-00", "client-01", "client-02"}
         assert report.paper_bytes == len(report.cohort) * 8 * UNITS
         assert report.method_metrics["threshold_step"] > 0
@@ -303,7 +331,6 @@ def test_a_transformers_neurons_have_thresholds_and_its_classifier_has_none() ->
     assert Method().variant(turn, info) == "first"
     wire = Method().schema(info, None, None, "first")
     assert [e.name for e in wire.down.entries] == list(Method().downlink(server, info, "first"))
-    assert Method().downlink(ServerState(round_index=3, model={}), info, "own") == {}
 
 
 def test_settings_that_can_not_be_are_refused() -> None:

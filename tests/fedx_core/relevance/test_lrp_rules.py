@@ -199,7 +199,7 @@ def layer_norm_backward(norm: nn.LayerNorm, x: Tensor, r: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_convnext_follows_epsilon_with_linear_layer_norm_and_grn_passed() -> None:
+def test_convnext_follows_epsilon_with_layer_norm_and_grn_linear_around_their_statistics() -> None:
     from timm.models.convnext import ConvNeXt
 
     model = ConvNeXt(
@@ -258,7 +258,9 @@ def test_convnext_follows_epsilon_with_linear_layer_norm_and_grn_passed() -> Non
         branch = features[f"{name}.mlp.fc2"][1]
         r = r.reshape(y.shape) / stable(x + branch)
         close(found[f"{name}.mlp.fc2"], score_of(r * branch, len(branch)))
-        hidden = conv_maps(f"{name}.mlp.fc2", r * branch)  # GRN and GELU pass it on
+        normed, grn = features[f"{name}.mlp.grn"][1], model.get_submodule(f"{name}.mlp.grn")
+        scaled = normed - grn.bias.view(-1, 1, 1)  # what GRN's bias gave, it keeps
+        hidden = conv_maps(f"{name}.mlp.fc2", r * branch) * scaled / stable(normed)
         close(found[f"{name}.mlp.fc1"], score_of(hidden, len(hidden)))
         r_dw = norm_maps(f"{name}.norm", conv_maps(f"{name}.mlp.fc1", hidden))
         close(found[f"{name}.conv_dw"], score_of(r_dw, len(r_dw)))

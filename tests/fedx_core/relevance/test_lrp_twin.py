@@ -2,11 +2,13 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from zennit import rules as zennit_rules
@@ -103,6 +105,27 @@ def test_pooling_and_activations_follow_zennit(module: nn.Module) -> None:
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=0, msg=name)
 
 
+class Shares(Function):
+    """Hand an output on; on the way back multiply by the input's share in it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, share: Tensor) -> Tensor:
+        ctx.share = share
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
+        return relevance * ctx.share, None, None
+
+
+def shifted(norm: Any, x: Tensor) -> Tensor:
+    """GRN, y = s x + b, with its norms held: b keeps what it gave."""
+    y = type(norm).forward(norm, x.detach())
+    share = (y - norm.bias.view(norm.wb_shape)) / (y + torch.where(y < 0, -1e-6, 1e-6))
+    found: Tensor = Shares.apply(x, y, share)
+    return found
+
+
 def plain(
     criterion: Criterion,
     model: nn.Module,
@@ -127,7 +150,10 @@ def plain(
         from timm.layers.activations import GELU
         from timm.layers.grn import GlobalResponseNorm
 
-        passed += [GELU, GlobalResponseNorm]
+        passed += [GELU]
+        for module in twin.modules():
+            if isinstance(module, GlobalResponseNorm):
+                vars(module)["forward"] = partial(shifted, module)
     composite = NameLayerMapComposite(
         name_map=[
             *(
@@ -208,6 +234,37 @@ def test_every_rule_scores_a_residual_network_as_under_zennit(rule: Any, aggrega
         found = explain(images.double(), targets)
     for name, value in plain(criterion, model, graph, entry, images.double(), targets).items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-8 * float(value.abs().sum()))
+
+
+@pytest.mark.parametrize("name", ["resnet6", "convnextv2_atto"])
+def test_rounding_does_not_choose_units(name: str) -> None:
+    model, graph, entry, images = built(name)
+    with torch.no_grad():
+        for parameter, value in model.named_parameters():
+            if ".grn." in parameter:
+                value.normal_(0, 0.5, generator=torch.Generator().manual_seed(9))
+    reference = base.Reference(images, torch.tensor([1, 3]))
+    single, double = (
+        masks.keep_highest(
+            Criterion().score(
+                model.to(dtype), graph, entry, reference, seed=0, batch_size=2
+            ), 0.5,
+        )
+        for dtype in (torch.float32, torch.float64)
+    )  # fmt: skip
+    assert single.digest() == double.digest()
+
+
+def test_what_a_shift_gave_reaches_no_input() -> None:
+    from timm.layers.grn import GlobalResponseNorm
+
+    norm = GlobalResponseNorm(2, channels_last=False).double()
+    with torch.no_grad():
+        norm.bias.copy_(torch.tensor([0.5, -0.5]))
+    x = torch.tensor([1e-9, 2.0], dtype=torch.float64).reshape(1, 2, 1, 1)
+    found = through(_rules.Shifted(), norm, x, torch.ones_like(x)).reshape(2)
+    # The first output is all shift, so its input is owed nothing; the second is 2 of 1.5.
+    torch.testing.assert_close(found, torch.tensor([2e-9, 2 / 1.5]).double(), rtol=1e-5, atol=1e-12)
 
 
 class WeightGradients(TorchDispatchMode):

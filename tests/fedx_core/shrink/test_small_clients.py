@@ -135,9 +135,10 @@ def test_without_the_setting_clients_train_the_dense_model() -> None:
     assert bench.model_for(keep_highest(scores, 0.5)) is bench.model
 
 
-def test_paper_mode_is_refused_before_a_run_begins(bed: Bed) -> None:
-    settings = tiny(method__paper_mode=True, training__shrink=True)
-    with pytest.raises(ConfigError, match=r"paper_mode.*set training\.shrink to false"):
+@pytest.mark.parametrize("masking", ["row", "row_and_scale"])
+def test_the_papers_masks_are_refused_before_a_run_begins(bed: Bed, masking: str) -> None:
+    settings = tiny(method__mask=masking, training__shrink=True)
+    with pytest.raises(ConfigError, match=r"method\.mask.*set training\.shrink to false"):
         next(federate(settings, bed.setting(), InProcess(1)))
     assert not (bed.runs / "run" / "store").exists()
 
