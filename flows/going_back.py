@@ -47,6 +47,8 @@ def go_back(order: Order, to: int) -> Rollback:
                 path.unlink()
         results.write_rounds(folder, history(store))
         # Points in MLflow are never taken back, so the rounds to come are another run's there.
-        copies = {place: {} for place in folder.notes().get("mlflow", {})}
+        copies: dict[str, dict[str, str]] = {
+            place: {} for place in folder.notes().get("mlflow", {})
+        }
         folder.note({"id": uuid.uuid4().hex, "mlflow": copies, "status": "RUNNING"})
     return record
