@@ -21,6 +21,7 @@
     ├── TrackingError (OSError)              E_TRACKING   MLflow lacks what a run has written down
     ├── SiteError (PermissionError)          E_SITE       coordinator and site disagree, or no keys
     │   ├── SignatureError                   E_SIGNATURE  changed, or not from whom it says
+    │   ├── KeyExpiredError                  E_EXPIRED    keys that are not believed any more
     │   ├── UnknownSiteError                 E_UNKNOWN_SITE  nobody of that name is admitted
     │   ├── IdentifierError (ValueError)     E_ID         a name or key that could lead elsewhere
     │   ├── StaleError                       E_STALE      an answer to another job, or a late order
@@ -166,6 +167,12 @@ class SignatureError(SiteError):
     """Something was changed, or does not come from whom it claims to."""
 
     code = "E_SIGNATURE"
+
+
+class KeyExpiredError(SiteError):
+    """Keys have reached the end of the time for which they were made."""
+
+    code = "E_EXPIRED"
 
 
 class UnknownSiteError(SiteError):

@@ -14,7 +14,6 @@ import dataclasses
 import errno
 import hashlib
 import io
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -77,7 +77,7 @@ def _carries(process: "psutil.Process", token: str) -> bool:
     import psutil
 
     try:
-        return process.environ().get(VARIABLE) == token
+        return bool(process.environ().get(VARIABLE) == token)
     except (psutil.Error, OSError):  # somebody else's, or gone
         return False
 

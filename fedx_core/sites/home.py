@@ -2,6 +2,8 @@
 
     keys.json         its secret keys, readable by its owner alone
     coordinator.json  public keys of the coordinator that it takes orders from
+    coordinator.next.json  a letter about keys that follow these
+    revoked/          public keys of coordinators that are believed no more
     store             address of that coordinator's store, the only place that it sends requests to
     request.json      its own public keys, for people to carry to the coordinator
     plans/            plans that it was asked to follow, and those that are approved
@@ -13,19 +15,21 @@ Its images lie elsewhere, and nothing here is a copy of them.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedx_core.errors import AlreadyExistsError, SiteError
-from fedx_core.sites import keys, origin
+from fedx_core.sites import keys, origin, succession
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import Grant
-from fedx_core.sites.keys import Keys, Public
+from fedx_core.sites.keys import VALID_DAYS, Keys, Public
 from fedx_core.store import FileStore
 
 COORDINATOR = "coordinator.json"
+COORDINATOR_NEXT = "coordinator.next.json"
 REQUEST = "request.json"
 STORE = "store"
+POST = "post"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,12 @@ class Home:
                 f"no coordinator at {path} ({error.strerror}); ask its people for the file that "
                 "`fedx site admit` names, and pass it to `fedx site trust`"
             ) from None
-        return keys.read_public(data)
+        known = keys.read_public(data)
+        try:
+            following = (self.folder / COORDINATOR_NEXT).read_bytes()
+        except FileNotFoundError:
+            return known
+        return succession.follow(following, known)
 
     @property
     def approvals(self) -> Approvals:
@@ -75,8 +84,12 @@ class Home:
         """Folder for what it has said and sent, by run and round."""
         return self.folder / "outbox"
 
-    def enroll(self, name: str) -> Keys:
+    def enroll(self, name: str, valid_days: int = VALID_DAYS) -> Keys:
         """Make the site's keys, and the file that asks a coordinator to admit it; both once.
+
+        Args:
+            name: of the site.
+            valid_days: until new keys expire; 0 never.
 
         Raises:
             SiteError: the folder belongs to a site of another name, or can't be written.
@@ -84,7 +97,7 @@ class Home:
         """
         keys.check_name(name)
         if not (self.folder / keys.FILE).exists():
-            keys.save(keys.make(name), self.folder)
+            keys.save(keys.make(name, valid_days), self.folder)
         mine = self.keys
         if mine.name != name:
             raise SiteError(
@@ -114,17 +127,53 @@ class Home:
         """
         address = None if store is None else origin.of(store)
         files = FileStore(self.folder)
+        if (self.folder / _revoked(coordinator)).exists():
+            raise SiteError(
+                f"these keys of the coordinator were revoked here (fingerprint "
+                f"{coordinator.fingerprint}); ask its people for the new ones"
+            )
         try:
             files.create(COORDINATOR, keys.write_public(coordinator))
             files.delete(STORE)
+            files.delete(POST)  # letters of an earlier coordinator, and where it left them
         except AlreadyExistsError:
             if (known := self.coordinator) != coordinator:
                 raise SiteError(
                     f"this site takes orders from another coordinator (fingerprint "
-                    f"{known.fingerprint}); delete {self.folder / COORDINATOR} if that is over"
+                    f"{known.fingerprint}); `fedx site revoke coordinator` if that is over"
                 ) from None
         if address is not None:
             files.put(STORE, address.encode())
+
+    def follow(self, letter: bytes) -> Public:
+        """Let the coordinator's keys be followed by those of its letter.
+
+        Raises:
+            SiteError: nobody has said whose orders the site takes.
+            SignatureError: the coordinator's keys have not signed the letter.
+        """
+        known = succession.follow(letter, self.coordinator)
+        files = FileStore(self.folder)
+        files.delete(COORDINATOR_NEXT)
+        first = replace(known, successor=None, starts=0)  # whoever signed the letter
+        files.put(COORDINATOR, keys.write_public(first))
+        files.put(COORDINATOR_NEXT, letter)
+        return known
+
+    def revoke_coordinator(self) -> Public:
+        """Take no more orders from the coordinator; its keys can't be trusted again.
+
+        Raises:
+            SiteError: nobody has said whose orders the site takes.
+        """
+        known = self.coordinator
+        files = FileStore(self.folder)
+        for each in (known, *((known.successor,) if known.successor else ())):
+            public = replace(each, successor=None, starts=0)
+            files.put(_revoked(public), keys.write_public(public))
+        files.delete(COORDINATOR_NEXT)
+        files.delete(COORDINATOR)
+        return known
 
     def check(self, grants: Iterable[Grant]) -> None:
         """Refuse grants that would have this site call another place than its store.
@@ -139,3 +188,7 @@ class Home:
         found = origin.check(grants, known)
         if known is None and found is not None:
             FileStore(self.folder).put(STORE, found.encode())
+
+
+def _revoked(public: Public) -> str:
+    return f"revoked/{public.verify[:32]}.json"

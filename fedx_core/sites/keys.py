@@ -9,15 +9,24 @@ another:
 
     FEDX/order/1 NUL  data  signature of all before it (64 bytes)
 
+Keys end: what they signed is believed until then. Before, they can be followed by others, from a
+day that both sides know: the owner signs with the new ones from then on, and for a while others
+believe both. Who knows the old ones believes the new ones because the old ones have signed them.
+
+    keys.json         the keys in use
+    keys.next.json    those that follow, and from when
+    keys.before.json  those before them, which letters under way may still be sealed to
+
 Only this file knows how it is done.
 """
 
-import dataclasses
 import hashlib
-import json
 import os
 import re
-from dataclasses import dataclass, field
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,15 +35,29 @@ from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
 from fedx_core import strict_json, unfinished
-from fedx_core.errors import IdentifierError, PayloadError, SignatureError, SiteError, VersionError
+from fedx_core.errors import (
+    IdentifierError,
+    KeyExpiredError,
+    PayloadError,
+    SignatureError,
+    SiteError,
+    VersionError,
+)
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.messages import PROTOCOL
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Of sites, and so of their clients: nothing that leads out of a folder or a store."""
 
-FILE = "keys.json"
+FILE, NEXT, BEFORE = "keys.json", "keys.next.json", "keys.before.json"
 SIGNATURE_SIZE = 64
+
+DAY = 24 * 3600
+VALID_DAYS = 730
+"""For which keys are made if nobody says otherwise."""
+
+LATE_DAYS = 7
+"""For which keys that others have followed are still believed, and open letters under way."""
 
 _HEX_KEY = re.compile(r"[0-9a-f]{64}")
 _HEAD = re.compile(rb"FEDX/([a-z]+)/([0-9]{1,9})\0")
@@ -52,6 +75,9 @@ class Public:
         name: matches :data:`NAME`.
         verify: Ed25519 key that checks its signatures, 64 hexadecimal digits.
         seal: X25519 key that seals letters to it, 64 hexadecimal digits.
+        expires: seconds since 1970; 0 never.
+        successor: keys that follow these, which these have signed; only in one's own files.
+        starts: seconds since 1970, from when they do.
 
     Raises:
         IdentifierError: an impossible name.
@@ -61,6 +87,9 @@ class Public:
     name: str
     verify: str
     seal: str
+    expires: int = 0
+    successor: "Public | None" = None
+    starts: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -71,8 +100,23 @@ class Public:
     @property
     def fingerprint(self) -> str:
         """Name both keys by eight groups of four digits that can be read out."""
-        digest = hashlib.sha256(canonical(self)).hexdigest()
+        said = {"name": self.name, "verify": self.verify, "seal": self.seal}
+        if self.expires:
+            said["expires"] = str(self.expires)
+        digest = hashlib.sha256(canonical(said)).hexdigest()
         return " ".join(digest[start : start + 4] for start in range(0, 32, 4))
+
+    def believed(self, now: float) -> tuple["Public", ...]:
+        """Give the keys whose signatures are believed now: both while one follows the other."""
+        if self.successor is None:
+            return (self,)
+        if now < self.starts + LATE_DAYS * DAY:
+            return (self, self.successor)
+        return (self.successor,)
+
+    def current(self, now: float) -> "Public":
+        """Give the keys that letters are sealed to now."""
+        return self if self.successor is None or now < self.starts else self.successor
 
 
 @dataclass(frozen=True)
@@ -83,11 +127,15 @@ class Keys:
         name: matches :data:`NAME`.
         signing: seed of the Ed25519 key, 32 bytes.
         sealing: X25519 key, 32 bytes.
+        expires: seconds since 1970; 0 never.
+        others: keys before or after these, which letters under way may be sealed to.
     """
 
     name: str
     signing: bytes = field(repr=False)
     sealing: bytes = field(repr=False)
+    expires: int = 0
+    others: tuple["Keys", ...] = field(default=(), repr=False)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(f"the keys of {self.name} stay in their process; load them where they are")
@@ -99,6 +147,7 @@ class Keys:
             self.name,
             bytes(SigningKey(self.signing).verify_key).hex(),
             bytes(PrivateKey(self.sealing).public_key).hex(),
+            self.expires,
         )
 
     def sign(self, kind: str, data: bytes) -> bytes:
@@ -115,38 +164,67 @@ class Keys:
         Raises:
             SignatureError: it was sealed to others, or changed.
         """
-        try:
-            return SealedBox(PrivateKey(self.sealing)).decrypt(data)
-        except (CryptoError, ValueError, TypeError):
-            raise SignatureError(
-                f"a letter of {len(data)} bytes can't be opened with the keys of {self.name}: it "
-                "was sealed to others or changed on its way; check that the coordinator has "
-                "admitted the keys that this site has now"
-            ) from None
+        for each in (self, *self.others):
+            with suppress(CryptoError, ValueError, TypeError):
+                return SealedBox(PrivateKey(each.sealing)).decrypt(data)
+        raise SignatureError(
+            f"a letter of {len(data)} bytes can't be opened with the keys of {self.name}: it "
+            "was sealed to others or changed on its way; check that the coordinator has "
+            "admitted the keys that this site has now"
+        )
 
 
-def make(name: str) -> Keys:
+def make(name: str, valid_days: int = VALID_DAYS) -> Keys:
     """Draw keys from the machine's source of randomness.
+
+    Args:
+        name: of their owner.
+        valid_days: until they expire; 0 never.
 
     Raises:
         IdentifierError: an impossible name.
     """
-    return Keys(check_name(name), bytes(SigningKey.generate()), bytes(PrivateKey.generate()))
+    expires = int(time.time()) + valid_days * DAY if valid_days else 0
+    return Keys(
+        check_name(name), bytes(SigningKey.generate()), bytes(PrivateKey.generate()), expires
+    )
 
 
 def verify(public: Public, kind: str, data: bytes, signature: bytes) -> None:
-    """Check a signature of :meth:`Keys.sign`.
+    """Check a signature of :meth:`Keys.sign`, by these keys or those that follow them.
 
     Raises:
         SignatureError: another key, kind or protocol signed it, or it signs other bytes.
+        KeyExpiredError: its keys signed it, but are not believed any more.
     """
-    try:
-        VerifyKey(bytes.fromhex(public.verify)).verify(_head(kind) + data, signature)
-    except (CryptoError, ValueError, TypeError):
-        raise SignatureError(
-            f"this {kind} is not signed by {public.name} (fingerprint {public.fingerprint}): it "
-            "was changed, or comes from somebody else; nothing was done with it"
-        ) from None
+    now = time.time()
+    for each in public.believed(now):
+        with suppress(CryptoError, ValueError, TypeError):
+            VerifyKey(bytes.fromhex(each.verify)).verify(_head(kind) + data, signature)
+            return check_time(each, now)
+    raise SignatureError(
+        f"this {kind} is not signed by {public.name} (fingerprint {public.fingerprint}): it "
+        "was changed, or comes from somebody else; nothing was done with it"
+    )
+
+
+def check_time(keys: Public | Keys, now: float) -> None:
+    """Refuse keys that have expired.
+
+    Raises:
+        KeyExpiredError: they have; says when.
+    """
+    if keys.expires and now >= keys.expires:
+        raise KeyExpiredError(
+            f"the keys of {keys.name} expired on {day(keys.expires)}; its people make others with "
+            "`fedx site enroll` in a new folder, and they are admitted or trusted anew "
+            "(`fedx site rotate` before that day needs no telephone)"
+        )
+
+
+def day(seconds: int) -> str:
+    """Write a day in UTC, such as ``2027-03-01``."""
+    return datetime.fromtimestamp(seconds, UTC).date().isoformat()
 
 
 def unsigned(public: Public, kind: str, letter: bytes) -> bytes:
@@ -174,18 +252,37 @@ def unsigned(public: Public, kind: str, letter: bytes) -> bytes:
 
 
 def seal(public: Public, data: bytes) -> bytes:
-    """Seal bytes so that only the owner of these keys can open them."""
-    return SealedBox(PublicKey(bytes.fromhex(public.seal))).encrypt(data)
+    """Seal bytes so that only the owner of these keys, or of those that follow them, opens them.
+
+    Raises:
+        KeyExpiredError: nobody is written to at keys that have expired.
+    """
+    now = time.time()
+    current = public.current(now)
+    check_time(current, now)
+    return SealedBox(PublicKey(bytes.fromhex(current.seal))).encrypt(data)
 
 
-def save(keys: Keys, folder: Path) -> Path:
+def save(keys: Keys, folder: Path, name: str = FILE, starts: int = 0) -> Path:
     """Write keys into a folder, readable by its owner alone; those that are there stay.
+
+    Args:
+        keys: to keep.
+        folder: of their owner.
+        name: of the file.
+        starts: seconds since 1970, from when they are used.
 
     Raises:
         SiteError: the folder holds keys already, or can't be written.
     """
-    path = folder / FILE
-    secrets = {"name": keys.name, "signing": keys.signing.hex(), "sealing": keys.sealing.hex()}
+    path = folder / name
+    secrets = {
+        "name": keys.name,
+        "signing": keys.signing.hex(),
+        "sealing": keys.sealing.hex(),
+        "expires": keys.expires,
+        "starts": starts,
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with unfinished.beside(path, mode=0o600) as under_way:
@@ -202,12 +299,33 @@ def save(keys: Keys, folder: Path) -> Path:
 
 
 def load(folder: Path) -> Keys:
-    """Read keys that :func:`save` wrote.
+    """Read the keys that are in use; from their day on, those that follow take their place.
 
     Raises:
         SiteError: there are none, others than their owner may read them, or they are damaged.
+        KeyExpiredError: they have expired.
     """
-    path = folder / FILE
+    keys, _ = _read(folder / FILE)
+    others = []
+    if (folder / NEXT).exists():
+        following, starts = _read(folder / NEXT)
+        if time.time() >= starts:
+            with suppress(SiteError):  # kept already, by whoever came this far before
+                save(keys, folder, BEFORE, starts)
+            with suppress(FileNotFoundError):  # another process was quicker
+                (folder / NEXT).replace(folder / FILE)
+            return load(folder)
+        others.append(following)
+    if (folder / BEFORE).exists():
+        before, ended = _read(folder / BEFORE)
+        if time.time() < ended + LATE_DAYS * DAY:
+            others.append(before)
+    check_time(keys, time.time())
+    return replace(keys, others=tuple(others))
+
+
+def _read(path: Path) -> tuple[Keys, int]:
+    """Read keys that :func:`save` wrote, and from when they are used."""
     try:
         mode = path.stat().st_mode
         text = path.read_bytes()
@@ -224,11 +342,12 @@ def load(folder: Path) -> Keys:
     # No word of what stands in the file, nor a chain to an error that has it.
     try:
         found = strict_json.loads(text, LARGEST_KEYS)
-        keys = Keys(found["name"], *(bytes.fromhex(found[n]) for n in ("signing", "sealing")))
+        signing, sealing = (bytes.fromhex(found[n]) for n in ("signing", "sealing"))
+        keys = Keys(found["name"], signing, sealing, int(found.get("expires", 0)))
         _ = keys.public
+        return keys, int(found.get("starts", 0))
     except (ValueError, KeyError, TypeError, CryptoError, SiteError):
         raise SiteError(f"{path} is damaged; restore it from a copy, or enrol anew") from None
-    return keys
 
 
 def read_public(data: bytes) -> Public:
@@ -247,6 +366,8 @@ def read_public(data: bytes) -> Public:
                 "version of FedX at the coordinator and at all sites"
             )
         public = parse(Public, found)
+        if public.successor is not None or public.starts:
+            raise PayloadError("it names keys that follow, which the fingerprint does not cover")
     except IdentifierError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PayloadError) as error:
@@ -264,7 +385,10 @@ def read_public(data: bytes) -> Public:
 
 def write_public(public: Public) -> bytes:
     """Write public keys as JSON for people to carry, with the fingerprint to compare."""
-    told = {"protocol": PROTOCOL, **dataclasses.asdict(public), "fingerprint": public.fingerprint}
+    said = {name: getattr(public, name) for name in ("name", "verify", "seal")}
+    if public.expires:
+        said["expires"] = public.expires
+    told = {"protocol": PROTOCOL, **said, "fingerprint": public.fingerprint}
     return strict_json.dumps(told, indent=1).encode() + b"\n"
 
 

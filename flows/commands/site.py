@@ -3,6 +3,7 @@
 At a site: ``enroll`` makes its keys, ``trust`` names its coordinator, ``approve`` agrees to what is
 computed, ``serve`` takes orders. At the coordinator: ``admit`` lets a site take part, ``invite``
 tells it where its orders will lie, ``roster`` makes those admitted the clients of a data set.
+On both sides ``rotate`` and ``revoke`` change keys and end them.
 """
 
 from pathlib import Path
@@ -13,7 +14,8 @@ import typer
 from fedx_core import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_approve import approve
-from flows.commands.site_options import CoordinatorHome, SiteHome
+from flows.commands.site_keys import registrar, revoke, rotate
+from flows.commands.site_options import CoordinatorHome, RegistrarHome, SiteHome, ValidDays
 from flows.commands.site_roster import roster
 from flows.commands.site_serve import invite, serve
 
@@ -34,6 +36,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="The fingerprint was compared; 
 @app.command()
 def enroll(
     name: Annotated[str, typer.Argument(help="Of the site, and so of its folder of images.")],
+    valid_days: ValidDays = 730,
     site_home: SiteHome = "site",
     as_json: JsonObject = False,
 ) -> None:
@@ -47,7 +50,7 @@ def enroll(
     from fedx_core.sites.home import REQUEST, Home
 
     home = Home(Path(site_home))
-    public = home.enroll(name).public
+    public = home.enroll(name, valid_days).public
     _told(
         as_json, public, file=home.folder / REQUEST,
         then="carry it to the coordinator's people, who admit it: fedx site admit "
@@ -57,7 +60,9 @@ def enroll(
 
 @app.command()
 def admit(
-    file: Annotated[Path, typer.Argument(help="That `fedx site enroll` wrote.")],
+    file: Annotated[
+        Path, typer.Argument(help="That `fedx site enroll` or `fedx site rotate` wrote.")
+    ],
     max_examples: Annotated[
         int,
         typer.Option(
@@ -66,34 +71,46 @@ def admit(
     ] = 0,
     yes: Yes = False,
     coordinator_home: CoordinatorHome = "sites",
+    registrar_home: RegistrarHome = None,
     as_json: JsonObject = False,
 ) -> None:
     """Let a site take part in this coordinator's runs.
 
     The coordinator's own keys are made at the first time. Its public keys lie beside them in
-    coordinator.json, for the site's people to pass to `fedx site trust`.
+    coordinator.json, for the site's people to pass to `fedx site trust`. A letter of `fedx site
+    rotate` lets new keys follow those that are known, and needs no comparing.
 
         fedx site admit request.json --max-examples 3375
     """
-    from fedx_core.sites import audit, keys
+    from fedx_core.sites import audit, keys, succession
     from fedx_core.sites.home import COORDINATOR
     from fedx_core.sites.registry import Registry
     from flows.commands.answers import save
 
-    registry, public = Registry(Path(coordinator_home)), _read(file)
+    registry = Registry(Path(coordinator_home), Path(registrar_home) if registrar_home else None)
+    book = registry.registrar or registry.folder
+    data = _bytes(file)
+    if succession.is_letter(data):
+        admitted = registry.follow(data)
+        audit.note(book, "followed", site=admitted.public.name)
+        _followed(as_json, admitted.public)
+        return
+    public = keys.read_public(data)
     if not _compared(public, yes=yes, asking=not as_json):
         return
     registry.admit(public, max_examples)
     audit.note(
-        registry.folder, "admitted", site=public.name, fingerprint=public.fingerprint,
+        book, "admitted", site=public.name, fingerprint=public.fingerprint,
         max_examples=max_examples,
     )  # fmt: skip
     card = registry.folder / COORDINATOR
-    save(card, keys.write_public(registry.keys.public).decode())
+    if registry.registrar is None or not card.exists():
+        save(card, keys.write_public(registry.keys.public).decode())
+    fingerprint = keys.read_public(card.read_bytes()).fingerprint
     _told(
         as_json, public, file=card, max_examples=max_examples,
         then=f"carry it to the people of {public.name}: fedx site trust {COORDINATOR}\n"
-        f"The coordinator's fingerprint is {registry.keys.public.fingerprint}",
+        f"The coordinator's fingerprint is {fingerprint}",
     )  # fmt: skip
 
 
@@ -115,15 +132,22 @@ def trust(
     """Take orders from this coordinator, and from no other.
 
     Its file is what `fedx site admit` wrote there, carried here by people. Once more with --store,
-    it says where the coordinator's store is now.
+    it says where the coordinator's store is now. A letter of `fedx site rotate --coordinator` lets
+    new keys follow those that are trusted, and needs no comparing.
 
         fedx site trust coordinator.json --store https://s3.example.org
     """
-    from fedx_core.sites import audit
+    from fedx_core.sites import audit, keys, succession
     from fedx_core.sites.home import COORDINATOR, Home
 
-    home, public = Home(Path(site_home)), _read(file)
+    home, data = Home(Path(site_home)), _bytes(file)
     _ = home.keys
+    if succession.is_letter(data):
+        followed = home.follow(data)
+        audit.note(home.folder, "followed", site=followed.name)
+        _followed(as_json, followed)
+        return
+    public = keys.read_public(data)
     if not _compared(public, yes=yes, asking=not as_json):
         return
     home.trust(public, store)
@@ -136,26 +160,40 @@ def trust(
     )  # fmt: skip
 
 
+app.command()(rotate)
+app.command()(revoke)
+app.command()(registrar)
 app.command()(approve)
 app.command()(serve)
 app.command()(invite)
 app.command()(roster)
 
 
-def _read(file: Path) -> "Public":
-    """Read somebody's public keys.
+def _bytes(file: Path) -> bytes:
+    """Read a file that people have carried.
 
     Raises:
-        SiteError: there is no such file, or something else in it.
+        SiteError: it can't be read.
     """
     from fedx_core.errors import SiteError
-    from fedx_core.sites import keys
 
     try:
-        data = file.read_bytes()
+        return file.read_bytes()
     except OSError as error:
         raise SiteError(f"can't read {file}: {error.strerror}; pass the file that came") from error
-    return keys.read_public(data)
+
+
+def _followed(as_json: bool, public: "Public") -> None:
+    from fedx_core.sites import keys
+
+    assert public.successor is not None
+    fingerprint, starts = public.successor.fingerprint, keys.day(public.starts)
+    if as_json:
+        print(
+            strict_json.dumps({"name": public.name, "fingerprint": fingerprint, "starts": starts})
+        )
+    else:
+        print(f"{public.name}: new keys {fingerprint} from {starts} on; signed by those known here")
 
 
 def _compared(public: "Public", *, yes: bool, asking: bool) -> bool:

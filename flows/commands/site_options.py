@@ -15,3 +15,11 @@ CoordinatorHome = Annotated[
         help="The coordinator's folder: its keys and the sites it has admitted.",
     ),
 ]
+RegistrarHome = Annotated[
+    str | None,
+    typer.Option(
+        envvar="FEDX_REGISTRAR_HOME",
+        help="Folder of the registrar's keys, where the coordinator has a registrar.",
+    ),
+]
+ValidDays = Annotated[int, typer.Option(min=0, help="Days until the new keys expire; 0 never.")]

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from fedx_core import __version__, examples
 from fedx_core.errors import FedXError, SiteError
 from fedx_core.messages import PROTOCOL
+from fedx_core.sites import keys
 from fedx_core.sites.home import COORDINATOR, Home
 from fedx_core.sites.keys import FILE
 from flows.doctor import Check, disk, prefect, python
@@ -19,6 +20,8 @@ from flows.doctor import Check, disk, prefect, python
 SKEW_SECONDS = 60.0
 """How far this clock may be from the store's; grants live for minutes, and S3 refuses 15."""
 ANSWER_SECONDS = 10.0
+WARN_DAYS = 30
+"""Before keys expire."""
 
 
 def examine(home: Home, shards: Path) -> list[Check]:
@@ -73,7 +76,13 @@ def _keys(home: Home) -> Check:
         public = home.keys.public
     except SiteError as error:
         return Check("keys", False, str(error), "fedx site enroll NAME")
-    return Check("keys", True, f"{public.name}, mode 600, fingerprint {public.fingerprint}")
+    said = f"{public.name}, mode 600, fingerprint {public.fingerprint}"
+    if not public.expires:
+        return Check("keys", True, said)
+    return Check(
+        "keys", public.expires - time.time() > WARN_DAYS * keys.DAY,
+        f"{said}, valid until {keys.day(public.expires)}", "fedx site rotate, in time",
+    )  # fmt: skip
 
 
 def _modes(folder: Path) -> Check:

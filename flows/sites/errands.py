@@ -143,11 +143,13 @@ class Errand:
             data = self.office.store.read(job.report_key, MANIFEST_SIZE)
             if data is None:
                 return None
+            # Read anew: it may have been revoked since it was asked.
+            site = self.office.registry.site(job.client)
             if notes.is_note(said := bytes(data)):
-                note = notes.read(said, job, self.site.public)
+                note = notes.read(said, job, site.public)
                 self._clear(notes.digest(job))
                 return self._failure(f"{note.code}: {job.client} refused; its own book says more")
-            report = manifest.read(said, job, self.site)
+            report = manifest.read(said, job, site)
             # It has stored a payload, so it has read that letter which has let it.
             granted = (notes.digest(job) + READY,) if report.uplink is not None else ()
             self._clear(*granted, notes.digest(job))

@@ -16,10 +16,9 @@ from fedx_core.errors import FedXError, SiteError
 from fedx_core.frozen_json import canonical, parse
 from fedx_core.locks import exclusive
 from fedx_core.sites.grants import Grant
+from fedx_core.sites.home import POST as FILE
 from fedx_core.sites.keys import Keys, seal
 from fedx_core.store import FileStore
-
-FILE = "post"
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ class Serving:
     _waiting: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self._keys = self.home.keys
-        self._coordinator = self.home.coordinator
-        self._post = Post(self.home.folder, self._keys)
+        _ = self.home.coordinator
+        self._post = Post(self.home.folder, self.home.keys)
         unfinished.sweep(self.home.folder)
 
     def invited(self, letter: bytes) -> None:
@@ -58,7 +57,7 @@ class Serving:
             OriginError: it leads elsewhere than to the coordinator's store.
             FedXError: it is not for this site, or not from its coordinator.
         """
-        inbox = invitation.read(letter, self._keys, self._coordinator)
+        inbox = invitation.read(letter, self.home.keys, self.home.coordinator)
         self.home.check((inbox,))
         self._post.invited(inbox)
 
@@ -95,7 +94,7 @@ class Serving:
             if inbox is None:
                 raise GrantError(
                     "no inbox yet: ask the coordinator's people for an invitation (`fedx site "
-                    f"invite {self._keys.name}`), or have the site woken through Prefect"
+                    f"invite {self.home.keys.name}`), or have the site woken through Prefect"
                 )
             if (data := GrantedStore([inbox], None, self.wire).read(inbox.key)) is None:
                 return count
@@ -107,7 +106,7 @@ class Serving:
     def accept(self, letter: bytes) -> Order | None:
         """Open a letter and note it; one that can't be believed goes into the book instead."""
         try:
-            order = open_order(letter, self._keys, self._coordinator)
+            order = self._opened(letter)
             self.home.check(order.all_grants)
         except FedXError as error:
             self._refused(error)
@@ -123,8 +122,10 @@ class Serving:
         """
         count = 0
         for run, letter in self._post.letters.items():
-            order = open_order(letter, self._keys, self._coordinator)
+            order = None
             try:
+                # Keys or the coordinator may have changed since the letter came.
+                order = self._opened(letter)
                 if run in self._waiting:
                     self.home.approvals.require(order.job.plan.sha256)
                 self._answer(order)
@@ -140,6 +141,10 @@ class Serving:
             self._post.answered(run, letter)
             count += 1
         return count
+
+    def _opened(self, letter: bytes) -> Order:
+        """Open a letter with the keys of today; people may have changed them meanwhile."""
+        return open_order(letter, self.home.keys, self.home.coordinator)
 
     def _answer(self, order: Order) -> None:
         job, started = order.job, time.monotonic()
