@@ -112,7 +112,7 @@ def fit(
 
             loss = loss_of_batch()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if rule.before_step is not None:
                 rule.before_step(model)
             optimiser.step()

@@ -120,7 +120,8 @@ class Shifted(Rule):
 
     def relevance(self, module: Any, x: Tensor, z: Tensor, relevance: Tensor) -> Tensor:
         """Take the bias's share away."""
-        return relevance * (z - module.bias.view(module.wb_shape)) / stabilise(z)
+        bias: Tensor = module.bias.view(module.wb_shape)
+        return relevance * (z - bias) / stabilise(z)
 
     def pre_forward(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         """Cut the graph; nothing inside is ever differentiated."""
