@@ -61,7 +61,6 @@ def test_a_list_of_clients_that_can_not_be_is_refused(
         (lambda m: m["description"].update(class_names=[f"c{i}" for i in range(10_001)]), "10,000"),
         (lambda m: m["description"].update(class_names="abc"), "wanted a list"),
         (lambda m: m["description"].update(class_names=["x" * 256]), "1 to 255 characters"),
-        (lambda m: m["description"].update(bands=[]), "train.images|wanted"),
         (lambda m: m["description"].update(image_size=1 << 40), "pixels a side"),
         (lambda m: m["description"].update(scale="255"), "wanted float"),
         (lambda m: m["description"].update(scale=0), "positive and finite"),

@@ -182,7 +182,8 @@ def test_values_of_a_grid_are_compared_and_named_as_they_were_read(
     tmp_path: Path, tiny_params: Path
 ) -> None:
     block = {"method.pruning_rate": ["5e-1", 0.9], "method.coupled": ["n", "on"]}
-    grid = load(tmp_path, tiny_params, block, baseline={"method.coupled": "off"})
+    baseline = {"method.coupled": "off", "method.pruning_rate": "50e-2"}
+    grid = load(tmp_path, tiny_params, block, baseline=baseline)
     assert [cell.run for cell in grid.cells] == [
         "rates-q0.5-coupledFalse",
         "rates-q0.5-coupledTrue",
