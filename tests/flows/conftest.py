@@ -18,6 +18,9 @@ def prefect_server() -> Iterator[None]:
     """A temporary Prefect server with a database of its own, for the whole session."""
     from prefect.testing.utilities import prefect_test_harness
 
+    from flows import own_server
+
+    own_server.protect()  # as the server of a run
     with prefect_test_harness(server_startup_timeout=120):
         yield
 
