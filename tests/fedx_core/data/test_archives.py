@@ -147,6 +147,7 @@ def tar(mode: str) -> bytes:
         (b"", "is an empty file"),
         (b"PK\3\4 and no more", "is not a whole zip file"),
     ],
+    ids=["tar", "gzip", "jpeg", "pointer", "empty", "cut"],  # a gzip says when it was made
 )
 def test_what_is_no_zip_is_named(payload: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "source.zip").write_bytes(payload)
