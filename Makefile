@@ -86,7 +86,7 @@ demo: demo-data-$(DATA)  ## a federation with pruning, some 3 minutes; DATA=euro
 	$${PREFECT_API_URL:+"  $${PREFECT_API_URL%/api}   each step"}
 
 demo-data-synthetic: $(INSTALLED)
-	$(BIN)/dvc repro partition@synthetic reference@synthetic
+	$(BIN)/fedx data synthetic
 
 demo-data-eurosat: $(INSTALLED)
 	$(BIN)/fedx data eurosat $(LIMIT)

@@ -1,6 +1,7 @@
 """How synthetic scenes are drawn: land covers as spectra, parcels, rows, lines and noise.
 
-All functions draw a block of images at once; each image has its own generator.
+All functions draw a block of images at once; each image has its own generator. The same draws are
+the same bits on every machine, see :mod:`fedx_core.data._exact`.
 """
 
 from collections.abc import Sequence
@@ -9,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-Generators = Sequence[np.random.Generator]
+from fedx_core.data._exact import Floats, Generators, interpolated, normals, sine
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,16 @@ def rgb_scenes(labels: NDArray[np.integer], generators: Generators, side: int) -
     covers = [COVERS[label] for label in labels]
     dice = np.stack([g.random(12, dtype=np.float32) for g in generators])
     unit = side / 64  # sizes are given for 64 pixels
-    along, across = _rotated(side, 2 * np.pi * dice[:, 0])
+    along, across = _rotated(side, dice[:, 0])
 
     parcel = unit * _each([c.parcel for c in covers]) * (0.75 + 0.5 * _each(dice[:, 1]))
     column = np.floor(along / parcel + 16 * _each(dice[:, 2])).astype(np.int64)
     row = np.floor(across / parcel + 16 * _each(dice[:, 3])).astype(np.int64)
-    tones = np.stack([g.standard_normal(256, dtype=np.float32) for g in generators])
+    tones = normals(generators, [256])
     tone = np.take_along_axis(tones, ((37 * column + 101 * row) % 256).reshape(len(tones), -1), 1)
 
     shade = _each([c.parcels for c in covers]) * tone.reshape(along.shape)
-    wave = np.sin(2 * np.pi * (along / (6 * unit) + _each(dice[:, 4])))
+    wave = sine(along / (6 * unit) + _each(dice[:, 4]))
     shade += _each([c.rows for c in covers]) * wave
     texture = _smooth(generators, 1, 9, side)[:, 0] + _smooth(generators, 1, 33, side)[:, 0]
     shade += _each([c.texture for c in covers]) * texture
@@ -118,14 +118,15 @@ def rgb_scenes(labels: NDArray[np.integer], generators: Generators, side: int) -
     scene += shade[:, None]
 
     swing = _each([c.bend for c in covers]) * unit
-    path = across + swing * np.sin(np.pi * along / (20 * unit) + 2 * np.pi * _each(dice[:, 7]))
+    bends = sine(along / (40 * unit) + _each(dice[:, 7]))
+    path = across + swing * bends
     distance = np.abs(path + 16 * unit * (_each(dice[:, 8]) - 0.5))
     inside = distance < _each([c.width for c in covers]) * unit * (0.35 + 0.3 * _each(dice[:, 9]))
     lines = np.array([c.line for c in covers], dtype=np.float32)
     scene = np.where(inside[:, None], lines[:, :, None, None] + 0.2 * shade[:, None], scene)
 
     light = 0.75 + 0.5 * dice[:, 10]
-    haze = np.stack([g.standard_normal(3, dtype=np.float32) for g in generators]) * 0.025
+    haze = normals(generators, [3]) * 0.025
     scene = scene * light[:, None, None, None] + haze[:, :, None, None]
     scene += 0.03 * _noise(generators, 3, side)
     return np.asarray((255 * scene).clip(0, 255).round(), dtype=np.uint8)
@@ -152,7 +153,7 @@ def spectral_scenes(
     real = np.take_along_axis(labels, present, axis=1).astype(bool)
     # A field for every class, so that what an image draws depends on nothing but itself.
     knots = _knots(generators, labels.shape[1], 5)
-    fields = _interpolated(np.take_along_axis(knots, present[:, :, None, None], axis=1), side)
+    fields = interpolated(np.take_along_axis(knots, present[:, :, None, None], axis=1), side)
     fields = np.where((real | ~real.any(axis=1, keepdims=True))[:, :, None, None], fields, -np.inf)
     cover = np.take_along_axis(present, fields.argmax(axis=1).reshape(len(labels), -1), axis=1)
     cover = cover.reshape(len(labels), side, side)
@@ -162,7 +163,7 @@ def spectral_scenes(
     scene = scene * (1 + contrasts[cover][:, None] * texture).clip(0.2, 3)
     dice = np.stack([g.random(2, dtype=np.float32) for g in generators])
     season = 1 + 0.25 * (dice[:, :1] - 0.5) * np.linspace(-1, 1, scene.shape[1], dtype=np.float32)
-    tint = 1 + 0.05 * np.sin(groups[:, None] + np.arange(scene.shape[1]))
+    tint = 1 + 0.05 * sine((groups[:, None] + np.arange(scene.shape[1])) / (2 * np.pi))
     light = 0.7 + 0.6 * dice[:, 1:]
     scene = scene * (season * tint * light).astype(np.float32)[:, :, None, None]
     scene += 60 * _noise(generators, scene.shape[1], side)
@@ -183,35 +184,26 @@ def _each(values: Sequence[float] | Floats) -> Floats:
     return np.asarray(values, dtype=np.float32)[:, None, None]
 
 
-def _rotated(side: int, angles: Floats) -> tuple[Floats, Floats]:
-    """Pixel coordinates along and across a direction, from the centre; each (n, side, side)."""
+def _rotated(side: int, turns: Floats) -> tuple[Floats, Floats]:
+    """Pixel coordinates along and across a direction in turns, from the centre; (n, side, side)."""
     place = np.arange(side, dtype=np.float32) - (side - 1) / 2
-    cosine, sine = _each(np.cos(angles)), _each(np.sin(angles))
-    along = cosine * place[None, None, :] + sine * place[None, :, None]
-    across = -sine * place[None, None, :] + cosine * place[None, :, None]
+    right, down = _each(sine(turns + 0.25)), _each(sine(turns))
+    along = right * place[None, None, :] + down * place[None, :, None]
+    across = right * place[None, :, None] - down * place[None, None, :]
     return along, across
 
 
 def _smooth(generators: Generators, count: int, knots: int, side: int) -> Floats:
     """Noise that varies over ``side / knots`` pixels, unit variance; (n, count, side, side)."""
-    return _interpolated(_knots(generators, count, knots), side)
+    return interpolated(_knots(generators, count, knots), side)
 
 
 def _knots(generators: Generators, count: int, knots: int) -> Floats:
-    return np.stack([g.standard_normal((count, knots, knots), np.float32) for g in generators])
-
-
-def _interpolated(grid: Floats, side: int) -> Floats:
-    """Interpolate grids of knots linearly, keeping the variance the same everywhere."""
-    knots = grid.shape[-1]
-    place = np.linspace(0, knots - 1, side, dtype=np.float32)
-    weights = (1 - np.abs(place[:, None] - np.arange(knots, dtype=np.float32))).clip(min=0)
-    weights /= np.sqrt(np.square(weights).sum(axis=1, keepdims=True))
-    return np.asarray(weights @ grid @ weights.T, dtype=np.float32)
+    return normals(generators, (count, knots, knots))
 
 
 def _noise(generators: Generators, bands: int, side: int) -> Floats:
-    return np.stack([g.standard_normal((bands, side, side), np.float32) for g in generators])
+    return normals(generators, (bands, side, side))
 
 
 def _blend(colours: Floats, others: Floats, inside: NDArray[np.bool_]) -> Floats:

@@ -5,7 +5,7 @@ season and noise, and neighbouring covers reach in, so that a small network lear
 not perfectly. Nothing measured on them says anything about real images.
 
 Every image is drawn from its own generator, keyed by seed, split and position: it does not depend
-on which others are drawn.
+on which others are drawn, and is the same bytes on every machine.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import _scenes, base
+from fedx_core.data._exact import normals, on_grid
 from fedx_core.data._metadata import (
     BANDS,
     CLASS_NAMES,
@@ -120,9 +121,8 @@ class DataSet(base.DataSet):
         size: int = getattr(self, split)
         weights = np.array(list(COUNTRIES_IN_SUMMER.values()), dtype=np.float64)
         classes = len(CLASS_NAMES)
-        taste = numpy_generator(derive(self.seed, "taste")).lognormal(
-            0, 1, size=(len(weights), classes)
-        )
+        draws = normals([numpy_generator(derive(self.seed, "taste"))], (len(weights), classes))[0]
+        taste = on_grid(np.exp(draws.astype(np.float64)))
         generator = numpy_generator(derive(self.seed, "labels", split))
         # Each class leads equally many images, so none is missing from a split.
         leading = generator.permutation(np.arange(size) % classes)
