@@ -16,6 +16,7 @@ from typing import Any
 
 from fedx_core import examples
 from fedx_core.errors import DataError
+from fedx_core.examples import MANIFEST
 
 _MEANING = ("bands", "class_names", "label_kind", "scale")
 
@@ -47,9 +48,16 @@ def of_data(data: Path, shards: Path) -> dict[str, str]:
     found = of_server(data)
     for client in examples.read_manifest(shards)["clients"]:
         folder = shards / client["name"]
-        if (folder / examples.MANIFEST).is_file():  # sites keep theirs to themselves
+        if (folder / MANIFEST).is_file():  # sites keep theirs to themselves
             found[f"shards/{client['name']}"] = _part(examples.read_manifest(folder))
     return found
+
+
+def stamp(data: Path, shards: Path) -> tuple[tuple[int, int], ...]:
+    """Say cheaply whether data may have been prepared anew: equal stamps mean they were not."""
+    manifests = [folder / MANIFEST for folder in (data / "prepared", data / "reference", shards)]
+    found = [path.stat() for path in manifests if path.exists()]
+    return tuple((about.st_ino, about.st_mtime_ns) for about in found)
 
 
 def check_same(before: Mapping[str, str], now: Mapping[str, str], run: str, dataset: str) -> None:

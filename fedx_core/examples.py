@@ -374,11 +374,10 @@ def read_part(folder: Path, part: str) -> Examples:
 
 
 def _opened(folder: Path, wanted: Sequence[str] | None) -> Prepared:
-    with swaps.steady(folder):
-        return _opened_steady(folder, wanted)
+    return swaps.steadily(folder, lambda: _opened_now(folder, wanted))
 
 
-def _opened_steady(folder: Path, wanted: Sequence[str] | None) -> Prepared:
+def _opened_now(folder: Path, wanted: Sequence[str] | None) -> Prepared:
     manifest, name = set_manifest.read(folder)
     try:
         description = parse(Description, manifest["description"])
@@ -403,8 +402,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         DataError: there is none, it is not JSON with one meaning, or it names what can't be.
         VersionError: another version of FedX wrote it.
     """
-    with swaps.steady(Path(folder)):
-        return set_manifest.read(Path(folder))[0]
+    return swaps.steadily(Path(folder), lambda: set_manifest.read(Path(folder)))[0]
 
 
 def verify(folder: Path) -> None:
@@ -414,16 +412,7 @@ def verify(folder: Path) -> None:
         DataError: files are missing or differ; names them.
     """
     folder = Path(folder)
-    changed = []
-    with swaps.steady(folder):
-        for name, wanted in set_manifest.read(folder)[0].get("files", {}).items():
-            try:
-                with (folder / name).open("rb") as file:
-                    found = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError:
-                found = "missing"
-            if found != wanted:
-                changed.append(name)
+    changed = swaps.steadily(folder, lambda: _changed(folder))
     if changed:
         raise DataError(
             f"{', '.join(changed)} in {folder} differ from what was written; prepare the set again "
@@ -431,10 +420,22 @@ def verify(folder: Path) -> None:
         )
 
 
+def _changed(folder: Path) -> list[str]:
+    changed = []
+    for name, wanted in set_manifest.read(folder)[0].get("files", {}).items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            found = "missing"
+        if found != wanted:
+            changed.append(name)
+    return changed
+
+
 def digest(folder: Path) -> str:
     """Name a set by the SHA-256 of its manifest, which holds that of every array."""
-    with swaps.steady(Path(folder)):
-        return set_manifest.read(Path(folder))[1]
+    return swaps.steadily(Path(folder), lambda: set_manifest.read(Path(folder)))[1]
 
 
 def _plain(description: Description) -> dict[str, Any]:

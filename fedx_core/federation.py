@@ -1,8 +1,9 @@
 """The loop over rounds: yields one report a round, resumes, branches, and keeps a quorum."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,7 @@ from fedx_core.client import Place
 from fedx_core.cohort import gather, number
 from fedx_core.conclude import Clock, finish
 from fedx_core.config import ExperimentConfig
+from fedx_core.contents import stamp
 from fedx_core.errors import (
     FedXError,
     LostRaceError,
@@ -78,6 +80,7 @@ def federate(
     # Sums depend on how they are split: one number of threads for the server too, on any machine.
     torch.set_num_threads(settings.training.threads)
     allocator.keep_freed_memory()
+    prepared = stamp(setting.data, Path(setting.place.shards))
     data = load(setting, settings)
     if resume:
         check_same_data(journal, settings.dataset, data)
@@ -99,6 +102,12 @@ def federate(
                 )
             )
         commits = [begin(beginning, settings, setting, runtime, journal, data)]
+
+    def check_data() -> None:
+        """Refuse what clients have learned while their images were prepared anew."""
+        if stamp(setting.data, Path(setting.place.shards)) != prepared:
+            check_same_data(journal, settings.dataset, load(setting, settings))
+
     server = open_server(settings, setting, runtime, journal, data, commits[0].plan)
     if branch is not None and len(commits) <= branch.round_index:
         commits, report = _branch(server, runtime, setting.place, branch, commits)
@@ -107,7 +116,7 @@ def federate(
     commits[:-1] = [commit.outline() for commit in commits[:-1]]
     while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
         try:
-            state, commit = _round(server, runtime, setting.place, state, commits)
+            state, commit = _round(server, runtime, setting.place, state, commits, check_data)
         except FedXError as error:
             # A server that was faster has tidied away what this one still needed.
             _check_not_lost(journal, len(commits), error)
@@ -192,7 +201,12 @@ def _check_not_lost(journal: Journal, round_index: int, cause: FedXError | None 
 
 
 def _round(
-    server: Server, runtime: Runtime, place: Place, before: ServerState, commits: Sequence[Commit]
+    server: Server,
+    runtime: Runtime,
+    place: Place,
+    before: ServerState,
+    commits: Sequence[Commit],
+    check_data: Callable[[], None],
 ) -> tuple[ServerState, Commit]:
     clock = Clock()
     last = commits[-1]
@@ -211,6 +225,7 @@ def _round(
         if closed is None:
             norms = [commit.report.norms for commit in commits[1:]]
             closed, combined = gather(server, runtime, place, jobs, before, norms)
+            check_data()
             server.journal.close(closed, len(closings))
     with clock("aggregate"):
         aggregated = runtime.server_step(

@@ -47,21 +47,27 @@ def exclusive(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterato
 
 
 @contextmanager
-def shared(path: Path) -> Iterator[None]:
+def shared(path: Path) -> Iterator[bool]:
     """Keep out who holds a file's lock alone; others may hold it with this one.
 
     Args:
         path: of the lock file. Where it is missing nobody has ever held it, and nothing is done.
+
+    Yields:
+        Whether it is there.
     """
     try:
         file = path.open("rb")
-    except OSError:
-        yield
+    except (FileNotFoundError, NotADirectoryError):
+        yield False
+        return
+    except OSError:  # not ours to lock
+        yield True
         return
     with file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_SH)
-        yield
+        yield True
 
 
 def is_free(file: IO[bytes]) -> bool:

@@ -6,11 +6,14 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from fedx_core import locks
+
+T = TypeVar("T")
 
 
 def put(beside: Path, folder: Path) -> None:
@@ -47,18 +50,40 @@ def _is_moved(beside: Path, folder: Path) -> bool:
     return True
 
 
-@contextmanager
-def steady(folder: Path) -> Iterator[None]:
-    """Let nobody put another set in a folder's place, or another folder of shards around it."""
-    with ExitStack() as held:
-        for place in (folder.resolve().parent, folder.resolve()):
-            if not place.exists() and (old := _old(place)).is_dir():
-                # A writer was killed between its two moves, or is between them.
-                with suppress(OSError), locks.exclusive(_lock(place)):
-                    if not place.exists():
-                        old.rename(place)
-            held.enter_context(locks.shared(_lock(place)))
-        yield
+def steadily(folder: Path, read: Callable[[], T]) -> T:
+    """Read while nobody puts another folder in this one's place, or in that of the one around it.
+
+    Args:
+        folder: that is read.
+        read: what is done, perhaps more than once.
+
+    Returns:
+        What it returns.
+    """
+    places = (folder.resolve().parent, folder.resolve())
+    while True:
+        with ExitStack() as held:
+            for place in places:
+                _put_back(place)
+            # Where there is no lock yet nobody has replaced anything, or is about to.
+            free = [p for p in places if not held.enter_context(locks.shared(_lock(p)))]
+            try:
+                found = read()
+            except Exception:
+                if not any(_lock(place).exists() for place in free):
+                    raise
+            else:
+                if not any(_lock(place).exists() for place in free):
+                    return found
+
+
+def _put_back(folder: Path) -> None:
+    """Undo the first of two moves, if their writer was killed there."""
+    old = _old(folder)
+    if not folder.exists() and old.is_dir():
+        with suppress(OSError), locks.exclusive(_lock(folder)):
+            if not folder.exists():
+                old.rename(folder)
 
 
 def _lock(folder: Path) -> Path:

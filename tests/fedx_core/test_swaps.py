@@ -144,5 +144,20 @@ def test_leftovers_of_killed_writers_go_and_a_living_one_keeps_its_folder(tmp_pa
 def test_a_set_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
     write(tmp_path / "set", 1)
     assert hidden(tmp_path) == []
-    with swaps.steady(tmp_path / "set"):
-        assert hidden(tmp_path) == []
+    assert swaps.steadily(tmp_path / "set", lambda: hidden(tmp_path)) == []
+
+
+def test_who_reads_a_set_that_was_never_replaced_looks_again_if_it_is_meanwhile(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "set", 1)
+    seen: list[int] = []
+
+    def read() -> int:
+        seen.append(0)
+        if len(seen) == 1:
+            write(tmp_path / "set", 2)
+            raise FileNotFoundError
+        return len(seen)
+
+    assert swaps.steadily(tmp_path / "set", read) == 2

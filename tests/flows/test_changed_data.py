@@ -82,6 +82,26 @@ def test_a_run_does_not_branch_from_one_with_other_data(bed: Bed) -> None:
     assert Journal(open_store(bed.setting("leaf").place.store)).run() is None
 
 
+def test_data_that_change_while_a_run_trains_end_it_before_the_round_counts(bed: Bed) -> None:
+    reports = federate(tiny(), bed.setting(), InProcess(1))
+    next(reports)
+    label_anew(bed, "train")
+    share_out(bed)
+    with pytest.raises(DataError, match="than when run 'run' began: shards/client-00"):
+        next(reports)
+    store = open_store(bed.setting().place.store)
+    assert len(history(store)) == 1
+    assert Journal(store).closed(2) is None
+
+
+def test_the_same_data_made_anew_while_a_run_trains_change_nothing(bed: Bed) -> None:
+    reports = federate(tiny(), bed.setting(), InProcess(1))
+    next(reports)
+    label_anew(bed)
+    share_out(bed)
+    assert len(list(reports)) == 2
+
+
 def test_a_run_that_an_earlier_version_began_goes_on(bed: Bed) -> None:
     run(bed, 1)
     record = Path(bed.setting().place.store) / RUN_KEY
