@@ -8,6 +8,7 @@ however old it is, and what a living one has under way stays, however long it ta
 system has no locks, as some network mounts, nothing is ever taken for left behind.
 """
 
+import errno
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from typing import BinaryIO
 
 from fedx_core import locks
 
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 _NAME = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
@@ -89,6 +91,27 @@ def folder_beside(path: Path) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_once(under_way: Path, path: Path) -> None:
+    """Give what is written beside a path its name, if that is free.
+
+    A hard link decides who is first. Where the file system has none (exFAT, some network mounts),
+    those of one machine take turns.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the folder can't be written.
+    """
+    try:
+        os.link(under_way, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with locks.exclusive(path.with_name(".once.lock")):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, "it is there", str(path)) from error
+            under_way.replace(path)
 
 
 def sweep(folder: Path) -> int:

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fedx_core.errors import RunError
-from flows import stopping
 
 if TYPE_CHECKING:
     from flows.run_folder import RunFolder
@@ -60,7 +59,9 @@ def end(run: Callable[[], dict[str, Any]], folder: "RunFolder", rounds: int) -> 
 def leave(code: int | None) -> NoReturn:
     """Exit, and where a server is away without what Prefect still wants to tell it."""
     if _gone.is_set():
-        stopping.end_children()
+        from flows.stopping import end_children
+
+        end_children()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code or 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedx_core import config, examples
 from fedx_core.errors import FedXError
+from fedx_core.store import S3Store, open_store
 from flows.runtimes import default_workers
 
 INSTALL = "pip install -c constraints.txt -e ."
@@ -43,13 +44,14 @@ class Check:
     fix: str = ""
 
 
-def examine(params: Path, run_root: Path, data_root: Path) -> list[Check]:
+def examine(params: Path, run_root: Path, data_root: Path, store: str | None = None) -> list[Check]:
     """Look at everything that a run needs.
 
     Args:
         params: file with the settings.
         run_root: folder of all runs.
         data_root: folder of all data sets.
+        store: URI that the runs share; None keeps each run's in its folder.
     """
     return [
         python(),
@@ -58,6 +60,7 @@ def examine(params: Path, run_root: Path, data_root: Path) -> list[Check]:
         *_data(params, data_root),
         _writable(run_root),
         disk(run_root),
+        *_store(store),
         *prefect(),
     ]
 
@@ -139,6 +142,21 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
+
+
+def _store(uri: str | None) -> Iterator[Check]:
+    """Look whether a shared store answers and keeps what the rounds rely on."""
+    if uri is None:
+        return
+    try:
+        store = open_store(uri)
+        if isinstance(store, S3Store):
+            store.check()
+        else:
+            store.read("run.json")
+        yield Check("store", True, f"{uri} answers")
+    except FedXError as error:
+        yield Check("store", False, str(error), "mend that, or unset FEDX_STORE")
 
 
 def prefect(

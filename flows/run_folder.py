@@ -25,7 +25,7 @@ from fedx_core.config import ExperimentConfig
 from fedx_core.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
 from fedx_core.journal import Journal, Run
 from fedx_core.locks import exclusive
-from fedx_core.store import open_store
+from fedx_core.store import S3Store, open_store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -207,6 +207,8 @@ def refuse_if_taken(folder: RunFolder, store: str) -> None:
     Raises:
         RunExistsError: the store holds a run, or the folder does, wherever that one's store is.
     """
+    if isinstance(opened := open_store(store), S3Store):
+        opened.check()
     own, noted = store_of(None, folder), folder.notes().get("store")
     for place in dict.fromkeys(filter(None, (store, noted, own))):
         try:

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,12 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def bed(tiny_data: Path, tmp_path: Path) -> Bed:
     return Bed(tiny_data, tmp_path)
+
+
+@pytest.fixture
+def plain_s3() -> Iterator[str]:
+    """Address of a server that speaks a little of S3, and of ``/health``."""
+    from plain_s3 import serving
+
+    with serving(conditional=True) as (url, _):
+        yield url

@@ -21,7 +21,6 @@ Only this file knows how it is done.
 """
 
 import hashlib
-import os
 import re
 import time
 from contextlib import suppress
@@ -287,7 +286,7 @@ def save(keys: Keys, folder: Path, name: str = FILE, starts: int = 0) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with unfinished.beside(path, mode=0o600) as under_way:
             under_way.write(canonical(secrets), durable=True)
-            os.link(under_way.path, path)  # all of it or nothing, and never over others
+            unfinished.put_once(under_way.path, path)  # and never over others
     except FileExistsError:
         raise SiteError(
             f"{path} holds keys already; they are the only ones of their name, so move them away "

@@ -26,13 +26,13 @@ class FileStore:
         return reference(key, data, sha256)
 
     def create(self, key: str, data: Buffer) -> Ref:
-        """Keep an object under a free key; a hard link decides who was first."""
+        """Keep an object under a free key; a hard link decides who was first, or a lock."""
         path = self._path(key)
         if path.exists():
             raise AlreadyExistsError(f"key {key!r} is taken in {self.root}")
         with self._write_beside(path, data) as beside:
             try:
-                os.link(beside, path)
+                unfinished.put_once(beside, path)
             except FileExistsError as error:
                 raise AlreadyExistsError(f"key {key!r} is taken in {self.root}") from error
         return reference(key, data)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+import uuid
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,11 @@ _ADVICE = {
     "RequestTimeTooSkewed": "set this machine's clock, then `fedx resume`",
     "SlowDown": "S3 wants fewer requests; wait, then `fedx resume`",
 }
+_REFUSED, _CONFLICT, _NO_RIGHTS, _UNKNOWN = 412, 409, (401, 403), (400, 501)
+"""HTTP statuses: the key is taken, or is being created; a right or a header that there is not."""
+
+_conditional: set[tuple[str, str]] = set()
+"""Servers and buckets of which this process knows that they refuse a second creation."""
 
 
 @lru_cache(maxsize=8)
@@ -58,6 +64,7 @@ class S3Store:
 
     def create(self, key: str, data: Buffer) -> Ref:
         """Keep an object under a free key."""
+        self.check()
         tries = 0
         while True:
             try:
@@ -66,14 +73,51 @@ class S3Store:
             except StoreError as error:
                 status, tries = _status(error), tries + 1
                 # A retry after a lost reply meets its own object.
-                if status in (409, 412) and holds(self, key, data):
+                if status in (_CONFLICT, _REFUSED) and holds(self, key, data):
                     return reference(key, data)
-                if status == 412:
+                if status == _REFUSED:
                     raise AlreadyExistsError(f"key {key!r} is taken in {self.bucket}") from error
-                # 409: somebody was creating it in the same moment, and need not have succeeded.
-                if status != 409 or tries == _TRIES:
+                # Somebody was creating it in the same moment, and need not have succeeded.
+                if status != _CONFLICT or tries == _TRIES:
                     raise
                 time.sleep(_PAUSE_SECONDS)
+
+    def check(self) -> None:
+        """Make sure, once a process, that what is created can't be created again.
+
+        Who may not write a trial object can't tell, and leaves it to the server of the run.
+
+        Raises:
+            StoreError: the S3 server ignores ``If-None-Match``, or does not answer.
+        """
+        place = (self.endpoint, self.bucket)
+        if place in _conditional:
+            return
+        key = f"trial/{uuid.uuid4().hex}"
+        first = self._put_if_free(key, b"first")
+        if first not in _NO_RIGHTS:
+            second = self._put_if_free(key, b"second")
+            with contextlib.suppress(StoreError):
+                self.delete(key)
+            if second not in (_CONFLICT, _REFUSED):
+                raise StoreError(
+                    f"the S3 server at {self.endpoint} does not know conditional writes "
+                    "(If-None-Match), so two servers of a run would overwrite each other's rounds; "
+                    "use a newer version of it or another one, or keep the store in a folder: "
+                    "leave --store out and unset FEDX_STORE"
+                )
+        _conditional.add(place)
+
+    def _put_if_free(self, key: str, data: bytes) -> int:
+        """Return 0 where the key was free, else the status with which it was refused."""
+        try:
+            self._call("put_object", key, Body=data, IfNoneMatch="*")
+        except StoreError as error:
+            status = _status(error)
+            if status not in (_CONFLICT, _REFUSED, *_NO_RIGHTS, *_UNKNOWN):
+                raise
+            return status
+        return 0
 
     def get(self, ref: Ref) -> Buffer:
         """Return an object, its hash checked."""

@@ -8,13 +8,14 @@ import typer
 
 from fedx_core import strict_json
 from flows import completion, describe, exits
-from flows.commands.options import DataRoot, JsonObject, Params, RunRoot
+from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store
 
 
 def doctor(
     params: Params = None,
     run_root: RunRoot = "runs",
     data_root: DataRoot = None,
+    store: Store = None,
     site: Annotated[
         bool,
         typer.Option(
@@ -56,7 +57,7 @@ def doctor(
         found = at_site.examine(Home(site_home()), shards())
     else:
         found = checks.examine(
-            Path(params or "params.yaml"), Path(run_root), Path(data_root or "data")
+            Path(params or "params.yaml"), Path(run_root), Path(data_root or "data"), store
         )
     ok = all(check.ok for check in found)
     if as_json:

@@ -166,9 +166,15 @@ def start(
         raise typer.BadParameter(
             "--clients-per-task is about tasks of Prefect; leave --no-engine out, or the option"
         )
+    from fedx_core.errors import RunError
+    from flows import surroundings
     from flows.experiment import settle
     from flows.stopping import stopping
 
+    # A resumed run says itself where its store is.
+    asked = "" if request.resume else request.store or ""
+    if trouble := surroundings.gone(asked, os.environ, engine=engine):
+        raise RunError(trouble)
     order = settle(request)
 
     def said() -> str:

@@ -10,7 +10,6 @@ import typer
 from fedx_core import strict_json
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store, TrackWith
 from flows.exits import FAILED
-from flows.stopping import stopping
 
 if TYPE_CHECKING:
     from flows.grid import Grid
@@ -73,6 +72,7 @@ def carried_out(
         What became of each, and how many failed.
     """
     from flows import sweep as sweeping
+    from flows.stopping import stopping
 
     told = "stopping after the clients under way; start the sweep again to go on"
     with stopping(lambda: told, launch.stop):
