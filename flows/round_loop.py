@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from flows import children, form, logs
+from flows import children, form, lifeline, logs
 from flows.choices import RunAt, Show, Track
 
 
@@ -127,7 +127,8 @@ def fedx(
         client.update_flow_run(flow_run.id, name=f"fedx {order.run}", tags=sorted(tags))
     page = places.prefect_page(str(flow_run.id))
     display = Announced(live.display(show, get_run_logger().info, page), order.folder)
-    with logs.shown():
+    # A worker of Prefect's may be killed with this process in it.
+    with logs.shown(), lifeline.held():
         try:
             return carry_out(
                 order,

@@ -1,7 +1,8 @@
 """How what a shell has started is stopped: once after what is under way, twice at once.
 
 Ctrl-C, SIGTERM (``kill``, schedulers) and SIGHUP (a closed terminal) mean the same. Whatever was
-started ends, too: Prefect's server, processes of a pool, runs of a sweep.
+started ends, too: Prefect's server, processes of a pool, runs of a sweep. Where no signal can be
+heard (``kill -9``), :mod:`flows.lifeline` sees to that.
 """
 
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from flows import lifeline
 from flows.exits import INTERRUPTED
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -42,7 +44,8 @@ def stopping(said: Callable[[], str], stop: Callable[[], None] = lambda: None) -
     heard = [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, ask) for number in heard}
     try:
-        yield
+        with lifeline.held():
+            yield
     except KeyboardInterrupt:
         stop()
         sys.exit(INTERRUPTED)
