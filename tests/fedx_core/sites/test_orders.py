@@ -126,7 +126,7 @@ def test_a_job_that_leads_elsewhere_is_refused(
     ],
 )
 def test_a_grant_that_the_job_does_not_name_is_refused(extra: Any, kind: type[FedXError]) -> None:
-    with pytest.raises(kind, match="grant"):
+    with pytest.raises(kind, match="grant|malformed"):
         opened(order(grants=(*order().grants, extra)))
 
 
@@ -154,7 +154,7 @@ def test_an_old_order_is_refused_where_that_matters() -> None:
     with pytest.raises(StaleError, match=r"expired 100 s ago.*fedx doctor --site") as refused:
         opened(order(), now=NOW + 1000)
     assert refused.value.code == "E_STALE"
-    with pytest.raises(PayloadError, match="without an end"):
+    with pytest.raises(PayloadError, match="malformed"):
         opened(order(expires=float("nan")))
 
 
