@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedx_core.data import _band_names
 from fedx_core.data._images import Header, Raster
-from fedx_core.errors import DataError
+from fedx_core.errors import ConfigError, DataError
 from fedx_core.examples import Image
 
 LOST = 0.1
@@ -195,6 +195,27 @@ def _filled(name: str, pixels: Image, missing: NDArray[np.bool_], target: Target
 
 
 # What a set's unit is to be
+
+
+def check_range(value_range: Sequence[float], scale: float) -> None:
+    """Check what somebody has set.
+
+    Raises:
+        ConfigError: it is no range, or a scale is set too.
+    """
+    if not value_range:
+        return
+    if (
+        len(value_range) != 2
+        or not np.isfinite(value_range).all()
+        or value_range[0] >= value_range[1]
+    ):
+        raise ConfigError(
+            f"value_range must be [least, largest], got {list(value_range)}; such as [-50, 20] for "
+            "radar in dB"
+        )
+    if scale:
+        raise ConfigError("scale and value_range say the same in two ways; set one of them")
 
 
 def unit_of(name: str, rasters: Sequence[Raster]) -> tuple[float, tuple[float, ...]]:

@@ -74,17 +74,7 @@ class DataSet(base.DataSet):
             raise ConfigError(f"image_size must be 0 (as it is) or more, got {self.image_size}")
         if self.scale < 0:
             raise ConfigError(f"scale must be 0 (by the pixels' width) or more, got {self.scale}")
-        if self.value_range and (
-            len(self.value_range) != 2
-            or not np.isfinite(self.value_range).all()
-            or self.value_range[0] >= self.value_range[1]
-        ):
-            raise ConfigError(
-                f"value_range must be [least, largest], got {list(self.value_range)}; such as "
-                "[-50, 20] for radar in dB"
-            )
-        if self.value_range and self.scale:
-            raise ConfigError("scale and value_range say the same in two ways; set one of them")
+        _units.check_range(self.value_range, self.scale)
 
     def open(self) -> Source:
         """List the images with their labels, and look at the first.

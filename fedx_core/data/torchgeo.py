@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core import strata
-from fedx_core.data import base
+from fedx_core.data import _units, base
+from fedx_core.data._images import Header, Raster
 from fedx_core.data.base import Source, Split, decoded
 from fedx_core.errors import ConfigError, DataError, SourceMissingError, UnknownNameError
 from fedx_core.examples import Description, Image
@@ -67,6 +68,8 @@ class DataSet(base.DataSet):
         checksum: let torchgeo compare MD5 sums of what was fetched.
         image_size: side in pixels to bring all images to; 0 wants all square and of one size.
         scale: pixel value that maps to 1.0; 0 takes 255 for 8 bits and 10,000 for 16.
+        value_range: least and largest value of fractions, such as [-50, 20] for radar in dB; empty
+            takes one that holds what is seen. See ``folder``.
         band_names: in the images' order; empty takes the names that torchgeo has for them.
         options: what else the class takes, such as ``{bands: [B04, B03, B02]}``.
     """
@@ -78,6 +81,7 @@ class DataSet(base.DataSet):
     checksum: bool = False
     image_size: int = 0
     scale: float = 0.0
+    value_range: tuple[float, ...] = ()
     band_names: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -87,6 +91,7 @@ class DataSet(base.DataSet):
             raise ConfigError(f"image_size must be 0 (as it is) or more, got {self.image_size}")
         if self.scale < 0:
             raise ConfigError(f"scale must be 0 (by the pixels' range) or more, got {self.scale}")
+        _units.check_range(self.value_range, self.scale)
         if taken := set(self.options) & set(_OURS):
             raise ConfigError(
                 f"options names {', '.join(sorted(taken))}; options holds what the class of "
@@ -204,8 +209,8 @@ class DataSet(base.DataSet):
         self, part: Examples, class_names: tuple[str, ...], labels: NDArray[np.integer]
     ) -> Description:
         rows = np.unique(np.linspace(0, len(part) - 1, _LOOKED_AT).astype(int)).tolist()
-        images = list(decoded(lambda row: _pixels(part, row), rows))
-        bands, height, width = images[0].shape
+        looked = list(decoded(lambda row: _pixels(part, row), rows))
+        bands, height, width = looked[0].shape
         if not self.image_size and height != width:
             raise DataError(
                 f"{self.data_set} has an image of {width} x {height} pixels; wanted square images: "
@@ -216,28 +221,33 @@ class DataSet(base.DataSet):
             raise DataError(
                 f"{self.data_set} has {bands} bands, but band_names names {len(names)}; name each"
             )
-        least = min(float(image.min()) for image in images)
-        most = max(float(image.max()) for image in images)
-        # torchgeo brings some pictures of UC Merced to one size, and pixels between numbers.
-        whole = isinstance(part, _image_folder()) or all(
-            bool((image == np.round(image)).all()) for image in images
+        scale, value_range = self._unit(
+            [_raster(self.data_set, image, _stored(part, looked)) for image in looked]
         )
-        if not whole or least < 0:
-            raise DataError(
-                f"{self.data_set} has pixels from {least:g} to {most:g}; wanted whole numbers of 8 "
-                "or 16 bits: choose other bands in options"
-            )
         return Description(
             name=self.data_set,
             bands=tuple(names),
             class_names=class_names,
             label_kind="single" if labels.ndim == 1 else "multi",
             image_size=self.image_size or height,
-            scale=self.scale or (255.0 if most <= 255 else 10_000.0),
+            scale=scale,
+            value_range=value_range,
             licence=_licence(self.data_set),
             citation=_citation(_class(self.data_set)),
             source=f"torchgeo: {self.data_set}",
         )
+
+    def _unit(self, looked: Sequence[Raster]) -> tuple[float, tuple[float, ...]]:
+        fractions = looked[0].header.dtype == "float32"
+        if (self.scale and fractions) or (self.value_range and not fractions):
+            setting = "scale" if self.scale else "value_range"
+            kind = "fractions or signed" if fractions else "whole numbers"
+            raise DataError(f"{self.data_set} has pixels that are {kind}; leave {setting} out")
+        found = (self.scale, ()) if self.scale else _units.unit_of(self.data_set, looked)
+        scale, value_range = (_units.SCALE, self.value_range) if self.value_range else found
+        if value_range:
+            _units.check_steps(self.data_set, looked, value_range)
+        return scale, value_range
 
 
 Parts = Mapping[str, Examples]
@@ -447,6 +457,37 @@ def _pixels(examples: Examples, row: int) -> NDArray[np.float32]:
     return image
 
 
+def _stored(part: Examples, looked: Sequence[NDArray[np.float32]]) -> str:
+    """Say of which kind the pixels are that torchgeo gives as float32."""
+    least = min(float(image.min()) for image in looked)
+    most = max(float(image.max()) for image in looked)
+    # torchgeo brings some pictures of UC Merced to one size, and pixels between whole numbers.
+    whole = isinstance(part, _image_folder()) or all(
+        bool((image == np.round(image)).all()) for image in looked
+    )
+    if not whole or least < 0:
+        return "float32"
+    return "uint8" if most <= 255 else "uint16"
+
+
+def _raster(shown: str, image: NDArray[np.float32], stored: str) -> Raster:
+    bands, height, width = image.shape
+    missing = ~np.isfinite(image)
+    header = Header(
+        dtype=stored, bands=bands, height=height, width=width,
+        names=("",) * bands, scales=(1.0,) * bands, offsets=(0.0,) * bands,
+    )  # fmt: skip
+    if stored == "float32":
+        return Raster(header, image, missing if missing.any() else None)
+    limits = np.iinfo(stored)
+    if missing.any() or image.min() < limits.min or image.max() > limits.max:
+        raise DataError(
+            f"{shown} has pixels from {image.min():g} to {image.max():g}, which {stored} does not "
+            "hold; set scale: 10000"
+        )
+    return Raster(header, image.round().astype(stored), None)
+
+
 def _read(
     places: Sequence[tuple[Examples, int]],
     description: Description,
@@ -454,7 +495,14 @@ def _read(
     positions: NDArray[np.int64],
 ) -> Iterator[Image]:
     bands, side, _ = description.image_shape
-    limits = np.iinfo(description.pixel_dtype)
+    stored = _units.stored_as(description.scale, description.value_range)
+    target = _units.Target(
+        bands=description.bands,
+        scale=description.scale,
+        value_range=description.value_range,
+        stored=stored,
+        who="the data set has",
+    )
 
     def read(place: tuple[Examples, int]) -> Image:
         examples, row = place
@@ -462,11 +510,6 @@ def _read(
         shown = f"example {row} of {description.name}"
         if len(image) != bands:
             raise DataError(f"{shown} has {len(image)} bands, the first has {bands}; remove it")
-        if image.min() < limits.min or image.max() > limits.max:
-            raise DataError(
-                f"{shown} has pixels from {image.min():g} to {image.max():g}, which "
-                f"{description.pixel_dtype} does not hold; set scale: 10000"
-            )
         if image.shape[1:] != (side, side):
             if not resize:
                 raise DataError(
@@ -474,7 +517,7 @@ def _read(
                     f"{side}; set image_size to resize all"
                 )
             image = base.resized(image, side)
-        return np.asarray(image.round(), dtype=description.pixel_dtype)
+        return _units.converted(shown, _raster(shown, image, stored), target)
 
     return decoded(read, [places[position] for position in positions])
 

@@ -3,6 +3,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import rasterio
@@ -118,6 +119,28 @@ def bigearthnet(root: Path) -> None:
     listed(root, "bigearthnet-{}.csv", lambda split: rows[split])
 
 
+def so2sat(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    for name in ("training", "validation", "testing"):
+        with h5py.File(root / f"{name}.h5", "w") as file:
+            draw = np.random.default_rng(len(name))
+            file["sen1"] = draw.normal(size=(17, 8, 8, 8))
+            file["sen2"] = draw.integers(0, 28_000, (17, 8, 8, 10)) / 10_000
+            file["label"] = np.eye(17)
+
+
+def quakeset(root: Path) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / "earthquakes.h5", "w") as file:
+        for number, split in enumerate(("train", "validation", "test")):
+            event = file.create_group(f"event{number}")
+            event.attrs["split"], event.attrs["magnitude"] = split, 5.5
+            for row in range(2):
+                patch = event.create_group(f"patch_{row}")
+                for when in ("before", "pre", "post"):
+                    patch[when] = np.random.default_rng(row).random((8, 8, 2), dtype=np.float32)
+
+
 def treesatai(root: Path) -> None:
     marks: dict[str, list[list[Any]]] = {}
     for split, count in (("train", 8), ("test", 3)):
@@ -154,6 +177,8 @@ KINDS: dict[str, tuple[Drawn, dict[str, Any]]] = {
     "MillionAID": (millionaid, {}),
     "ADVANCE": (advance, {}),
     "BigEarthNet": (bigearthnet, {"bands": "s2"}),
+    "So2Sat": (so2sat, {}),
+    "QuakeSet": (quakeset, {}),
     "TreeSatAI": (treesatai, {"sensors": ["s2"]}),
     "CopernicusBenchEuroSATS2": (copernicus, {}),
 }
@@ -179,20 +204,28 @@ def test_each_kind_is_prepared_with_torchgeos_own_pixels(name: str, tmp_path: Pa
     assert prepared.description.licence
     assert prepared.description.citation.startswith("https://")
     assert len(prepared.description.bands) == prepared.parts["train"].images.shape[1]
-    theirs = torchgeo._parts(data_set._make, torchgeo._splits(torchgeo._class(name)))
-    pixels = {
-        np.float32(
-            np.round(torchgeo._pixels(part, row))
-            if name == "UCMerced"
-            else torchgeo._pixels(part, row)
-        ).tobytes()
-        for part in theirs.values()
-        for row in range(len(part))
-    }
-    ours = {
-        np.float32(image).tobytes() for part in prepared.parts.values() for image in part.images
-    }
-    assert ours == pixels
+    parts = torchgeo._parts(data_set._make, torchgeo._splits(torchgeo._class(name)))
+    theirs = [torchgeo._pixels(part, row) for part in parts.values() for row in range(len(part))]
+    low, high = prepared.description.value_range or (0.0, prepared.description.scale)
+    # Fractions are kept in steps of the range, and sizes that torchgeo changes in whole numbers.
+    step = (high - low) / prepared.description.scale if prepared.description.value_range else 1.0
+    ours = [
+        low + np.float64(image) * step for part in prepared.parts.values() for image in part.images
+    ]
+    assert len(ours) == len(theirs)
+    near = step if prepared.description.value_range or name == "UCMerced" else 0.0
+    assert all(any(np.abs(mine - their).max() <= near for mine in ours) for their in theirs)
+
+
+def test_fractions_get_a_range_and_whole_numbers_none(tmp_path: Path) -> None:
+    assert made("So2Sat", tmp_path / "a").open().description.value_range
+    assert not made("EuroSAT", tmp_path / "b").open().description.value_range
+    ranged = made("QuakeSet", tmp_path / "c", value_range=(-1.0, 2.0)).open().description
+    assert ranged.value_range == (-1.0, 2.0)
+    with pytest.raises(DataError, match="leave value_range out"):
+        made("EuroSAT", tmp_path / "d", value_range=(0.0, 1.0)).open()
+    with pytest.raises(DataError, match="leave scale out"):
+        made("QuakeSet", tmp_path / "e", scale=255.0).open()
 
 
 def test_the_list_of_data_sets_is_found_in_torchgeo() -> None:

@@ -180,7 +180,7 @@ def test_a_field_that_is_said_twice_or_otherwise_is_refused() -> None:
     spaced = said.replace(b'"examples":480', b'"examples": 480')
     for odd in (twice, spaced):
         assert odd != said
-        with pytest.raises(PayloadError, match="not written as FedX writes it|stands twice"):
+        with pytest.raises(PayloadError, match=r"not written as FedX writes it|stands twice"):
             read(signed(odd), job(), ADMITTED)
 
 

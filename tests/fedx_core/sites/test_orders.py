@@ -126,7 +126,7 @@ def test_a_job_that_leads_elsewhere_is_refused(
     ],
 )
 def test_a_grant_that_the_job_does_not_name_is_refused(extra: Any, kind: type[FedXError]) -> None:
-    with pytest.raises(kind, match="grant|malformed"):
+    with pytest.raises(kind, match=r"grant|malformed"):
         opened(order(grants=(*order().grants, extra)))
 
 
