@@ -21,7 +21,8 @@ the second line.
 """
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -197,7 +198,7 @@ class Journal:
         number = max(
             (n for n, r in enumerate(self.rollbacks(), 1) if r.to < round_index), default=0
         )
-        return f"{round_index:04d}" + (f".{number}" if number else "")
+        return _mark(round_index, number)
 
     def begin(self, run: Run) -> None:
         """Claim the run folder.
@@ -279,11 +280,33 @@ class Journal:
             found.append(commit)
         return found
 
+    def records(self) -> Iterator[tuple[str, Rollback | Opened | Closed | Commit]]:
+        """Return all records below ``journal`` with their keys, those of void rounds too."""
+        rollbacks = self.rollbacks()
+        for number, rollback in enumerate(rollbacks, 1):
+            yield f"journal/rollback.{number}", rollback
+        for number, first in enumerate((0, *(rollback.to + 1 for rollback in rollbacks))):
+            for round_index in itertools.count(first):
+                found = list(self._of_round(f"journal/{_mark(round_index, number)}"))
+                if not found:
+                    break
+                yield from found
+
+    def _of_round(self, folder: str) -> Iterator[tuple[str, Opened | Closed | Commit]]:
+        if (plain := self._read(key := f"{folder}/open")) is not None:
+            yield key, parse(Opened, plain, gaps=True)
+        for number in itertools.count():
+            if (plain := self._read(key := _closing(folder, number))) is None:
+                break
+            yield key, parse(Closed, plain, gaps=True)
+        if (plain := self._read(key := f"{folder}/commit")) is not None:
+            yield key, parse(Commit, plain, gaps=True)
+
     def _folder(self, round_index: int) -> str:
         return f"journal/{self.mark(round_index)}"
 
     def _closing(self, round_index: int, number: int) -> str:
-        return f"{self._folder(round_index)}/closed" + (f".{number}" if number else "")
+        return _closing(self._folder(round_index), number)
 
     def _create(self, key: str, record: Any) -> None:
         data = _summed(canonical(record))
@@ -310,6 +333,14 @@ class Journal:
                 f"{key} is corrupt: it is not what its SHA-256 was made of; restore it from a copy"
             )
         return _plain(key, line)
+
+
+def _mark(round_index: int, number: int) -> str:
+    return f"{round_index:04d}" + (f".{number}" if number else "")
+
+
+def _closing(folder: str, number: int) -> str:
+    return f"{folder}/closed" + (f".{number}" if number else "")
 
 
 def _summed(line: bytes) -> bytes:

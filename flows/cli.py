@@ -11,6 +11,7 @@ import typer
 from fedx_core import __version__
 from flows import away, exits
 from flows.commands.audit import app as audit
+from flows.commands.backup import backup, restore
 from flows.commands.compare import compare
 from flows.commands.data import data
 from flows.commands.doctor import doctor
@@ -102,7 +103,7 @@ def _root(
 
 for command in (
     init, run, resume, sweep, ls, watch, log, stop, compare, report, predict, sync, data, doctor,
-    gc, rollback, methods, reproduce,
+    gc, rollback, backup, restore, methods, reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")

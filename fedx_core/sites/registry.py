@@ -11,6 +11,7 @@ these keys have signed it. Who has neither may read, as far as the folder's mode
 """
 
 import base64
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -142,7 +143,7 @@ class Registry:
                 f"{self.folder / REGISTRAR_FILE} if that is over, and admit all sites again"
             )
         admitted = [self.site(name) for name in self.names()]
-        self._files.put(REGISTRAR_FILE, keys.write_public(registrar))
+        self._put(REGISTRAR_FILE, keys.write_public(registrar))
         for each in admitted:
             self._write(each)
 
@@ -185,8 +186,13 @@ class Registry:
     def _write(self, admitted: Admitted) -> Admitted:
         signature = self._sign(canonical(admitted))
         said = {**plain(admitted), **({"signature": signature} if signature else {})}
-        self._files.put(_key(admitted.public.name), canonical(said))
+        self._put(_key(admitted.public.name), canonical(said))
         return admitted
+
+    def _put(self, key: str, data: bytes) -> None:
+        with suppress(OSError):  # then the store says it
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._files.put(key, data)
 
     def _sign(self, data: bytes) -> str:
         """Sign an admission as the registrar; without one nothing is signed.

@@ -35,7 +35,8 @@ def doctor(
 ) -> None:
     """Check what a run needs, and say what to do about what is missing.
 
-    With `--dataset` it looks at one data set alone.
+    With `--dataset` it looks at one data set alone. Where a coordinator's folder is
+    (FEDX_COORDINATOR_HOME, or sites), it looks at its keys and modes, too.
 
         fedx doctor
         fedx doctor --dataset eurosat
@@ -56,9 +57,13 @@ def doctor(
 
         found = at_site.examine(Home(site_home()), shards())
     else:
+        from flows.sites import doctor as at_site
+        from flows.sites.folders import coordinator_home
+
         found = checks.examine(
             Path(params or "params.yaml"), Path(run_root), Path(data_root or "data"), store
         )
+        found += at_site.examine_coordinator(coordinator_home())
     ok = all(check.ok for check in found)
     if as_json:
         about = {"summary": held} if held else {}

@@ -13,9 +13,10 @@ from fedx_core import __version__, examples
 from fedx_core.errors import FedXError, SiteError
 from fedx_core.messages import PROTOCOL
 from fedx_core.sites import keys
-from fedx_core.sites.home import COORDINATOR, Home
+from fedx_core.sites.home import Home
 from fedx_core.sites.keys import FILE
 from flows.doctor import Check, disk, prefect, python
+from flows.sites.modes import modes
 
 SKEW_SECONDS = 60.0
 """How far this clock may be from the store's; grants live for minutes, and S3 refuses 15."""
@@ -35,7 +36,7 @@ def examine(home: Home, shards: Path) -> list[Check]:
         python(),
         Check("fedx", True, f"{__version__}, protocol {PROTOCOL}"),
         _keys(home),
-        _modes(home.folder),
+        modes("folder", home.folder),
         _coordinator(home),
         *_shard(home, shards),
         _plans(home),
@@ -46,6 +47,17 @@ def examine(home: Home, shards: Path) -> list[Check]:
         ),
         disk(home.folder, "free some, or choose another folder (FEDX_SITE_HOME)"),
     ]
+
+
+def examine_coordinator(folder: Path) -> list[Check]:
+    """Look at a coordinator's folder: who may read its keys, and who could admit sites.
+
+    Args:
+        folder: of the coordinator; nothing is said where it isn't there.
+    """
+    if not folder.exists():
+        return []
+    return [_coordinators_keys(folder), modes("coordinator's folder", folder)]
 
 
 def skew(url: str) -> float:
@@ -72,27 +84,28 @@ def skew(url: str) -> float:
 
 
 def _keys(home: Home) -> Check:
+    return _check_keys("keys", home.folder, "fedx site enroll NAME", "fedx site rotate")
+
+
+def _coordinators_keys(folder: Path) -> Check:
+    what = "coordinator's keys"
+    if not (folder / FILE).exists():
+        return Check(what, True, f"none in {folder} yet; `fedx site admit` makes them")
+    return _check_keys(what, folder, "see above", "fedx site rotate --coordinator")
+
+
+def _check_keys(what: str, folder: Path, fix: str, rotate: str) -> Check:
     try:
-        public = home.keys.public
+        public = keys.load(folder).public
     except SiteError as error:
-        return Check("keys", False, str(error), "fedx site enroll NAME")
+        return Check(what, False, str(error), fix)
     said = f"{public.name}, mode 600, fingerprint {public.fingerprint}"
     if not public.expires:
-        return Check("keys", True, said)
+        return Check(what, True, said)
     return Check(
-        "keys", public.expires - time.time() > WARN_DAYS * keys.DAY,
-        f"{said}, valid until {keys.day(public.expires)}", "fedx site rotate, in time",
+        what, public.expires - time.time() > WARN_DAYS * keys.DAY,
+        f"{said}, valid until {keys.day(public.expires)}", f"{rotate}, in time",
     )  # fmt: skip
-
-
-def _modes(folder: Path) -> Check:
-    """Look whether somebody else of this machine could agree to plans or name a coordinator."""
-    inside = [folder, *(folder / name for name in (FILE, COORDINATOR, "plans", "plans/approved"))]
-    open_ones = [path for path in inside if path.exists() and path.stat().st_mode & 0o022]
-    if open_ones:
-        named = " ".join(map(str, open_ones))
-        return Check("folder", False, f"others may write {named}", f"chmod go-w {named}")
-    return Check("folder", True, f"{folder} is written by its owner alone")
 
 
 def _coordinator(home: Home) -> Check:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from asked import COORDINATOR, job, plan
 from fedx_core.frozen_json import canonical
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.home import Home
+from fedx_core.sites.registry import Registry
 from fedx_core.store import reference
 from flows.doctor import Check
 from flows.sites import doctor
@@ -187,3 +189,63 @@ def test_the_command_says_each_thing_and_ends_with_1_if_one_is_missing(
     checks = {each["what"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
     assert not checks["coordinator"]["ok"]
     assert canonical(checks)
+
+
+def coordinators(folder: Path) -> dict[str, Check]:
+    return {check.what: check for check in doctor.examine_coordinator(folder)}
+
+
+def test_a_coordinators_folder_is_made_as_closed_as_a_sites(tmp_path: Path, home: Home) -> None:
+    registry = Registry(tmp_path / "new" / "sites")
+    registry.admit(home.keys.public)
+    modes = {stat.S_IMODE(folder.stat().st_mode) for folder in (registry.folder, home.folder)}
+    assert modes == {0o700}
+    assert registry.keys
+    checks = coordinators(registry.folder)
+    assert [check.what for check in checks.values() if not check.ok] == []
+    assert registry.keys.public.fingerprint in checks["coordinator's keys"].found
+
+
+def test_nothing_is_said_of_a_coordinators_folder_that_is_not_there(tmp_path: Path) -> None:
+    assert doctor.examine_coordinator(tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["", "admitted", "admitted/client-00.json", "keys.json"])
+def test_a_coordinators_folder_that_others_may_write_is_not_well(
+    name: str, tmp_path: Path, home: Home
+) -> None:
+    registry = Registry(tmp_path / "sites")
+    registry.admit(home.keys.public)
+    assert registry.keys
+    path = registry.folder / name
+    path.chmod(path.stat().st_mode | 0o022)
+    check = coordinators(registry.folder)["coordinator's folder"]
+    assert not check.ok
+    assert check.fix == f"chmod go-w {path}"
+
+
+def test_folders_that_everybody_may_read_are_not_well(
+    tmp_path: Path, home: Home, shards: Path
+) -> None:
+    registry = Registry(tmp_path / "sites")
+    assert registry.keys
+    for folder in (registry.folder, home.folder):
+        folder.chmod(0o755)
+    assert found(home, shards)["folder"].fix == f"chmod 700 {home.folder}"
+    check = coordinators(registry.folder)["coordinator's folder"]
+    assert (check.ok, check.fix) == (False, f"chmod 700 {registry.folder}")
+    registry.folder.chmod(0o750)  # whoever may look on
+    assert coordinators(registry.folder)["coordinator's folder"].ok
+
+
+def test_a_coordinators_keys_that_others_may_read_fail_the_doctor(
+    fedx: Fedx, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry = Registry(tmp_path / "sites")
+    assert registry.keys
+    (registry.folder / "keys.json").chmod(0o640)
+    assert fedx("doctor", "--json") == 1
+    checks = {each["what"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
+    assert not checks["coordinator's keys"]["ok"]
+    assert "chmod 600 sites/keys.json" in checks["coordinator's keys"]["found"]
