@@ -141,6 +141,11 @@ def written(path: Path) -> Iterator[Writer]:
             os.fsync(under_way.file.fileno())
             _check_free(path)
             under_way.path.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except FedXError:
         raise
     except OSError as error:
