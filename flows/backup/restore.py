@@ -157,6 +157,8 @@ def _put(found: Archive, targets: Mapping[str, Path], shared: Mapping[str, str])
         for part, target in targets.items():
             _move(staged[part], target)
             undone.callback(_remove, target)
+            if part in found.manifest.folders:
+                target.chmod(found.manifest.folders[part])
         undone.pop_all()  # all of it is there
     return count
 
@@ -184,7 +186,8 @@ def _write(found: Archive, part: str, place: Path, without: str | None) -> int:
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
     for name in reversed(folders):
-        at(name).chmod(found.manifest.folders[name])
+        if name != part:  # that one must be writable to be moved
+            at(name).chmod(found.manifest.folders[name])
     return len(files)
 
 
