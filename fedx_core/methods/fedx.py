@@ -20,12 +20,13 @@ absolute value by default (see ``relevance``), as the code that the paper builds
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from fedx_core import limits, masks, plugins
+from fedx_core import domains, limits, masks, plugins
+from fedx_core.domains import Domain
 from fedx_core.errors import ConfigError
 from fedx_core.masks import Mask, Scope, Scores, keep_highest
 from fedx_core.messages import ServerState, Update
@@ -35,7 +36,7 @@ from fedx_core.parsing import Slot
 from fedx_core.pruning import Schedule
 from fedx_core.relevance.base import Criterion
 from fedx_core.state import StateDict
-from fedx_core.structure import Mode
+from fedx_core.structure import Mode, UnitGraph
 
 Masking = Literal["unit", "row", "row_and_scale"]
 
@@ -64,6 +65,8 @@ class Method(base.Method):
             ``scope: global`` such a channel counts as one unit.
         units: ``rows`` of every weight, or attention ``heads`` instead of the rows of ``qkv``.
     """
+
+    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "rows_regrown": domains.SHARE}
 
     pruning_rate: float
     warmup_rounds: int = 10
@@ -135,10 +138,14 @@ class Method(base.Method):
 
     def finish(self, local: Local, loss: float) -> Update:
         """Mask what was learned (algorithm 1, line 8); a no-op under ``mask: unit``."""
-        if local.mask is not None and not self.keeps_dead_units_at_zero:
-            support = self.support(local.info, local.mask, "rows")
-            local.model.load_state_dict(masks.apply(local.model.state_dict(), support))
-        return super().finish(local, loss)
+        if local.mask is None or self.keeps_dead_units_at_zero:
+            return super().finish(local, loss)
+        trained = local.model.state_dict()
+        back = regrown(trained, local.mask, local.info.graph)
+        support = self.support(local.info, local.mask, "rows")
+        local.model.load_state_dict(masks.apply(trained, support))
+        update = super().finish(local, loss)
+        return replace(update, metrics={**update.metrics, "rows_regrown": back})
 
     def criterion(self, server: ServerState) -> Criterion | None:
         """Ask for scores in the rounds of the schedule."""
@@ -182,3 +189,13 @@ class Method(base.Method):
 
     def _rate(self, server: ServerState) -> float | None:
         return self.schedule.rate_after(server.round_index, rising=not self.regrow)
+
+
+def regrown(model: StateDict, mask: Mask, graph: UnitGraph) -> float:
+    """Measure the share of dead weight rows that are no longer zero, in [0, 1]; 0 without any."""
+    back = []
+    for layer in graph.layers:
+        dead = ~layer.rows(mask.entries[layer.name])
+        back.append(model[layer.weight].cpu()[dead].flatten(1).any(1))
+    rows = torch.cat(back).double()
+    return float(rows.mean()) if len(rows) else 0.0

@@ -11,7 +11,7 @@ from fedx_core.errors import ConfigError
 from fedx_core.federation import federate
 from fedx_core.journal import Journal
 from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, ServerState
+from fedx_core.messages import RoundReport, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import model_info
 from fedx_core.methods.fedx import Masking, Method
@@ -73,8 +73,8 @@ def test_dead_entries_are_exactly_zero_after_local_training(bed: Bed, memory_for
     assert final.model["conv1.weight"][final.mask.entries["conv1"]].all()
 
 
-def learned(masking: Masking) -> tuple[StateDict, StateDict, Mask, UnitGraph]:
-    """What a client's model is at the end of local training, and what it sends."""
+def learned(masking: Masking) -> tuple[StateDict, Update, Mask, UnitGraph]:
+    """What a client's model is at the end of local training, and its update."""
     newcomer = alone()
     method, graph = Method(pruning_rate=0.5, warmup_rounds=1, mask=masking), newcomer.info.graph
     scores = {x.name: torch.rand(x.units, generator=torch.manual_seed(0)) for x in graph.layers}
@@ -87,12 +87,16 @@ def learned(masking: Masking) -> tuple[StateDict, StateDict, Mask, UnitGraph]:
     base.load(local)
     local.fit(method.rule(local))
     trained = state.copy(local.model.state_dict())
-    sent = state.section(method.finish(local, 0.0).payload, "model")
-    return trained, sent, server.mask, graph
+    return trained, method.finish(local, 0.0), server.mask, graph
 
 
 def test_mask_row_lets_dead_rows_come_back_within_a_round_and_masks_them_after_it() -> None:
-    trained, sent, mask, graph = learned("row")
+    trained, update, mask, graph = learned("row")
+    sent = state.section(update.payload, "model")
+    back = torch.cat([
+        trained[x.weight][~mask.entries[x.name]].flatten(1).any(1) for x in graph.layers
+    ])  # fmt: skip
+    assert update.metrics["rows_regrown"] == pytest.approx(back.double().mean().item())
     for layer in graph.layers:
         dead = ~mask.entries[layer.name]
         assert trained[layer.weight][dead].any(), layer.name
@@ -103,7 +107,9 @@ def test_mask_row_lets_dead_rows_come_back_within_a_round_and_masks_them_after_i
 
 
 def test_mask_row_and_scale_leaves_both_at_zero_without_holding_them_there() -> None:
-    trained, sent, mask, graph = learned("row_and_scale")
+    trained, update, mask, graph = learned("row_and_scale")
+    sent = state.section(update.payload, "model")
+    assert update.metrics["rows_regrown"] == 0
     for layer in graph.layers:
         dead = ~mask.entries[layer.name]
         for found in (trained, sent):
