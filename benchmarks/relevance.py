@@ -1,6 +1,7 @@
 """What one explanation costs beside one forward and backward pass of the same images.
 
     python benchmarks/relevance.py [--models NAME ...] [--pairs N] [--images N] [--profile]
+                                   [--precision auto|model|float64]
 
 Each model runs in a process of its own with one thread: one training pass (forward, loss, backward
 with weight gradients, train mode), one LRP pass (a whole call of the criterion for one batch, with
@@ -44,6 +45,7 @@ def main() -> None:
                         default=catalogue.names(), help="default: all")  # fmt: skip
     parser.add_argument("--pairs", type=int, help="default: 10; 3 for ViT")
     parser.add_argument("--images", type=int, help="of one batch; default: 32, 16 or 2")
+    parser.add_argument("--precision", choices=("auto", "model", "float64"), help="of LRP")
     parser.add_argument("--profile", action="store_true", help="print the costliest operations")
     parser.add_argument("--output", type=Path, default=Path("build/relevance.json"))
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
@@ -51,7 +53,8 @@ def main() -> None:
     if options.one:
         images = options.images or IMAGES.get(options.one, 32)
         pairs = options.pairs or PAIRS.get(options.one, 10)
-        print(json.dumps(measure(options.one, images, pairs, profiled=options.profile)))
+        chosen = {"profiled": options.profile, "precision": options.precision or "auto"}
+        print(json.dumps(measure(options.one, images, pairs, **chosen)))
         return
     options.output.parent.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
@@ -69,7 +72,7 @@ def launch(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Measure one model in a fresh process."""
     print(name, file=sys.stderr)
     command = [sys.executable, __file__, "--one", name]
-    for option in ("pairs", "images"):
+    for option in ("pairs", "images", "precision"):
         if getattr(options, option):
             command += [f"--{option}", str(getattr(options, option))]
     command += ["--profile"] if options.profile else []
@@ -85,9 +88,17 @@ def launch(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(
-    name: str, images: int, pairs: int, steps: int = STEPS, *, profiled: bool = False
+    name: str,
+    images: int,
+    pairs: int,
+    steps: int = STEPS,
+    *,
+    profiled: bool = False,
+    precision: Any = "auto",
 ) -> dict[str, Any]:
     """Measure one model here; ``profiled`` adds the operations of each kind.
+
+    ``precision`` is LRP's.
 
     Returns:
         For each of :data:`KINDS` a list of CPU seconds and of wall seconds, one a pair, and the
@@ -125,7 +136,7 @@ def measure(
 
     runs: Mapping[str, Callable[[], None]] = {
         "training": training,
-        "lrp": explain(lrp.Criterion()),
+        "lrp": explain(lrp.Criterion(precision=precision)),
         "ig": explain(integrated_gradients.Criterion(steps=steps)),
     }
     held = sum(value.nbytes for value in model.state_dict().values())

@@ -8,7 +8,7 @@ Explaining Revisited, 2024, arXiv 2408.12568. Attention after Achtibat et al., A
 arXiv 2402.05602.
 Differs from the paper: absolute values by default (``base.Aggregation``); FedX gives no rules for
 ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their statistics and their
-shifts keeping what they gave, is ours; so is explaining it in float64.
+shifts keeping what they gave, is ours; so is explaining it in float64 (``precision``).
 Relevance at a unit is measured after BatchNorm, which is merged into the convolution before it.
 """
 
@@ -31,6 +31,7 @@ from fedx_core.structure import UnitGraph, UnitLayer
 
 Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
 Initial = Literal["one", "logit"]
+Precision = Literal["auto", "model", "float64"]
 
 # The gradient of these is their rule (max pooling: winner takes all), or _explicit gave them one.
 _NEEDS_NO_RULE = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.LayerNorm, nn.Sequential)
@@ -53,6 +54,8 @@ class Criterion(base.Criterion):
         initial: relevance of the labels' logits. ``one`` gives each label of an image 1, as the
             code that FedX builds on does with its one label; ``logit`` gives it its logit, so that
             those the model is unsure of (logit near 0) do not dominate.
+        precision: ``float64`` explains in float64, ``model`` in the model's own precision; ``auto``
+            is float64 for ConvNeXt, where float32's rounding grows on the way back, else ``model``.
         aggregation: see :data:`fedx_core.relevance.base.Aggregation`.
     """
 
@@ -64,6 +67,7 @@ class Criterion(base.Criterion):
     epsilon: float = 1e-6
     attention: Attention = "attnlrp"
     initial: Initial = "one"
+    precision: Precision = "auto"
     aggregation: base.Aggregation = "abs_of_spatial_sum"
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class Criterion(base.Criterion):
             base.check_choice(name, getattr(self, name), Rule)
         base.check_choice("attention", self.attention, Attention)
         base.check_choice("initial", self.initial, Initial)
+        base.check_choice("precision", self.precision, Precision)
         base.check_choice("aggregation", self.aggregation, base.Aggregation)
         if not self.gamma >= 0 or not self.epsilon > 0:
             raise ConfigError(
@@ -89,8 +94,10 @@ class Criterion(base.Criterion):
     ) -> Scores:
         """Propagate relevance back to every unit; nothing is drawn."""
         reference = base.required(reference)
+        # Half of the images at once, whose values take the memory of all of them in float32.
+        at_once = max(1, batch_size // 2) if self._in_float64(entry) else batch_size
         with self.explaining(model, graph, entry) as explain:
-            return base.mean_over_samples(model, graph, reference, batch_size, explain)
+            return base.mean_over_samples(model, graph, reference, at_once, explain)
 
     @contextmanager
     def explaining(
@@ -133,9 +140,14 @@ class Criterion(base.Criterion):
             _require_rules(twin, composite)
             yield twin
 
+    def _in_float64(self, entry: Entry) -> bool:
+        if self.precision == "auto":
+            return entry.family == "convnext"
+        return self.precision == "float64"
+
     def _twin(self, model: nn.Module, graph: UnitGraph, entry: Entry) -> tuple[nn.Module, Any]:
         twin = base.copy_to_explain(model)
-        if entry.family == "convnext":
+        if self._in_float64(entry):
             # Sums that cancel come back as divisors; in float32 the last bits would choose units.
             twin.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
         rewrite(twin, entry.family, self.attention)

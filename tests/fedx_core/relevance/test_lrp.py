@@ -183,3 +183,31 @@ def test_softmax_gives_its_scores_a_gradient_times_their_value() -> None:
 def test_settings_can_be_written_down_and_read_back() -> None:
     criterion = Criterion(low="zplus", gamma=0.1)
     assert Criterion(**dataclasses.asdict(criterion)) == criterion
+
+
+def test_convnext_is_explained_in_float64_in_batches_of_half_the_images() -> None:
+    model = catalogue.build("convnextv2_atto", 3, 4, seed=1).eval()
+    targets = torch.tensor([0, 1, 3])
+    at_once: list[tuple[int, torch.dtype]] = []
+    model.head.fc.register_forward_pre_hook(
+        lambda _, inputs: at_once.append((len(inputs[0]), inputs[0].dtype))
+    )
+
+    def seen(criterion: Criterion) -> list[tuple[int, torch.dtype]]:
+        at_once.clear()
+        score(model, "convnextv2_atto", criterion, targets)  # two images at a time
+        return list(at_once)
+
+    assert seen(Criterion()) == 3 * [(1, torch.float64)]
+    assert seen(Criterion(precision="model")) == [(2, torch.float32), (1, torch.float32)]
+
+
+def test_any_model_is_explained_in_float64_where_asked_for() -> None:
+    model = catalogue.build("resnet6", 3, 4, seed=1).eval()
+    targets = torch.tensor([0, 1, 3])
+    found = score(model, "resnet6", Criterion(precision="float64"), targets)
+    wanted = score(model.double(), "resnet6", Criterion(), targets)
+    for name, value in wanted.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-9)
+    with pytest.raises(ConfigError, match="precision is 'float16'; choose one of auto, model"):
+        Criterion(precision="float16")  # type: ignore[arg-type]
