@@ -9,12 +9,11 @@ values mean. Settings and notes, which newer versions add to, are left out.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedx_core import examples
+from fedx_core import examples, strict_json
 from fedx_core.errors import DataError
 from fedx_core.examples import MANIFEST
 
@@ -85,5 +84,5 @@ def check_same(before: Mapping[str, str], now: Mapping[str, str], run: str, data
 def _part(manifest: Mapping[str, Any], prefix: str = "") -> str:
     files = {name: sha for name, sha in manifest["files"].items() if name.startswith(prefix)}
     meaning = {name: manifest["description"][name] for name in _MEANING}
-    text = json.dumps([files, meaning], sort_keys=True)
+    text = strict_json.dumps([files, meaning], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

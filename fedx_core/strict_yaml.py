@@ -73,7 +73,11 @@ def loads(data: bytes | str, what: str, limit: int = LARGEST) -> Any:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{what}, line {line}: this is not UTF-8; save it as UTF-8") from error
     try:
-        return yaml.load(text, Loader=_loader())
+        loader = _loader()(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -57,7 +57,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         )
     )
     for part in PARTS:
-        base.check(shares[part], len(prepared.parts[part]))
+        base.check(shares[part], len(prepared.parts[part]), leaves_out=rule.leaves_out)
 
     settings = {
         "partition": config.as_plain(plugin),

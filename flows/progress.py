@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, TypeVar
 
 from fedx_core.examples import Stream
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Item = TypeVar("Item")
+
+_silent = ContextVar("_silent", default=False)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Show nothing in this block: programs read what a command says."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
 
 
 def shown(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
@@ -39,8 +52,9 @@ def step(what: str, images: int) -> Iterator[Callable[[Stream], Stream]]:
     Yields:
         Gives the same examples, and counts their images as they are read.
     """
-    if not sys.stderr.isatty():
-        print(f"{what}: {images} images", file=sys.stderr, flush=True)
+    if _silent.get() or not sys.stderr.isatty():
+        if not _silent.get():
+            print(f"{what}: {images} images", file=sys.stderr, flush=True)
         yield lambda stream: stream
         return
     with _bar() as bar:

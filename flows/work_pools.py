@@ -145,7 +145,9 @@ class OnWorkPools:
                 parameters={"job": plain(job), "place": plain(place)},
                 flow_run_name=name_of(job.round_index, job.client, job.purpose, job.attempt),
                 tags=[f"run:{job.run}", f"client:{job.client}"],
-                idempotency_key=f"{job.run}/{job.uplink_key}/{self.nonce}",
+                # The uplink's key also says how often a run went back to before this round.
+                idempotency_key=f"{job.run}/{job.purpose}/{job.round_index}/{job.uplink_key}/"
+                f"{self.nonce}",
                 work_queue_name=self.queue.format(client=job.client) or None,
                 timeout=0,
                 as_subflow=True,

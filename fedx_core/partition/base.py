@@ -42,6 +42,11 @@ class Known:
 class Partition(ABC):
     """A rule that splits examples among clients."""
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether some examples may go to nobody, because somebody has asked for that."""
+        return False
+
     @abstractmethod
     def assign(
         self, train: Known, test: Known, group_names: tuple[str, ...], seed: int
@@ -135,8 +140,13 @@ def client_name(group: str) -> str:
     return name
 
 
-def check(shares: Mapping[str, NDArray[np.int64]], size: int) -> None:
+def check(shares: Mapping[str, NDArray[np.int64]], size: int, *, leaves_out: bool = False) -> None:
     """Check a rule's answer: fit names, and every example at exactly one client.
+
+    Args:
+        shares: positions by client.
+        size: how many examples there are.
+        leaves_out: whether some may be at none.
 
     Raises:
         DataError: the rule is wrong.
@@ -145,7 +155,8 @@ def check(shares: Mapping[str, NDArray[np.int64]], size: int) -> None:
         if not CLIENT_NAME.fullmatch(name):
             raise DataError(f"client name {name!r} must match {CLIENT_NAME.pattern}")
     given = np.sort(np.concatenate([*shares.values(), np.empty(0, np.int64)]))
-    if not np.array_equal(given, np.arange(size)):
+    wanted = np.unique(given) if leaves_out else np.arange(size)
+    if not np.array_equal(given, wanted) or (len(given) and not 0 <= given[0] <= given[-1] < size):
         raise DataError(
             f"the partition rule gave {len(given)} positions of {size} examples; wanted each "
             "exactly once"

@@ -27,6 +27,7 @@ app = typer.Typer(
 def show(
     folder: Folder,
     last: Annotated[int, typer.Option(min=1, help="Lines to show.")] = 20,
+    as_json: JsonObject = False,
 ) -> None:
     """Show the last lines of a book, one event per line.
 
@@ -36,7 +37,11 @@ def show(
     """
     from fedx_core.sites import audit
 
-    for said in list(audit.entries(_with_book(folder)))[-last:]:
+    lines = list(audit.entries(_with_book(folder)))[-last:]
+    if as_json:
+        print(strict_json.dumps({"lines": lines}))
+        return
+    for said in lines:
         facts = {k: v for k, v in said.items() if k not in ("time", "event", "line", "previous")}
         told = "  ".join(f"{name}={value}" for name, value in facts.items())
         print(f"{said.get('time', '')}  {said.get('event', '')}  {told}")
@@ -49,6 +54,9 @@ def export(
         str, typer.Option(help="Only lines from then on, such as 2026-11-01 or with a time (UTC).")
     ] = "",
     event: Annotated[str, typer.Option(help="Only lines of this event, such as refused.")] = "",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="What it writes is JSON in any case, one object a line.")
+    ] = False,
 ) -> None:
     """Write a book as JSON lines on stdout, for a log system.
 

@@ -1,5 +1,6 @@
 """``fedx data``: prepare one data set."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def data(
     """
     from fedx_core import config, summary
     from fedx_core.errors import ConfigError
-    from flows import describe
+    from flows import describe, progress
     from flows.partition import partition
     from flows.prepare import prepare
     from flows.preview import preview
@@ -51,7 +52,8 @@ def data(
     made = {}
     root = Path(data_root or "data")
     for stage in (prepare, partition, reference):
-        folder = stage(experiment, name, root)
+        with progress.silent() if as_json else nullcontext():
+            folder = stage(experiment, name, root)
         made[folder.name] = str(folder)
         if not as_json:
             print(folder)

@@ -1,12 +1,12 @@
 """``fedx init``: start a folder to work in."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject
 
 FILES = {
@@ -47,7 +47,7 @@ def init(
             f"can't start a folder at {folder}: {error.strerror or error}; choose another one"
         ) from error
     if as_json:
-        print(json.dumps({"folder": str(folder), "written": written}))
+        print(strict_json.dumps({"folder": str(folder), "written": written}))
         return
     for name, what in FILES.items():
         done = f"{what}" if name in written else "was there already and stays"

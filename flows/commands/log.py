@@ -1,6 +1,5 @@
 """``fedx log``: what a run had to say."""
 
-import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows import completion
 from flows.commands.options import RunRoot
 
@@ -53,7 +53,7 @@ def log(
     with file:
         for line in _lines(file, lines, folder if follow else None):
             when, _, said = line.partition("  ")
-            print(json.dumps({"time": when, "said": said}) if as_json else line, flush=True)
+            print(strict_json.dumps({"time": when, "said": said}) if as_json else line, flush=True)
 
 
 def _lines(file: IO[str], last: int | None, going: "RunFolder | None") -> Iterator[str]:

@@ -1,12 +1,12 @@
 """``fedx ls``: the runs that are here."""
 
-import json
 import shutil
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject, RunRoot
 
 STATES = {"absent": "no round yet"}
@@ -25,7 +25,7 @@ def ls(run_root: RunRoot = "runs", as_json: JsonObject = False) -> None:
 
     rows = listing.rows(Path(run_root))
     if as_json:
-        print(json.dumps({"runs": rows}))
+        print(strict_json.dumps({"runs": rows}))
         return
     if not rows:
         print(f"no runs in {run_root} yet; start one with `fedx run`", file=sys.stderr)

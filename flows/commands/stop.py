@@ -1,11 +1,11 @@
 """``fedx stop``: end a run that goes on in another shell or on a worker."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedx_core import strict_json
 from flows.commands.options import JsonObject, RunName, RunRoot
 
 
@@ -36,7 +36,7 @@ def stop(
     done = len(seen.reports)
     if as_json:
         found = {"run": run, "state": seen.state, "rounds": done, "rounds_planned": seen.rounds}
-        print(json.dumps(found))
+        print(strict_json.dumps(found))
     elif seen.state == "finished":
         print(f"run {run!r} finished meanwhile, after round {done} of {seen.rounds}")
     else:

@@ -46,8 +46,8 @@ def test_the_flow_runs_what_is_missing_leaves_what_is_done_and_names_what_fails(
 def test_the_deployment_names_the_flow_and_the_flow_its_function() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     entrypoints = {one["name"]: one["entrypoint"] for one in deployments}
-    path, _, flow = entrypoints["sweep"].partition(":")
-    text = (ROOT / path).read_text()
+    module, _, flow = entrypoints["sweep"].rpartition(".")
+    text = (ROOT / f"{module.replace('.', '/')}.py").read_text()
     assert f"def {flow}(" in text
     # By which `make up` finds out whether it is deployed.
     assert f'name="{flow.replace("_", "-")}"' in text

@@ -4,6 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ def test_how_a_run_ended_is_read_from_its_folder(base: RunFolder, mlflow_uri: st
     assert status_of(record.read(base)) is None
     (outcome,) = sync(base, mlflow_uri)
     assert (outcome.sent.rounds, outcome.sent.files, outcome.sent.version) == (3, 0, 0)
-    doing = {"round": 4, "doing": "train", "time": 1.0, "host": platform.node()}
+    doing = {"round": 4, "doing": "train", "time": time.time(), "host": platform.node()}
     now.path(base).write_text(json.dumps({**doing, "pid": os.getpid()}))
     assert status_of(record.read(base)) is None
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:

@@ -188,3 +188,16 @@ def test_a_rule_that_loses_or_repeats_examples_is_caught(
 ) -> None:
     with pytest.raises(DataError, match=message):
         base.check({name: np.array(part) for name, part in shares.items()}, 2)
+
+
+def test_groups_with_too_few_images_are_left_out_where_that_is_asked_for() -> None:
+    train, test = known([0, 0, 0], [0, 0, 1]), known([0, 0], [0, 1])
+    rule = by_country.Partition(min_examples=2)
+    shares = rule.assign(train, test, ("Austria", "Kosovo"), seed=0)
+    assert [list(share) for share in shares] == [["austria"], ["austria"]]
+    base.check(shares[0], 3, leaves_out=rule.leaves_out)
+    with pytest.raises(DataError, match="each exactly once"):
+        base.check(shares[0], 3)
+    assert not by_country.Partition().leaves_out
+    with pytest.raises(DataError, match="lower min_examples"):
+        by_country.Partition(min_examples=9).assign(train, test, ("Austria", "Kosovo"), seed=0)
