@@ -1,5 +1,6 @@
 """Your own images: one folder a class, or a table of labels."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data import _band_names, _units, base
-from fedx_core.data._files import Files, open_files
+from fedx_core.data._files import Files, Folder, open_files
 from fedx_core.data._images import Raster, read
 from fedx_core.data._labelled import Labelled, split_of
 from fedx_core.data._named import Images
@@ -44,7 +45,7 @@ class DataSet(base.DataSet):
         group_column: of the image.
         label_separator: between the labels in one field, such as ``;``, where an image may have
             several; empty takes a field as one label.
-        outside: whether the table may name files outside the source.
+        outside: whether the table may name files outside the source, and links lead there.
         image_size: side in pixels to bring all images to; 0 wants all square and of one size.
         scale: pixel value that maps to 1.0; 0 takes what the files declare, else 255 for 8 bits and
             10,000 for 16.
@@ -91,6 +92,8 @@ class DataSet(base.DataSet):
                 f"{place} has {len(table.class_names)} class, wanted two or more: one folder a "
                 "class, or a labels file"
             )
+        if not self.outside and isinstance(files, Folder):
+            _check_links(place, table.names)
         looked = _some(files, table.names)
         description = self._description(place, table, looked)
         first = looked[0].header
@@ -221,6 +224,24 @@ class DataSet(base.DataSet):
                 "set up to 255 for 8 bits and more for 16, or 0"
             )
         return self.scale, ()
+
+
+def _check_links(place: Path, names: Sequence[str]) -> None:
+    """Refuse links that lead out of the source: it may come from elsewhere, and read what it likes.
+
+    Raises:
+        DataError: names the link, and where it leads.
+    """
+    root = os.path.realpath(place)
+    for name in names:
+        link = place / name
+        if not os.path.realpath(link).startswith(root + os.sep):
+            while link != place and not link.is_symlink():  # the folder that is one
+                link = link.parent
+            raise DataError(
+                f"{link} is a link to {os.path.realpath(link)}, outside {place}; put the images "
+                "there, or set outside: true if you trust what it links to"
+            )
 
 
 def _some(files: Files, names: Sequence[str]) -> list[Raster]:

@@ -322,6 +322,24 @@ def test_a_class_whose_folder_is_a_link_is_read_like_the_others(tmp_path: Path) 
     (tmp_path / "mine" / "town").symlink_to(tmp_path / "elsewhere" / "field")
     (tmp_path / "mine" / "field" / "back").symlink_to(tmp_path / "mine")
     (tmp_path / "mine" / "wood" / "round").symlink_to(tmp_path / "mine" / "wood")
-    source = DataSet(source=str(tmp_path / "mine")).open()
+    source = DataSet(source=str(tmp_path / "mine"), outside=True).open()
     assert source.description.class_names == ("field", "town", "wood")
     assert sum(len(split) for split in source.splits.values()) == 30
+
+
+@pytest.mark.parametrize("name", ["town", "field/more.png"])
+def test_a_link_that_leaves_the_source_is_named_and_refused(tmp_path: Path, name: str) -> None:
+    two_classes(tmp_path / "mine")
+    two_classes(tmp_path / "elsewhere")
+    there = tmp_path / "elsewhere" / "field"
+    link = tmp_path / "mine" / name
+    link.symlink_to(next(there.iterdir()) if link.suffix else there)
+    with pytest.raises(DataError, match=rf"{link} is a link to .*elsewhere.*outside: true"):
+        DataSet(source=str(tmp_path / "mine")).open()
+    assert DataSet(source=str(tmp_path / "mine"), outside=True).open()
+
+
+def test_a_source_that_is_a_link_itself_is_read(tmp_path: Path) -> None:
+    two_classes(tmp_path / "mine")
+    (tmp_path / "here").symlink_to(tmp_path / "mine")
+    assert DataSet(source=str(tmp_path / "here")).open()
