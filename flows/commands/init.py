@@ -15,6 +15,8 @@ FILES = {
     "prefect.yaml": "deployments for servers and workers of Prefect",
     ".gitignore": "keeps data and runs out of git",
 }
+KEPT_AS = {"dvc.yaml": "pipeline.yaml", ".gitignore": "gitignore"}
+"""Names in the package of what git or DVC would take for its own there."""
 
 
 def init(
@@ -35,7 +37,7 @@ def init(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
-            text = (source / name.lstrip(".")).read_text(encoding="utf-8")
+            text = (source / KEPT_AS.get(name, name)).read_text(encoding="utf-8")
             try:
                 with (folder / name).open("x", encoding="utf-8") as file:
                     file.write(text)

@@ -55,7 +55,7 @@ def test_the_stages_of_such_a_folder_are_the_clones_without_its_code() -> None:
     for stage in clones["stages"].values():
         kept = [d for d in stage.pop("deps") if Path(d).parts[0] not in CODE]
         stage |= {"deps": kept} if kept else {}
-    assert yaml.safe_load((PROJECT / "dvc.yaml").read_text()) == clones
+    assert yaml.safe_load((PROJECT / "pipeline.yaml").read_text()) == clones
 
 
 def test_deployments_name_flows_by_module_so_that_they_are_found_from_any_folder() -> None:

@@ -109,8 +109,7 @@ def test_the_experiment_is_a_pipeline_that_dvc_compares_and_shares(tmp_path: Pat
     # Each figure once, with both experiments in it.
     drawn = json.loads(dvc(here, "plots", "diff", "--json", "--split", "HEAD", "workspace"))["data"]
     assert sorted(drawn) == [
-        "dvc.yaml::score against MiB on the wire", "dvc.yaml::score by class",
-        "dvc.yaml::score by round", "dvc.yaml::sparsity by round",
+        "score against MiB on the wire", "score by class", "score by round", "sparsity by round",
     ]  # fmt: skip
     for figures in drawn.values():
         assert [sorted(figure["revisions"]) for figure in figures] == [["HEAD", "workspace"]]

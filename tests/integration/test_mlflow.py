@@ -272,13 +272,15 @@ def test_the_charts_open_on_accuracy_against_what_was_sent(
         link = page.get_by_role("link", name="Charts").first.get_attribute("href")
         browser.close()
     # Ours come first, and runs of a sweep are drawn like others.
-    first = shown[shown.index("\nFedX\n(5)\n") : shown.index("\nwire\n(")]
-    assert first.startswith("\nFedX\n(5)\nAdd chart\ntest/overall_accuracy\n")
+    title = "\naccuracy against MiB transmitted (right: last round)\n"
+    first = shown[shown.index(title) : shown.index("\nwire\n(")]
     for words in (
         "\nwire/cumulative_mib\n", "\nStep\n", "\nsparsity\n", "vs. test/overall_accuracy",
         "half (test/overall_accuracy)", "most (test/overall_accuracy)",
     ):  # fmt: skip
         assert words in first
-    assert shown.index("\nFedX\n") < shown.index("\nbefore_pruning\n")
+    assert "accuracy and sparsity by round" in first
+    assert "accuracy against MiB as the paper counts them" in first
+    assert shown.index(title) < shown.index("\nbefore_pruning\n")
     assert "micro_map" not in first  # no run has it
     assert link == outcome.charts.partition("/#")[2].join(["#", ""])
