@@ -41,6 +41,8 @@ def task_runner(workers: int) -> "TaskRunner[Any]":
         cluster_kwargs={
             "n_workers": workers,
             "threads_per_worker": 1,  # torch has one thread a client, and models are kept by thread
+            # Without an address Dask tries port 8787 first, which another run may have.
+            "scheduler_kwargs": {"dashboard": False, "dashboard_address": "127.0.0.1:0"},
             "dashboard_address": None,
             # Dask unpickles what it is sent: nobody else on this machine may connect.
             "security": True,

@@ -384,7 +384,8 @@ def test_each_client_may_have_a_deployment_and_a_queue_of_its_own(
         for name in ("north", "south"):
             client.create_deployment(flow_id, name, work_pool_name="sites")
         with choose("work-pools", 1, place, warnings.append) as runtime:
-            outcomes = runtime.run_cohort([job("north", 2), job("south", 2)], place)
+            # Long enough for a busy server to have started both.
+            outcomes = runtime.run_cohort([job("north", 8), job("south", 8)], place)
             assert {outcome.client for outcome in outcomes} == {"north", "south"}
             further = [replace(job(name, 2), round_index=5) for name in ("north", "east")]
             with pytest.raises(RunError, match=r"'fedx-client/east'.*FEDX_CLIENT_DEPLOYMENT"):
