@@ -69,7 +69,7 @@ def steadily(folder: Path, read: Callable[[], T]) -> T:
             free = [p for p in places if not held.enter_context(locks.shared(_lock(p)))]
             try:
                 found = read()
-            except Exception:
+            except Exception:  # of half of each; what fails on one whole set is raised
                 if not any(_lock(place).exists() for place in free):
                     raise
             else:

@@ -112,7 +112,7 @@ def fit(
 
             loss = loss_of_batch()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call] # torch has no types for it
             if rule.before_step is not None:
                 rule.before_step(model)
             optimiser.step()

@@ -8,6 +8,7 @@ import os
 import platform
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -71,9 +72,8 @@ def _not_running(seen: Seen) -> str:
 
 def _interrupt(folder: RunFolder, pid: int) -> None:
     try:
-        os.kill(pid, signal.SIGINT)
-    except ProcessLookupError:
-        pass  # it has just ended
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(pid, signal.SIGINT)
     except PermissionError as error:
         raise RunError(
             f"run {folder.name!r} is another user's process {pid}; ask them to stop it"

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from fedx_core.examples import Stream
+from fedx_core.examples import Image, Stream
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -61,12 +62,12 @@ def step(what: str, images: int) -> Iterator[Callable[[Stream], Stream]]:
         task = bar.add_task(what, total=images)
 
         def counted(stream: Stream) -> Stream:
-            def each() -> Iterator[object]:
+            def each() -> Iterator[Image]:
                 for image in stream.images:
                     yield image
                     bar.advance(task)
 
-            return Stream(each(), stream.labels, stream.groups)  # type: ignore[arg-type]
+            return replace(stream, images=each())
 
         yield counted
 

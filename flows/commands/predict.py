@@ -149,6 +149,7 @@ def _map(
     as_json: bool,
 ) -> None:
     from dataclasses import asdict
+    from functools import partial
 
     from fedx_core.errors import DataError
     from fedx_core.predict import left_out_of
@@ -162,7 +163,7 @@ def _map(
         try:
             found = map_scene(
                 predictor, source, out, tile=tile, threshold=threshold,
-                watch=lambda rows, total, name=source.name: shown(rows, total, name),  # type: ignore[misc]
+                watch=partial(shown, what=source.name),
             )  # fmt: skip
         except DataError as error:
             left_out.append(error)

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ CELL = 1.3
 
 
 @style.styled
-def sheet(title: str, images: Sequence[NDArray]) -> Figure:  # type: ignore[type-arg]
+def sheet(title: str, images: Sequence[NDArray[Any]]) -> Figure:
     """Draw images side by side.
 
     Args:

@@ -64,6 +64,7 @@ def _escaped_label(form: Formatter, value: float, position: int | None) -> str:
 def unmeasured() -> Iterator[None]:
     """Say nothing of letters that can't be measured here, where they are drawn elsewhere."""
     with warnings.catch_warnings():
+        # Each is given another font, or escaped, before anything is saved.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font", UserWarning)
         yield
 
