@@ -26,8 +26,8 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs forget demo test check pytest test-long screenshots format docs \
-	bench lock licences vulnerabilities clean \
+.PHONY: help install up down status logs forget demo test check pytest unit documents unit-documents \
+	integration test-long screenshots format docs bench lock licences vulnerabilities clean \
 	demo-data-synthetic demo-data-eurosat
 
 help:  ## list these commands
@@ -94,17 +94,33 @@ demo-data-eurosat: $(INSTALLED)
 demo-data-%:
 	@echo 'no demo on "$*"; say DATA=synthetic or DATA=eurosat' >&2; exit 1
 
-check: $(INSTALLED)  ## lint, format, types and import rules
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+# Runs a command and says how long the target took, also where it fails.
+timed = started=$$(date +%s); $(1); code=$$?; echo "== make $@: $$(($$(date +%s) - started)) s"; exit $$code
+DOCUMENTS := tests/test_docs.py tests/test_add_a_data_set.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# Those that share servers run one after another, in one process: pytest-xdist 3.8 does not keep groups
-# of tests together with pytest 9.2.
-pytest: $(INSTALLED)  ## tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m 'not integration'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m integration
+check: $(INSTALLED)  ## lint, format, types and import rules
+	@$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports)
+
+# Integration tests wait for servers most of the time, so they run beside the others, and are shown at
+# their end. They share the servers, so they run in one process.
+pytest: $(INSTALLED)  ## tests alone: unit, documents, integration
+	@$(MAKE) --no-print-directory --jobs=2 BESIDE=yes unit-documents integration
+
+unit-documents: $(INSTALLED)
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory documents
+
+unit: $(INSTALLED)
+	@$(call timed,$(PYTEST) -n $(JOBS) --dist worksteal $(addprefix --ignore=,tests/integration $(DOCUMENTS)))
+
+documents: $(INSTALLED)
+	@$(call timed,$(PYTEST) -n $(JOBS) --dist worksteal $(DOCUMENTS))
+
+integration: $(INSTALLED)
+	@mkdir -p build
+	@$(call timed,$(PYTEST) tests/integration \
+	$(if $(BESIDE),>build/$@.log 2>&1; code=$$?; cat build/$@.log; (exit $$code)))
 
 # The figures of docs/reliability.md are what these tests print.
 test-long: $(INSTALLED)  ## tests of hours: kills, races, faults, load, a soak
@@ -121,7 +137,7 @@ format: $(INSTALLED)  ## rewrite the code in its format
 
 docs: $(INSTALLED)  ## write docs/parameters.md and run the code of README.md and docs/
 	$(BIN)/python docs/make_parameters.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_docs.py
+	$(PYTEST) $(DOCUMENTS)
 
 bench: $(INSTALLED)  ## time the engine against a plain loop
 	$(BIN)/python benchmarks/engine.py

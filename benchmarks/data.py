@@ -23,15 +23,16 @@ import numpy as np
 import psutil
 import torch
 
-from fedx_core import examples, training
-from fedx_core.config import TrainingConfig
+from fedx_core.base.config import TrainingConfig
 from fedx_core.data import bigearthnet, eurosat
 from fedx_core.data._files import Folder
 from fedx_core.data._metadata import BANDS
 from fedx_core.data.base import shared_data
-from fedx_core.examples import Description, Examples, Stream
+from fedx_core.images import examples
+from fedx_core.images.examples import Description, Examples, ImageStream
+from fedx_core.images.pixels import Pixels
+from fedx_core.learning import training
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
 
 EUROSAT, PATCHES = "eurosat_rgb.zip", "bigearthnet_real_mini.zip"
 ALL_PATCHES = 480_038
@@ -178,7 +179,7 @@ def bigearthnet_prepared(shared: Path, repeats: int, count: int) -> list[Figure]
                 np.arange(count, dtype=np.int64) % len(patches),
             )  # fmt: skip
             started, spent = time.perf_counter(), time.process_time()
-            stream = Stream(
+            stream = ImageStream(
                 watched(read),
                 np.zeros((count, len(bigearthnet.CLASS_NAMES)), np.uint8),
                 np.zeros(count, np.int16),

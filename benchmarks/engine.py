@@ -153,14 +153,14 @@ def plain_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tuple
 
 
 def engine_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tuple[list[Any], float]:
-    """Run the same job through :func:`fedx_core.federation.federate`."""
+    """Run the same job through :func:`fedx_core.rounds.federation.federate`."""
     from jobs import settings
     from plain import Round, cpu_seconds
 
-    from fedx_core.client import Place
-    from fedx_core.federation import federate
-    from fedx_core.runtime import InProcess
-    from fedx_core.start import Setting
+    from fedx_core.clients.client import Place
+    from fedx_core.rounds.carrier import InProcess
+    from fedx_core.rounds.federation import federate
+    from fedx_core.rounds.start import Setting
 
     with tempfile.TemporaryDirectory(prefix="fedx-store-") as store:
         place = Place(
@@ -184,9 +184,9 @@ def engine_rounds(job: Any, variant: Variant, folder: Path, rounds: int) -> tupl
 @contextmanager
 def timed_training() -> Iterator[list[tuple[float, float]]]:
     """Note when every call of the training loop begins and ends; the core stays as it is."""
-    from fedx_core.methods import base
+    from fedx_core.desk import desk
 
-    original, spans = base.fit, list[tuple[float, float]]()
+    original, spans = desk.fit, list[tuple[float, float]]()
 
     def fit(*arguments: Any, **settings: Any) -> float:
         started = time.perf_counter()
@@ -194,11 +194,11 @@ def timed_training() -> Iterator[list[tuple[float, float]]]:
         spans.append((started, time.perf_counter()))
         return loss
 
-    base.fit = fit
+    desk.fit = fit
     try:
         yield spans
     finally:
-        base.fit = original
+        desk.fit = original
 
 
 def codec_speed(name: str) -> dict[str, float]:
@@ -206,18 +206,18 @@ def codec_speed(name: str) -> dict[str, float]:
     import torch
     from jobs import CLASSES, JOBS
 
-    from fedx_core import plugins, state
-    from fedx_core.messages import Entry, Schema
+    from fedx_core.base import plugins, state
     from fedx_core.models import catalogue
     from fedx_core.store import reference
+    from fedx_core.wire.messages import Entry, Schema
 
     torch.set_num_threads(1)  # as at a client
     model = catalogue.build(JOBS[name].model, 3, CLASSES, seed=1)
     payload = state.as_section(model.state_dict(), "model")
     schema = Schema(tuple(Entry(n, str(v.dtype), tuple(v.shape)) for n, v in payload.items()))
     codec = plugins.build("codec", "dense", {})
-    data = codec.encode(payload, schema)
-    encode = _fastest(lambda: codec.encode(payload, schema))
+    data, _ = codec.encode(payload, schema, {}, 0)
+    encode = _fastest(lambda: codec.encode(payload, schema, {}, 0))
     decode = _fastest(lambda: codec.decode(data, schema))
     size = len(data)
     return {

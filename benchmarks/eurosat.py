@@ -15,14 +15,15 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from fedx_core import config
-from fedx_core.client import Place
-from fedx_core.federation import federate, history
-from fedx_core.journal import Journal
-from fedx_core.messages import RoundReport
-from fedx_core.runtime import InProcess
-from fedx_core.start import Branch, Setting
+from fedx_core.base import config
+from fedx_core.clients.client import Place
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.branching import Branch
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
+from fedx_core.wire.messages import RoundReport
 from flows.figures import accuracy, style
 
 MIB = 2**20

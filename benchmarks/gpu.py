@@ -20,18 +20,18 @@ from typing import Any
 
 import torch
 
-from fedx_core import config
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import FedXError
-from fedx_core.federation import federate
-from fedx_core.messages import RoundReport
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
-from fedx_core.training import pick_device
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import FedXError
+from fedx_core.clients.client import Place
+from fedx_core.learning.training import pick_device
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
+from fedx_core.wire.messages import RoundReport
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
 
 ROOT = Path(__file__).parent.parent
 TARGET_SECONDS = 60

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fedx_core import config, examples
-from fedx_core.config import ExperimentConfig
-from fedx_core.examples import Description, Examples
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.images import examples
+from fedx_core.images.examples import Description, Examples
 
 CLASSES = 10
 EVALUATED = 512
@@ -18,7 +19,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job: FedAvg with Adam for one epoch on uint8 images (3, 64, 64), all clients a round.
+    """One job: FedAvg with Adam for one epoch on uint8 images (3, 64, 64), all clients per round.
 
     Args:
         model: an entry of the catalogue.
@@ -38,7 +39,7 @@ JOBS: Mapping[str, Job] = {
 
 
 def settings(job: Job, rounds: int) -> ExperimentConfig:
-    """Write the job as an experiment: one thread a client, nothing that the plain loop lacks."""
+    """Write the job as an experiment: one thread per client, nothing that the plain loop lacks."""
     return config.parse(
         {
             "seed": 1,

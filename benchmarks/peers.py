@@ -232,7 +232,7 @@ def table(job: str, results: Sequence[Mapping[str, Any]], absent: Mapping[str, s
     lines = [
         f"{job}: medians of up to {len({r['repeat'] for r in results})} repeats",
         "",
-        "| | clients at once | s a round | of the plain loop | CPU s a round | "
+        "| | clients at once | s per round | of the plain loop | CPU s per round | "
         "ms a client outside training and evaluation | first client after, s | PSS, MB |",
         f"| --- |{' --: |' * 7}",
     ]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fedx_core.masks import Scores
+    from fedx_core.pruning.masks import Scores
 
 RATES = (0.2, 0.5, 0.8)
 IMAGES = {"vit_base_patch16_224": 2}
@@ -69,10 +69,9 @@ def compare(name: str, images: int, steps: int, batch: int) -> Iterator[dict[str
     from fedx_core.models import catalogue
     from fedx_core.relevance import lrp
     from fedx_core.relevance.base import Reference
-    from fedx_core.structure import unit_graph
 
     entry, model = catalogue.entry(name), catalogue.build(name, 3, 10, seed=1)
-    graph = unit_graph(model, entry.family, entry.classifier)
+    graph = entry.graph(model)
     pixels, labels = scenes(images + steps * batch, entry.input_size or 64)
     reference = Reference(pixels[:images], labels[:images])
 
@@ -151,7 +150,7 @@ def apart(one: "Scores", other: "Scores") -> float:
 
 def differences(one: "Scores", other: "Scores") -> list[dict[str, "Tensor"]]:
     """Say by layer which units are in just one of two masks, at each of :data:`RATES`."""
-    from fedx_core.masks import keep_highest
+    from fedx_core.pruning.masks import keep_highest
 
     masks = [[keep_highest(s, rate).entries for s in (one, other)] for rate in RATES]
     return [{name: a[name] != b[name] for name in one} for a, b in masks]

@@ -107,16 +107,15 @@ def measure(
     import torch
     from torch.nn import functional
 
-    from fedx_core import allocator
+    from fedx_core.base import allocator
     from fedx_core.models import catalogue
     from fedx_core.relevance import integrated_gradients, lrp
     from fedx_core.relevance.base import Reference
-    from fedx_core.structure import unit_graph
 
     torch.set_num_threads(1)
     allocator.keep_freed_memory()
     entry, model = catalogue.entry(name), catalogue.build(name, 3, 10, seed=1)
-    graph = unit_graph(model, entry.family, entry.classifier)
+    graph = entry.graph(model)
     size = entry.input_size or 64
     generator = torch.Generator().manual_seed(1)
     batch = torch.randn(images, 3, size, size, generator=generator)

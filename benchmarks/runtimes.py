@@ -23,7 +23,7 @@ from typing import Any
 
 from engine import LOOKS_SECONDS, Result, machine, proportional_bytes
 
-from flows.choices import RunAt
+from flows.settings.choices import RunAt
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Way:
 
     Args:
         name: on the command line.
-        run_at: see :data:`flows.choices.RunAt`.
+        run_at: see :data:`flows.settings.choices.RunAt`.
         clients_per_task: that one task trains; None is as FedX chooses.
     """
 
@@ -120,12 +120,12 @@ def measure(job: Any, way: Way, folder: Path, rounds: int, workers: int) -> Resu
     from jobs import settings
     from prefect import flow
 
-    from fedx_core import state
-    from fedx_core.client import Place
-    from fedx_core.federation import federate, final_model
-    from fedx_core.start import Setting
+    from fedx_core.base import state
+    from fedx_core.clients.client import Place
+    from fedx_core.rounds.federation import federate, final_model
+    from fedx_core.rounds.start import Setting
     from fedx_core.store import open_store
-    from flows.runtimes import choose
+    from flows.carriers.runtimes import choose
 
     with tempfile.TemporaryDirectory(prefix="fedx-store-") as store:
         place = Place(store=store, shards=str(folder / "shards"), memory=f"{store}/memory")
@@ -146,9 +146,9 @@ def measure(job: Any, way: Way, folder: Path, rounds: int, workers: int) -> Resu
 def table(found: Mapping[str, Mapping[str, Any]], clients: int) -> str:
     """Draw what a client costs beside a round in this process; where models differ, say so."""
     lines = [
-        f"{clients} clients a round",
+        f"{clients} clients per round",
         "",
-        "| way | clients a task | s a round | ms a client more than here | PSS, MB |",
+        "| way | clients per task | s per round | ms a client more than here | PSS, MB |",
         "| --- | --: | --: | --: | --: |",
     ]
     here = found.get("here")

@@ -23,14 +23,20 @@ import operations
 import torch
 from torch import Tensor, nn
 
-from fedx_core import allocator, masks
+from fedx_core.base import allocator, config, plugins
+from fedx_core.base.config import Plugin
 from fedx_core.codec.base import HEADER
-from fedx_core.masks import Mask, keep_highest
-from fedx_core.methods.base import Method, model_info
+from fedx_core.desk.desk import Desk
+from fedx_core.desk.plan import Plan
+from fedx_core.images.pixels import Pixels
+from fedx_core.methods.base import Method
 from fedx_core.models import catalogue
-from fedx_core.shrink.model import shrink
-from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask, keep_highest
+from fedx_core.pruning.shrink.model import shrink
+from fedx_core.pruning.structure import UnitGraph
 
+ROOT = Path(__file__).parent.parent
 BANDS, CLASSES, SIDE = 10, 19, 64
 Step = Callable[[], None]
 
@@ -117,12 +123,12 @@ def measure(
     side = entry.input_size or SIDE
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     dense = catalogue.build(name, BANDS, CLASSES, seed=1)
-    graph = unit_graph(dense, entry.family, entry.classifier)
+    graph = entry.graph(dense)
     mask = random_mask(graph, rate, coupled=coupled)
     masked = catalogue.build(name, BANDS, CLASSES, seed=1)
     support = graph.support(mask, "slices")
     masked.load_state_dict(masks.apply(masked.state_dict(), support))
-    small = shrink(masked, graph, mask)
+    small = shrink(masked, graph, mask, entry)
     images = torch.randn(batch, BANDS, side, side, generator=torch.Generator().manual_seed(1))
     images = images.contiguous(memory_format=memory_format)
     labels = torch.arange(batch) % CLASSES
@@ -210,13 +216,30 @@ def step_bytes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
 
 def payload_bytes(model: nn.Module, graph: UnitGraph, mask: Mask | None, mode: Any = None) -> int:
     """Return the length of a payload, as its receiver knows it before it reads."""
-    schema = Method().schema(model_info(model, graph, local_batch_norm=False), mask, mode).up
+    pixels = Pixels(
+        scale=1.0, mean=(0.0,) * BANDS, std=(1.0,) * BANDS, input_size=None,
+        memory_format="contiguous",
+    )  # fmt: skip
+    plan = Plan(
+        model="resnet18", bands=BANDS, classes=CLASSES, label_kind="single", pixels=pixels,
+        training=config.load(ROOT / "params.yaml").training,
+        method=Plugin(name="fedavg"), codec=Plugin(name="dense"),
+    )  # fmt: skip
+    desk = Desk(
+        plan=plan,
+        entry=catalogue.entry("resnet18"),
+        model=model,
+        graph=graph,
+        down=plugins.build("codec", "dense", {}),
+        up=plugins.build("codec", "dense", {}),
+    )
+    schema = Method().schema(desk, mask, mode).up
     sizes = {f"model/{name}": value.element_size() for name, value in model.state_dict().items()}
     return HEADER.size + sum(schema.kept(entry) * sizes[entry.name] for entry in schema.entries)
 
 
 def table(savings: Sequence[Saving]) -> str:
-    """Draw one row a model, rate and way to prune."""
+    """Draw one row per model, rate and way to prune."""
     lines = [
         "| model | q | pruning | dense step, s | faster than dense (CPU) | than masked (CPU) | "
         "memory, % | parameters, % | sliced payload, % | masked payload, % |",

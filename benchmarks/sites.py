@@ -55,11 +55,11 @@ def measure(job: Any, rounds: int, folder: Path) -> dict[str, Any]:
     """Run a job in this process and at sites: seconds by round of each."""
     from jobs import settings, write
 
-    from fedx_core.client import Place
-    from fedx_core.federation import federate
-    from fedx_core.runtime import InProcess
-    from fedx_core.start import Setting
-    from flows.sites.runtime import AtSites
+    from fedx_core.clients.client import Place
+    from fedx_core.rounds.carrier import InProcess
+    from fedx_core.rounds.federation import federate
+    from fedx_core.rounds.start import Setting
+    from flows.carriers.at_sites import AtSites
 
     write(job, folder / "data")
     found: dict[str, Any] = {"model": job.model, "images": job.images, "sites": job.clients}

@@ -21,15 +21,16 @@ import numpy as np
 import rasterio.warp
 from rasterio.io import MemoryFile
 
-from fedx_core import config, strata
-from fedx_core.client import Place
-from fedx_core.federation import federate
-from fedx_core.runtime import InProcess
-from fedx_core.seeding import derive
-from fedx_core.start import Setting
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+from fedx_core.base import config
+from fedx_core.base.seeding import derive
+from fedx_core.clients.client import Place
+from fedx_core.images import strata
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
 
 ROOT = Path(__file__).parent.parent
 LAYOUT = "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"

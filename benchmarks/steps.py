@@ -20,20 +20,24 @@ from typing import Any
 
 from jobs import JOBS, settings, write
 
-from fedx_core import acceptance, client, rounds, state
-from fedx_core.client import Place
+from fedx_core.base import state
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
 from fedx_core.codec import base as framing
-from fedx_core.federation import federate
+from fedx_core.desk import desk
 from fedx_core.methods import base
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.rounds import cohort, steps
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import base as store_base
 from fedx_core.store import files, memory
+from fedx_core.wire import acceptance
 
 APART = ("training", "evaluation")
 STEPS: dict[str, list[tuple[Any, str]]] = {
-    "training": [(base, "fit")],
-    "evaluation": [(rounds, "evaluate")],
+    "training": [(desk, "fit")],
+    "evaluation": [(steps, "evaluate")],
     "open the shard": [(client, "open_shard")],
     "load the weights": [(base, "load")],
     "copy the trained weights": [(base.Method, "finish")],
@@ -47,13 +51,13 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     ],
     "decode, with checksum": [(framing, "decode")],
     "look for NaN": [(state, "require_finite")],
-    "add it up in float64": [(base, "weighted_mean")],
+    "add it up in float64": [(cohort, "total")],
     "check lengths, report and norm": [
         (framing, "require_length"), (acceptance, "check"), (acceptance, "check_norm")
     ],
     "read the job and report": [(client, "work"), (client, "canonical"), (client, "_earlier")],
-    "write jobs and downlink, a round": [(rounds, "dispatch")],
-    "keep the state, a round": [(rounds, "commit")],
+    "write jobs and downlink, a round": [(steps, "dispatch")],
+    "keep the state, a round": [(steps, "commit")],
 }  # fmt: skip
 REST = "everything else"
 

@@ -5,11 +5,11 @@
     python benchmarks/tuning.py --only-print
 
 Trials are those of ``fedx methods NAME --tuning FILE``, in one grid; :data:`REDUCED` and
-:data:`SHORTER` are what is smaller than the protocol. A client still takes eight steps a round,
+:data:`SHORTER` are what is smaller than the protocol. A client still takes eight steps per round,
 where the protocol on all of EuroSAT takes twelve. The score is that of the tuning images after the
 last round, when all that is pruned has gone; test images judge nothing. Prints the table of
-``docs/methods.md``, and what ``flows/presets/methods`` take over: a method's own settings, from its
-best trial among those that leave alone what ``fedx_protocol`` has the same for all.
+``docs/methods.md``, and what ``flows/settings/presets/methods`` take over: a method's own settings,
+from its best trial among those that leave alone what ``fedx_protocol`` has the same for all.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows import preset
+from flows.settings import preset
 
 REDUCED = {
     "datasets.eurosat.source.limit": 1600,  # 960 to train, 220 to tune, 100 of reference, 320 test
@@ -57,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     methods = options.only or ORDER
 
-    from flows import run_folder
+    from flows.runs import run_folder
 
     options.grid.parent.mkdir(parents=True, exist_ok=True)
     run_folder.write_yaml(options.grid, grid(methods))
@@ -94,8 +94,10 @@ def trials(method: str, path: Path, run_root: Path) -> list[Trial]:
         path: of the grid.
         run_root: folder of the runs.
     """
-    from flows import compare, grid, run_folder
-    from flows.record import read
+    from flows.comparing import compare
+    from flows.runs import run_folder
+    from flows.runs.record import read
+    from flows.sweeps import grid
 
     tuned = preset.of(method).tuning
     found: list[Trial] = []

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import re
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import typer
 import yaml
 from griffe import Docstring
 
-from fedx_core import config, plugins, strict_yaml
-from flows import form
+from fedx_core.base import config, plugins, strict_yaml
+from fedx_core.methods.base import Method
 from flows.cli import app
-from flows.round_loop import fedx
+from flows.deployments.round_loop import fedx
+from flows.settings import form
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "parameters.md"
@@ -31,9 +32,16 @@ and changes none.
 """
 BLOCKS = ("model", "training", "federation")
 KINDS = {
+    "objectives": "Objectives: `training.objective`",
     "methods": "Methods: `method`",
+    "local_rules": "Local rules: `method.local`",
+    "exchanges": "Exchanges: `method.exchange`",
+    "server_steps": "Server steps: `method.server`",
+    "pruners": "Pruners: `method.pruner`",
     "relevance": "Criteria: `method.relevance`",
     "codec": "Wire formats: `codec`",
+    "supports": "Weights that exist: `support`",
+    "recovery": "After pruning: `recovery`",
     "data": "Data sets: `datasets.NAME.source`",
     "partition": "Partitions: `datasets.NAME.partition`",
 }
@@ -54,6 +62,8 @@ def settings() -> Iterator[str]:
         kind = typing.get_type_hints(config.ExperimentConfig)[name]
         yield f"### `{name}`\n"
         yield from block(kind, f"{name}.", values[name])
+    yield "### `training.schedule`, `training.round_schedule`\n"
+    yield from block(config.Schedule, "training.schedule.", config.as_plain(config.Schedule()))
     yield "### `datasets.NAME`\n"
     yield from block(config.DatasetConfig, "datasets.NAME.", {})
     yield from block(config.ReferenceConfig, "datasets.NAME.reference.", {})
@@ -79,19 +89,29 @@ def kinds() -> Iterator[str]:
     """Describe every plug-in of every kind."""
     for package, title in KINDS.items():
         yield f"## {title}\n"
+        shared: set[str] = set()
+        if package == "methods":
+            rows = parameters(Method, set())
+            shared = {field.name for field in dataclasses.fields(Method)}
+            yield "All methods take these; further ones are a method's own.\n"
+            yield table(("parameter", "type", "default", "meaning"), rows)
         for name in plugins.names(package):
             plugin = plugins.load(package, name)
             yield f"### `{name}`\n"
             yield f"{first_line(plugin)}\n"
-            about = described(plugin)
-            hints = typing.get_type_hints(plugin)
-            rows = [
-                (f"`{f.name}`", type_of(hints[f.name]), default_of(f), about.get(f.name, ""))
-                for f in dataclasses.fields(plugin)
-                if f.init
-            ]
-            if rows:
+            if rows := parameters(plugin, shared):
                 yield table(("parameter", "type", "default", "meaning"), rows)
+
+
+def parameters(plugin: type[Any], shared: Set[str]) -> list[tuple[str, ...]]:
+    """Describe a plug-in's fields, those left out that all of its kind have."""
+    about = described(plugin)
+    hints = typing.get_type_hints(plugin)
+    return [
+        (f"`{f.name}`", type_of(hints[f.name]), default_of(f), about.get(f.name, ""))
+        for f in dataclasses.fields(plugin)
+        if f.init and f.name not in shared
+    ]
 
 
 def flow() -> Iterator[str]:
@@ -124,11 +144,18 @@ def commands() -> Iterator[str]:
         for option in command.params:
             is_argument = option.param_type_name == "argument"
             names = [option.name.upper()] if is_argument else [*option.opts, *option.secondary_opts]
+            # Options without a value say in words what is taken then.
+            left = option.show_default if isinstance(option.show_default, str) else ""
+            said = (
+                (option.help or "").removesuffix(".") + f"; if not given, {left}."
+                if left
+                else (option.help or "")
+            )
             rows.append(
                 (
                     ", ".join(f"`{name}`" for name in names),
                     f"`{option.envvar}`" if option.envvar else "",
-                    with_choices(option.help or "", hints.get(option.name)),
+                    with_choices(said, hints.get(option.name)),
                 )
             )
         if rows:

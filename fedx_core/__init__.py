@@ -7,7 +7,7 @@ The package is a chain of steps over frozen values, whose only side effect is by
     learning    training, evaluation, aggregate, relevance, pruning
     methods     FedAvg, FedX and whoever comes next, one file each
     rounds      dispatch, train (client), aggregate, relevance, prune, evaluate, commit
-    around      plan, checkpoint, ledger, retention, runtime, cohort, start
+    around      plan, checkpoint, ledger, retention, carrier, asking, cohort, start
     federation  the loop over rounds; yields one report a round
 
 It knows nothing of Prefect, MLflow, DVC or plots: those live in ``flows``.

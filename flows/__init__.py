@@ -7,7 +7,7 @@ the same reason what the machine lacks is seen to here.
 
 import os as _os
 
-from flows import surroundings as _surroundings
+from flows.doctor import surroundings as _surroundings
 
 for _switch, _value in {
     "DO_NOT_TRACK": "true",  # MLflow wants the word, Prefect takes it too

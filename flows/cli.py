@@ -9,7 +9,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fedx_core import __version__
-from flows import away, exits
+from flows.base import exits
+from flows.commands.advise import advise
 from flows.commands.audit import app as audit
 from flows.commands.backup import backup, restore
 from flows.commands.compare import compare
@@ -22,6 +23,7 @@ from flows.commands.log import log
 from flows.commands.ls import ls
 from flows.commands.methods import methods
 from flows.commands.predict import predict
+from flows.commands.probe import probe
 from flows.commands.report import report
 from flows.commands.reproduce import reproduce
 from flows.commands.rollback import rollback
@@ -31,6 +33,7 @@ from flows.commands.stop import stop
 from flows.commands.sweep import sweep
 from flows.commands.sync import sync
 from flows.commands.watch import watch
+from flows.ending import away
 
 EXAMPLES = """
 A first run, on scenes that are drawn in code:
@@ -65,7 +68,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the command; a mistake ends in one line and an exit code, without a traceback."""
-    from fedx_core.errors import FedXError
+    from fedx_core.base.errors import FedXError
 
     as_json = "--json" in sys.argv[1:]
     try:
@@ -95,15 +98,15 @@ def _version(asked: bool) -> None:
 )
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
 
 
 for command in (
-    init, run, resume, sweep, ls, watch, log, stop, compare, report, predict, sync, data, doctor,
-    gc, rollback, backup, restore, methods, reproduce,
+    init, run, resume, sweep, advise, ls, watch, log, stop, compare, report, predict, probe, sync,
+    data, doctor, gc, rollback, backup, restore, methods, reproduce,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(site, name="site")

@@ -5,14 +5,14 @@ import hashlib
 from typing import Any
 
 from bed import tiny
-from fedx_core.config import ExperimentConfig
-from fedx_core.messages import PROTOCOL, ClientJob, ClientReport, Ref
-from fedx_core.pixels import Pixels
-from fedx_core.plan import Plan
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.clients.plan import Plan
+from fedx_core.images.pixels import Pixels
 from fedx_core.sites import keys
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import Order
 from fedx_core.sites.registry import Admitted
+from fedx_core.wire.messages import PROTOCOL, ClientJob, ClientReport, Ref
 
 COORDINATOR, NORTH, SOUTH = (keys.make(name) for name in ("coordinator", "north", "south"))
 ADMITTED = Admitted(NORTH.public, max_examples=500)
@@ -74,7 +74,10 @@ def plan(settings: ExperimentConfig | None = None) -> Plan:
         ),
         training=settings.training,
         method=settings.method,
-        codec=settings.codec,
+        codec=settings.codec.down,
+        uplink=settings.codec.up,
+        support=settings.support,
+        first_model=1 if settings.federation.first_model == "seed" else None,
     )  # fmt: skip
 
 

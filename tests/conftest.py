@@ -1,13 +1,15 @@
+import gc
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from bed import ROOT, Bed, tiny
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+if TYPE_CHECKING:
+    from bed import Bed  # and torch with it, for which pytest-xdist's first process has no use
 
 # Tests bring their own servers; those that a shell has loaded are for work.
 for _name in (
@@ -15,6 +17,17 @@ for _name in (
     "FEDX_STORE", "FEDX_RUN_ROOT", "FEDX_DATA_ROOT",
 ):  # fmt: skip
     os.environ.pop(_name, None)
+
+# Looking for garbage takes a third of the time of imports, where there is none, and a part of all
+# later time if it looks at what they have made.
+gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    """Look for garbage in what tests leave from now on."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -28,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with the real data that tests may use; the test skips where it is missing."""
-    folder = Path(os.environ.get("FEDX_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("FEDX_SHARED_DATA", beside))
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set FEDX_SHARED_DATA to its folder")
     return folder
@@ -37,16 +51,27 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of the data sets ``synthetic`` and ``countries``, prepared once a session."""
-    root = tmp_path_factory.mktemp("data")
-    for name in ("synthetic", "countries"):
-        for stage in (prepare, partition, reference):
-            stage(tiny(), name, root)
-    return root
+    from bed import tiny_data_in
+
+    return tiny_data_in(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
-def bed(tiny_data: Path, tmp_path: Path) -> Bed:
+def bed(tiny_data: Path, tmp_path: Path) -> "Bed":
+    from bed import Bed
+
     return Bed(tiny_data, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[str]:
+    """What starts a Python program at once, as a shell writes it; see :mod:`warm`."""
+    import warm
+
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder) / "socket"  # a path of 100 bytes at most
+        with warm.serving(address):
+            yield f'"{sys.executable}" -I -S "{warm.__file__}" "{address}"'
 
 
 @pytest.fixture

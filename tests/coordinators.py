@@ -9,27 +9,34 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-from fedx_core import checkpoint
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import LostRaceError, RunExistsError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.messages import ClientFailure, ClientJob
-from fedx_core.runtime import InProcess, Outcome, attempt
-from fedx_core.start import Setting
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import LostRaceError, RunExistsError
+from fedx_core.clients.client import Place
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess, Outcome, attempt
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import FileStore, S3Store, open_store
+from fedx_core.wire.messages import ClientFailure, ClientJob
 
 _processes = multiprocessing.get_context("forkserver")
 # All that a run would import by and by, which takes longer than the run.
 _processes.set_forkserver_preload(
-    ["pytest", "fedx_core.federation", "boto3", "safetensors.torch", "torchvision", "torch._dynamo"]
+    [
+        "pytest",
+        "fedx_core.rounds.federation",
+        "boto3",
+        "safetensors.torch",
+        "torchvision",
+        "torch._dynamo",
+    ]
 )
 
 
@@ -124,7 +131,7 @@ def work(job: ClientJob, place: Place, point: Point | None, mid_train: bool, sai
     if point is not None:
         die_at(point)
     if mid_train:
-        from fedx_core import training
+        from fedx_core.learning import training
 
         batches = training.batches
 
@@ -137,7 +144,7 @@ def work(job: ClientJob, place: Place, point: Point | None, mid_train: bool, sai
 
 
 @dataclass
-class InProcesses:
+class InProcesses(InProcess):
     """Clients in processes of their own, one after another; some are killed.
 
     Args:
@@ -147,11 +154,10 @@ class InProcesses:
         sending: kill it while it sends a request that holds this, instead; see :meth:`watch`.
     """
 
-    victim: str
+    victim: str = field(kw_only=True)
     point: Point | None = None
     attempts: int = 1
     sending: str = ""
-    workers: int = 1
     _sender: BaseProcess | None = None
 
     def watch(self, request: str, size: int) -> None:
@@ -160,27 +166,24 @@ class InProcesses:
             self._sender.kill()
             raise ConnectionResetError("with what its machine had not sent yet")
 
-    def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
-
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for job in jobs:
-            killed = job.client == self.victim and job.attempt < self.attempts
-            killed &= job.purpose == "train"
-            ours, theirs = _processes.Pipe(duplex=False)
-            point = self.point if killed else None
-            mid_train = killed and point is None and not self.sending
-            process = start(work, job, place, point, mid_train, theirs)
-            self._sender = process if killed else None
-            theirs.close()
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        killed = job.client == self.victim and job.attempt < self.attempts
+        killed &= job.purpose == "train"
+        ours, theirs = _processes.Pipe(duplex=False)
+        point = self.point if killed else None
+        mid_train = killed and point is None and not self.sending
+        process = start(work, job, place, point, mid_train, theirs)
+        self._sender = process if killed else None
+        theirs.close()
+        with ours:
             try:
-                yield ours.recv()
+                outcome: Outcome = ours.recv()
             except EOFError:
                 process.join()
                 reason = f"its process ended with {process.exitcode}"
-                yield ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
+                outcome = ClientFailure(client=job.client, attempt=job.attempt, reason=reason)
             process.join()
-            ours.close()
+        return outcome
 
 
 def objects(setting: Setting) -> dict[str, int]:

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedx_core import checkpoint
+from fedx_core.base.frozen_json import canonical, plain
 from fedx_core.codec.base import HEADER
-from fedx_core.frozen_json import canonical, plain
 from fedx_core.models import catalogue
+from fedx_core.record import checkpoint
 from outside import (
     CHOSEN,
     EXAMPLES,
@@ -92,8 +92,8 @@ def with_value(offset: int, data: bytes) -> bytes:
     return frame(DENSE, BODY[:offset] + data + BODY[offset + len(data) :])
 
 
-# The body: 48 float32, int64, 3 float16, 4 bools in a byte, 5 levels of 4 bits in three bytes.
-COUNT, HALF, BOOLS, LEVELS = 192, 200, 206, 207
+# The body: 48 float32, int64, 3 float16, 4 bools in a byte, 5 float32.
+COUNT, HALF, BOOLS = 192, 200, 206
 NAN, INF = struct.pack("<f", float("nan")), struct.pack("<f", float("inf"))
 
 FRAMES: dict[str, tuple[bytes, str]] = {
@@ -122,8 +122,6 @@ FRAMES: dict[str, tuple[bytes, str]] = {
     ),
     "NaN of 16 bits": (with_value(HALF, b"\xff\x7f"), "E_NONFINITE"),
     "a padding bit of bools": (with_value(BOOLS, b"\xb1"), "E_MASK"),
-    "a level beyond the range": (with_value(LEVELS, b"\xff"), "E_PAYLOAD"),
-    "a padding bit of levels": (with_value(LEVELS + 2, bytes([BODY[-1] | 1])), "E_PAYLOAD"),
     "a frame, then a zip": (SOUND + zipped(), "E_PAYLOAD"),
     "a pickle in a frame": (frame(DENSE, pickled()), "E_PAYLOAD"),
 }
@@ -308,7 +306,7 @@ REPORTS: dict[str, tuple[bytes, str]] = {
     "another client's name": (report(client="south"), "E_STALE"),
     "another attempt": (report(attempt=0), "E_STALE"),
     "another purpose": (report(purpose="evaluate"), "E_STALE"),
-    "a purpose of nobody": (report(purpose="leak"), "E_PAYLOAD"),
+    "a purpose of nobody": (report(purpose="leak"), "E_STALE"),
     "another client's update": (report(uplink=plain(ref("uplink/0002/south.1"))), "E_ID"),
     "last round's update": (report(uplink=plain(ref("uplink/0001/north.1"))), "E_ID"),
     "another client's memory": (report(memory=plain(ref("memory/south/0002.1"))), "E_ID"),

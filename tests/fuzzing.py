@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedx_core.errors import FedXError
+from fedx_core.base.errors import FedXError
 from fedx_core.sites.keys import seal
 from outside import (
     CHOSEN,
     COORDINATOR,
     HEADER,
+    LOSSY,
     MASK,
     SCHEMAS,
     SITE,
@@ -199,7 +200,8 @@ def families() -> dict[str, dict[str, Target]]:
         "updates": {
             name: Target(known[name], framed(name), share)
             for name, share in (
-                ("dense", 0.3), ("masked", 0.2), ("sliced", 0.2), ("chosen", 0.15), ("mask", 0.15),
+                ("dense", 0.2), ("masked", 0.1), ("sliced", 0.1), ("chosen", 0.1), ("mask", 0.1),
+                *((codec, 0.4 / len(LOSSY)) for codec in LOSSY),
             )
         },
         "states": {

@@ -6,29 +6,24 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from typer.testing import CliRunner
 
 from bed import ROOT, Bed
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import QuorumError
-from fedx_core.federation import federate
-from fedx_core.messages import ClientFailure, ClientJob
-from fedx_core.runtime import InProcess, Outcome
+from fedx_core.rounds.start import Setting
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.registry import Registry
-from fedx_core.sites.wire import Wire
-from fedx_core.start import Setting
+from fedx_core.wire.messages import ClientJob
+from flows.carriers.at_sites import AtSites
 from flows.cli import app
 from flows.sites.errands import Errand
-from flows.sites.runtime import AtSites
 from flows.sites.serve import Serving
 
 CLIENTS = ("client-00", "client-01", "client-02")
@@ -75,7 +70,7 @@ class Sites:
     def serving(self, name: str) -> Serving:
         # Its people say where the store is now; tests put proxies before it.
         self.home(name).trust(self.registry.keys.public, os.environ["AWS_ENDPOINT_URL_S3"])
-        return Serving(self.home(name), self.shards(name), Wire(), self.said.append)
+        return Serving(self.home(name), self.shards(name), HttpClient(), self.said.append)
 
     def invite(self, name: str) -> Path:
         """Have the coordinator's people write a site's invitation."""
@@ -123,26 +118,6 @@ class Sites:
                 site.kill()
 
 
-@dataclass(frozen=True)
-class Asking(InProcess):
-    """A runtime that keeps what the first round asks of its clients, and trains nobody."""
-
-    jobs: list[ClientJob] = field(default_factory=list)
-
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        self.jobs.extend(jobs)
-        for job in jobs:
-            yield ClientFailure(client=job.client, attempt=job.attempt, reason="nobody asked")
-
-
-def first_jobs(setting: Setting, settings: ExperimentConfig) -> dict[str, ClientJob]:
-    """Begin a run, and return what its first round asks of each client."""
-    asking = Asking()
-    with pytest.raises(QuorumError):
-        list(federate(settings, setting, asking))
-    return {job.client: job for job in asking.jobs if job.attempt == 0}
-
-
 def errand(sites: Sites, runtime: AtSites, setting: Setting, job: ClientJob) -> Errand:
     return Errand(runtime.office(setting.place), job, sites.registry.site(job.client))
 
@@ -154,3 +129,28 @@ def answer(site: Serving) -> None:
     for asked in site.home.approvals.asked():
         site.home.approvals.approve(asked.sha256)
     site.answer_all()
+
+
+@contextmanager
+def at_work(*sites: Serving) -> Iterator[None]:
+    """Keep sites at work in this process, with people who agree to whatever plan they read."""
+    over = threading.Event()
+    troubles: list[BaseException] = []
+
+    def work(site: Serving) -> None:
+        try:
+            while not over.wait(0.05):
+                answer(site)
+        except BaseException as error:
+            troubles.append(error)
+
+    threads = [threading.Thread(target=work, args=(site,)) for site in sites]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert troubles == []

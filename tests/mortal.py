@@ -8,7 +8,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -18,13 +18,13 @@ from typing import Any
 import psutil
 
 from coordinators import channel, start
-from fedx_core import seeding
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate
-from fedx_core.messages import ClientFailure, ClientJob
-from fedx_core.runtime import Outcome, attempt
-from fedx_core.start import Setting
+from fedx_core.base import seeding
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.clients.client import Place
+from fedx_core.rounds.carrier import InProcess, Outcome, attempt
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
+from fedx_core.wire.messages import ClientFailure, ClientJob
 
 
 def labour(jobs: Connection) -> None:
@@ -70,6 +70,7 @@ class Mortal:
     workers: int = 2
     killed: list[tuple[str, int, str, int]] = field(default_factory=list)
     """Purpose, round, client and attempt of every job that a kill has ended."""
+    _queue: list[tuple[ClientJob, Place]] = field(default_factory=list)
     _staff: list[Worker] = field(default_factory=list)
     _typical: float = 0.1
     """Seconds that the last job took."""
@@ -84,25 +85,32 @@ class Mortal:
     def server_step(self, name: str, step: Any, *arguments: Any) -> Any:
         return step(*arguments)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        queue = list(reversed(jobs))
-        while queue or any(worker.job for worker in self._staff):
-            while len(self._staff) < self.workers:
-                self._staff.append(_hired())
-            for worker in self._staff:
-                if queue and worker.job is None:
-                    job = queue.pop()
-                    worker.give(job, place, self._drawn(job))
-            busy = [worker for worker in self._staff if worker.job]
-            last = [worker.dies for worker in busy if worker.dies is not None]
-            left = max(min(last) - time.monotonic(), 0.0) if last else None
-            heard = wait([worker.pipe for worker in busy], left)
-            for worker in busy:
-                if worker.pipe in heard:
-                    yield self._outcome(worker)
-                elif worker.dies is not None and worker.dies <= time.monotonic():
-                    worker.process.kill()
-                    worker.dies, worker.killed = None, True
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        self._queue += [(job, place) for job in jobs]
+
+    def heard(self, timeout: float | None) -> Sequence[Outcome]:
+        assert timeout is None
+        while len(self._staff) < self.workers:
+            self._staff.append(_hired())
+        for worker in self._staff:
+            if self._queue and worker.job is None:
+                job, place = self._queue.pop(0)
+                worker.give(job, place, self._drawn(job))
+        busy = [worker for worker in self._staff if worker.job]
+        last = [worker.dies for worker in busy if worker.dies is not None]
+        left = max(min(last) - time.monotonic(), 0.0) if last else None
+        heard = wait([worker.pipe for worker in busy], left)
+        outcomes = []
+        for worker in busy:
+            if worker.pipe in heard:
+                outcomes.append(self._outcome(worker))
+            elif worker.dies is not None and worker.dies <= time.monotonic():
+                worker.process.kill()
+                worker.dies, worker.killed = None, True
+        return outcomes
+
+    def drop(self, jobs: Sequence[ClientJob]) -> None:
+        raise AssertionError("nobody is late")
 
     def memory(self) -> float:
         """Return the MiB that the larger of the workers holds."""
@@ -144,26 +152,20 @@ def _hired() -> Worker:
     return worker
 
 
-@dataclass(frozen=True)
-class Recalled:
+@dataclass
+class Recalled(InProcess):
     """Clients in this process; the same ones are lost in the same rounds as in another run.
 
     Args:
         lost: by round, who did not count.
     """
 
-    lost: dict[int, list[str]]
-    workers: int = 1
+    lost: dict[int, list[str]] = field(default_factory=dict)
 
-    def server_step(self, name: str, step: Any, *arguments: Any) -> Any:
-        return step(*arguments)
-
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for job in jobs:
-            if job.purpose == "train" and job.client in self.lost.get(job.round_index, ()):
-                yield ClientFailure(client=job.client, attempt=job.attempt, reason="as recalled")
-            else:
-                yield attempt(job, place)
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        if job.purpose == "train" and job.client in self.lost.get(job.round_index, ()):
+            return ClientFailure(client=job.client, attempt=job.attempt, reason="as recalled")
+        return super().do(job, place)
 
 
 def soak(settings: ExperimentConfig, setting: Setting, rate: float, figures: Path) -> None:
@@ -178,5 +180,5 @@ def soak(settings: ExperimentConfig, setting: Setting, rate: float, figures: Pat
 
 def replay(settings: ExperimentConfig, setting: Setting, lost: dict[int, list[str]]) -> None:
     """Run a federation in which the same clients are lost, without anything going wrong."""
-    for _ in federate(settings, setting, Recalled(lost)):
+    for _ in federate(settings, setting, Recalled(lost=lost)):
         pass

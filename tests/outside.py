@@ -12,14 +12,25 @@ from typing import Any
 import torch
 
 from bed import tiny
-from fedx_core import acceptance, checkpoint, plugins, state, strict_json
+from fedx_core.asks.train import NOISE
+from fedx_core.base import plugins, state, strict_json
+from fedx_core.base.config import Plugin, as_plain
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.base.state import Payload, StateDict
+from fedx_core.clients.plan import Plan
 from fedx_core.codec import base as framing
 from fedx_core.codec.base import HEADER
-from fedx_core.config import Plugin, as_plain
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.journal import Commit, Holding
-from fedx_core.masks import Mask
-from fedx_core.messages import (
+from fedx_core.images.pixels import Pixels
+from fedx_core.methods import fedpaq
+from fedx_core.pruning.masks import Mask
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Commit, Holding
+from fedx_core.sites import manifest, notes, orders
+from fedx_core.sites.grants import Grant
+from fedx_core.sites.keys import Keys
+from fedx_core.sites.registry import Admitted
+from fedx_core.wire import acceptance, domains
+from fedx_core.wire.messages import (
     LARGEST_MESSAGE,
     LARGEST_RECORD,
     PROTOCOL,
@@ -33,14 +44,6 @@ from fedx_core.messages import (
     ServerState,
     Traffic,
 )
-from fedx_core.methods import fedpaq
-from fedx_core.pixels import Pixels
-from fedx_core.plan import Plan
-from fedx_core.sites import manifest, notes, orders
-from fedx_core.sites.grants import Grant
-from fedx_core.sites.keys import Keys
-from fedx_core.sites.registry import Admitted
-from fedx_core.state import Payload, StateDict
 
 EXAMPLES = 40
 """Images that the client of these reports has."""
@@ -61,14 +64,12 @@ def _values() -> Payload:
         "model/bn.count": torch.tensor(41),
         "model/half": torch.randn(3, generator=generator).half(),
         "mask/conv": torch.tensor([True, False, True, True]),
-        "level/fc": torch.tensor([-7, 0, 7, 3, 1], dtype=torch.int16),
+        "model/fc.bias": torch.linspace(-1, 1, 5),
     }
 
 
 def _entries(values: Payload) -> tuple[Entry, ...]:
-    return tuple(
-        Entry(n, str(v.dtype), tuple(v.shape), 7 * n.startswith("level")) for n, v in values.items()
-    )
+    return tuple(Entry(n, str(v.dtype), tuple(v.shape)) for n, v in values.items())
 
 
 ROWS = torch.tensor([True, False, True, True])
@@ -80,6 +81,8 @@ SCHEMAS = {
         {"model/conv.weight": (ROWS[:, None] & torch.tensor([True, True, False]))[..., None, None]},
     ),
 }
+LOSSY = ("deadzone", "quantised", "signs", "topk")
+SCHEMAS |= dict.fromkeys(LOSSY, SCHEMAS["sliced"])
 CHOSEN = Schema(
     (Entry("chosen/w", "torch.bool", (4, 1)), Entry("model/w", "torch.float32", (4, 3))),
     {"model/w": ROWS[:, None]},
@@ -100,7 +103,7 @@ def update_reader(codec: str, schema: Schema, payload: Payload) -> Reader:
             raise AssertionError("a payload of another layout was accepted")
         return found
 
-    return Reader(read, (bytes(made.encode(payload, schema)),))
+    return Reader(read, (bytes(made.encode(payload, schema, {}, 1)[0]),))
 
 
 def frame(schema: Schema, body: bytes, codec: str = "dense", **fields: Any) -> bytes:
@@ -140,7 +143,7 @@ def ref(key: str) -> Ref:
     return Ref(key, "0" * 64, 100)
 
 
-SAYS = fedpaq.Method.says
+SAYS = {**fedpaq.Method().says, NOISE: domains.RATIO}
 
 JOB = ClientJob(
     protocol=PROTOCOL,
@@ -192,7 +195,7 @@ def plan() -> Plan:
         ),
         training=settings.training,
         method=Plugin(name=settings.method.name, params=as_plain(settings.method.params)),
-        codec=settings.codec,
+        codec=settings.codec.down,
     )
 
 

@@ -5,22 +5,26 @@ clients send nothing that it could be told with.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from fedx_core import checkpoint, masks, state, strict_json
-from fedx_core.client import Place, statistics_schema
-from fedx_core.codec import base as framing
-from fedx_core.frozen_json import parse
-from fedx_core.messages import LARGEST_MESSAGE, ClientJob, ClientReport, Purpose, Ref, Schema
-from fedx_core.plan import Plan, Workbench, set_up
-from fedx_core.runtime import Outcome, attempt
-from fedx_core.state import Payload
-from fedx_core.store import open_store
+from fedx_core.asks.statistics import Ask as Statistics
+from fedx_core.base import state
+from fedx_core.base.errors import NonFiniteError
+from fedx_core.base.state import Payload
+from fedx_core.clients import exchange
+from fedx_core.clients.client import Place
+from fedx_core.clients.plan import MethodDesk, read_plan, set_up
+from fedx_core.codec import dense
+from fedx_core.pruning import masks
+from fedx_core.record import checkpoint
+from fedx_core.rounds.carrier import InProcess, Outcome, attempt
+from fedx_core.store import Store, open_store
+from fedx_core.wire.messages import ClientJob, ClientReport, Ref, Schema
 
 LIAR = "client-01"
 T = TypeVar("T")
@@ -196,8 +200,6 @@ PAYLOADS: dict[str, PayloadLie] = {
     "masks of the right size elsewhere": moves(swap=True),
     "a vote for nothing": section("vote", torch.zeros_like),
     "a vote for everything": section("vote", torch.ones_like),
-    "negative norms": section("norm", lambda v: -v - 1),
-    "norms of 1e17": section("norm", lambda v: torch.full_like(v, 1e17)),
     "thresholds of 1e17": section("threshold", lambda v: torch.full_like(v, 1e17)),
     "half of the bytes": lambda scene: b"FEDX",
 }
@@ -265,11 +267,10 @@ STATISTICS: dict[str, PayloadLie] = {
 
 
 @dataclass
-class Lying:
-    """Lets all clients do their work, and one of them lie.
+class Lying(InProcess):
+    """Lets all clients do their work, one after another, and one of them lie.
 
     Args:
-        workers: always 1, so that a round's clients come in their order.
         purpose: of the jobs in which it lies.
         rounds: in which it lies.
         payload: what it does to what it sends.
@@ -277,52 +278,65 @@ class Lying:
         told: how often it has lied.
     """
 
-    workers: int = 1
-    purpose: Purpose = "train"
+    purpose: str = "train"
     rounds: Sequence[int] = (2,)
     payload: PayloadLie | None = None
     report: ReportLie | None = None
     told: int = 0
+    _sent: dict[str, Ref | None] = field(default_factory=dict)
 
-    def server_step(self, name: str, step: Callable[..., T], *arguments: Any) -> T:
-        """Call it."""
-        return step(*arguments)
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        """Begin anew with what others have sent."""
+        self._sent = {}
+        super().send(jobs, place)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        """Run them one by one."""
-        sent: dict[str, Ref | None] = {}
-        for job in jobs:
-            outcome = attempt(job, place)
-            assert isinstance(outcome, ClientReport), outcome
-            sent[job.client] = outcome.uplink
-            if (
-                job.client == LIAR
-                and job.purpose == self.purpose
-                and (self.purpose != "train" or job.round_index in self.rounds)
-            ):
-                others = sent.get("client-00")
-                outcome = self._lied(job, outcome, place, others)
-            yield outcome
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        """Do it, and say something else."""
+        outcome = attempt(job, place)
+        assert isinstance(outcome, ClientReport), outcome
+        self._sent[job.client] = outcome.uplink
+        if (
+            job.client == LIAR
+            and job.purpose == self.purpose
+            and (self.purpose != "train" or job.round_index in self.rounds)
+        ):
+            others = self._sent.get("client-00")
+            outcome = self.lied(job, outcome, open_store(place.store), others)
+        return outcome
 
-    def _lied(
-        self, job: ClientJob, report: ClientReport, place: Place, others: Ref | None
+    def lied(
+        self, job: ClientJob, report: ClientReport, store: Store, others: Ref | None = None
     ) -> ClientReport:
-        store = open_store(place.store)
+        """Tell the lie about one job.
+
+        Args:
+            job: that was done.
+            report: honest.
+            store: that holds what the job names, and the payload.
+            others: what another client has sent in this round.
+        """
+        lied = report if self.payload is None else self._sending(job, report, store, others)
         if self.report is not None:
-            self.told += 1
-            return self.report(report)
+            lied = self.report(lied)
+        self.told += lied != report
+        return lied
+
+    def _sending(
+        self, job: ClientJob, report: ClientReport, store: Store, others: Ref | None
+    ) -> ClientReport:
         if self.payload is None or report.uplink is None:
             return report
-        bench = set_up(parse(Plan, strict_json.loads(store.get(job.plan), LARGEST_MESSAGE)))
-        schema, codec, mask = _form(bench, job, place)
-        honest = bytes(store.get(report.uplink))
-        payload = codec.decode(honest, schema)
-        before_key = f"kept/{job.client}"
+        desk = set_up(read_plan(store.get(job.plan)))
+        schema, codec, mask = _form(desk, job, store)
+        # A site may not fetch what it has stored, so by its key, which finds its own copy.
+        honest = _read(store, report.uplink.key)
+        assert honest is not None
+        sent = _sent(desk, job, mask, store)
         scene = Scene(
-            payload=payload,
-            sent=_sent(bench, job, mask, place),
+            payload=exchange.decode(codec, honest, sent, schema),
+            sent=sent,
             mask=mask,
-            before=_read(store, before_key),
+            before=_read(store, f"kept/{job.client}"),
             others=bytes(store.get(others)) if others else None,
         )
         if scene.others and len(scene.others) != len(honest):
@@ -330,10 +344,16 @@ class Lying:
         lie = self.payload(scene)
         if lie is None:
             return report
-        data = lie if isinstance(lie, bytes) else bytes(codec.encode(lie, schema))
+        try:
+            data = (
+                lie
+                if isinstance(lie, bytes)
+                else bytes(exchange.encode(codec, lie, sent, schema, {}, 0)[0])
+            )
+        except NonFiniteError:  # levels and signs are finite; magnitudes are lied about elsewhere
+            return report
         if data == honest:
             return report
-        self.told += 1
         return replace(report, uplink=store.put(job.uplink_key, data))
 
 
@@ -341,50 +361,33 @@ class Lying:
 class Replaying(Lying):
     """Keeps what the liar sent in each round, so that it can send that again."""
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        """Run them one by one."""
-        for outcome in super().run_cohort(jobs, place):
-            yield outcome
-            if isinstance(outcome, ClientReport) and outcome.client == LIAR and outcome.uplink:
-                store = open_store(place.store)
-                store.put(f"kept/{LIAR}", store.get(outcome.uplink))
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        """Keep what is sent."""
+        outcome = super().do(job, place)
+        if isinstance(outcome, ClientReport) and outcome.client == LIAR and outcome.uplink:
+            store = open_store(place.store)
+            store.put(f"kept/{LIAR}", store.get(outcome.uplink))
+        return outcome
 
 
-def _read(store: Any, key: str) -> bytes | None:
+def _read(store: Store, key: str) -> bytes | None:
     data = store.read(key)
     return None if data is None else bytes(data)
 
 
-def _form(bench: Workbench, job: ClientJob, place: Place) -> tuple[Schema, Any, Any]:
+def _form(desk: MethodDesk, job: ClientJob, store: Store) -> tuple[Schema, Any, Any]:
     if job.purpose == "statistics":
-
-        class Dense:
-            def encode(self, payload: Payload, schema: Schema) -> framing.Buffer:
-                return framing.encode(payload, schema, "dense")
-
-            def decode(self, data: framing.Buffer, schema: Schema) -> Payload:
-                return framing.decode(data, schema, "dense")
-
-        return statistics_schema(bench.plan.bands), Dense(), None
-    names = bench.method.masked(bench.info)
-    mask = checkpoint.fetch_mask(open_store(place.store), job.mask, bench.info, names)
-    return bench.wire(mask, job.variant).up, bench.codec, mask
+        return Statistics().schema(desk.plan), dense.Codec(), None
+    names = desk.method.masked(desk)
+    mask = checkpoint.fetch_mask(store, job.mask, desk, names)
+    return desk.wire(mask, job.variant).up, desk.up, mask
 
 
-def _sent(bench: Workbench, job: ClientJob, mask: Any, place: Place) -> Payload:
+def _sent(desk: MethodDesk, job: ClientJob, mask: Any, store: Store) -> Payload:
     if job.base is None:
         return {}
-    down = bench.wire(mask, job.variant).down
-    found = bench.codec.decode(open_store(place.store).get(job.base), down)
-    return {**found, **_zero_norms(bench, down)}
-
-
-def _zero_norms(bench: Workbench, down: Schema) -> Payload:
-    return {
-        f"norm/{entry.name.removeprefix('model/')}": torch.zeros(())
-        for entry in down.entries
-        if bench.plan.method.name == "fedpaq"
-    }
+    down = desk.wire(mask, job.variant).down
+    return desk.down.decode(store.get(job.base), down)
 
 
 def finite(store: Any, commit: Any) -> bool:

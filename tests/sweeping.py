@@ -1,9 +1,10 @@
 """A sweep's runs in the test's own process, since each of their own takes seconds to start."""
 
-from fedx_core import config
-from flows import experiment, run_folder
-from flows.live import display
-from flows.sweep import Job, Places
+from fedx_core.base import config
+from flows.running import experiment
+from flows.runs import run_folder
+from flows.runs.live import display
+from flows.sweeps.sweep import Job, Places
 from flows.tracking import NoTracker
 
 

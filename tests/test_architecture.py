@@ -28,9 +28,9 @@ EVERYTHING = """
 import fedx_core
 for module in pkgutil.walk_packages(fedx_core.__path__, "fedx_core."):
     importlib.import_module(module.name)
-assert "fedx_core.federation" in sys.modules and "fedx_core.relevance.lrp" in sys.modules
+assert "fedx_core.rounds.federation" in sys.modules and "fedx_core.relevance.lrp" in sys.modules
 """
-CLIENT = "import fedx_core.federation"
+CLIENT = "import fedx_core.rounds.federation"
 PLANNING = ("flows", "prefect", "mlflow", "dvc", "matplotlib", "pydantic")
 SLOW = ("torchvision", "timm", "zennit", "boto3", "torchgeo", "rasterio", "pandas", "torchmetrics")
 

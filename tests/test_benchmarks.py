@@ -42,12 +42,12 @@ def test_a_round_is_training_evaluation_and_what_is_left(
 
 
 def test_timing_the_training_loop_leaves_the_core_as_it_was(engine: Any) -> None:
-    from fedx_core.methods import base
+    from fedx_core.desk import desk
 
-    before = base.fit
+    before = desk.fit
     with engine.timed_training():
-        assert base.fit is not before
-    assert base.fit is before
+        assert desk.fit is not before
+    assert desk.fit is before
 
 
 def test_ratios_are_taken_within_a_repeat(engine: Any) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fedx_core import plugins, state
-from fedx_core.methods.base import Method, model_info
+from alone import desk_of
+from fedx_core.base import plugins, state
+from fedx_core.methods.base import Method
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -36,13 +37,13 @@ def test_a_saving_is_measured_on_real_steps_and_drawn_in_the_table(benchmark: An
 
 def test_payloads_are_as_long_as_what_is_encoded(benchmark: Any) -> None:
     model = benchmark.catalogue.build("resnet6", 3, 5, seed=1)
-    graph = benchmark.unit_graph(model, "resnet", "fc")
+    graph = benchmark.catalogue.entry("resnet6").graph(model)
     mask = benchmark.random_mask(graph, 0.5, coupled=False)
-    info = model_info(model, graph, local_batch_norm=False)
+    info = desk_of(model, graph)
     for name in ("masked", "sliced"):
         codec = plugins.build("codec", name, {})
         schema = Method().schema(info, mask, codec.mode).up
-        sent = codec.encode(state.as_section(model.state_dict(), "model"), schema)
+        sent, _ = codec.encode(state.as_section(model.state_dict(), "model"), schema, {}, 0)
         assert benchmark.payload_bytes(model, graph, mask, codec.mode) == len(sent)
 
 

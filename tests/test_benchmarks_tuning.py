@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core import plugins
-from flows import grid as grids
-from flows import preset
+from fedx_core.base import plugins
+from flows.settings import preset
+from flows.sweeps import grid as grids
 
 
 @pytest.fixture

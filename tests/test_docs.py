@@ -17,6 +17,9 @@ A comment on the line above a block changes what is done with it:
 Commands of blocks that are not run, and commands and paths in the running text, are looked up:
 ``fedx`` commands and options, ``make`` targets, deployments of ``prefect.yaml``, files. Pages with
 a test of their own are carried out there.
+
+Commands and programs are forked from a process that has imported torch already (:mod:`warm`); those
+of the pages that people begin with are started as people start them.
 """
 
 import json
@@ -38,11 +41,13 @@ import pytest
 import typer
 import yaml
 
-from fedx_core import config, plugins
-from fedx_core.evaluation import METRICS
-from fedx_core.messages import RoundReport, Traffic
+import warm
+from fedx_core.base import config, plugins
+from fedx_core.learning.evaluation import METRICS
 from fedx_core.models.catalogue import names as models
-from flows import results
+from fedx_core.wire.messages import RoundReport, Traffic
+from flows.running import results
+from flows.runs.rows import rows
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -50,7 +55,8 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # This page's images are drawn by its test.
-ELSEWHERE = {"add_a_data_set.md": "tests/integration/test_add_a_data_set.py"}
+ELSEWHERE = {"add_a_data_set.md": "tests/test_add_a_data_set.py"}
+STARTED = ("README.md",)
 COPIED = ("fedx_core", "flows", "params.yaml", "dvc.yaml", "pyproject.toml")
 MINUTES = 4
 
@@ -103,17 +109,18 @@ def prose(page: Path) -> str:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """Copy what a page may use or change, with the command ``fedx`` on the path."""
+def copy(tmp_path: Path, page: Path, request: pytest.FixtureRequest) -> Path:
+    """Copy what a page may use or change, with ``fedx`` and ``python`` on the path."""
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pyc*"))
+            # With what is compiled, but for what another test is just writing.
+            unfinished = shutil.ignore_patterns("*.pyc.*")
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=unfinished)
         else:
             shutil.copy(ROOT / name, tmp_path / name)
-    command = tmp_path / ".bin" / "fedx"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m flows.cli "$@"\n')
-    command.chmod(0o755)
+    started = title(page) in STARTED
+    python = f'"{sys.executable}"' if started else request.getfixturevalue("warm_python")
+    warm.commands(tmp_path / ".bin", python)
     return tmp_path
 
 
@@ -129,7 +136,7 @@ def title(page: Path) -> str:
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ELSEWHERE], ids=title)
 def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) -> None:
-    program = []
+    python, program = str(copy / ".bin" / "python"), []
     for block in blocks(page):
         place = f"{page.name}, line {block.line}"
         if "file" in block.mark:
@@ -144,7 +151,7 @@ def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) ->
                 check_command(command, place)
         elif block.language == "python":
             program.append(block.text)
-            run([sys.executable, "-W", "error", "-c", "\n".join(program)], copy, place)
+            run([python, "-W", "error", "-c", "\n".join(program)], copy, place)
         elif block.language == "bash":
             run(["bash", "-euo", "pipefail", "-c", block.text], copy, place)
         elif block.language == "yaml":
@@ -196,11 +203,16 @@ def test_pages_that_are_carried_out_elsewhere_are() -> None:
 
 
 def test_the_readme_names_every_choice_and_no_others() -> None:
-    packages = {"method": "methods", "source": "data"}
+    packages = {
+        "method": "methods", "source": "data", "local": "local_rules", "exchange": "exchanges",
+        "server": "server_steps", "pruner": "pruners", "support": "supports",
+        "objective": "objectives",
+    }  # fmt: skip
     rows = re.findall(
         r"^\| `(\w+)` \| (`\w+`(?:, `\w+`)*) \|$", (ROOT / "README.md").read_text(), re.M
     )
-    assert len(rows) == 1 + len(plugins.CLASS_NAMES)
+    kinds = set(plugins.CLASS_NAMES) - {"asks"}  # what methods ask is no setting
+    assert len(rows) == len(kinds)
     for kind, choices in rows:
         there = models() if kind == "model" else plugins.names(packages.get(kind, kind))
         assert re.findall(r"\w+", choices) == there, f"README's choices of {kind}"
@@ -221,7 +233,7 @@ def test_the_reference_of_all_parameters_is_what_the_code_says() -> None:
 
 
 def test_the_glossary_explains_whatever_results_are_called() -> None:
-    scores = dict.fromkeys((*METRICS["single"], *METRICS["multi"]), 0.5)
+    scores = dict.fromkeys((name for names in METRICS.values() for name in names), 0.5)
     report = RoundReport(
         round_index=1,
         rounds=1,
@@ -239,7 +251,7 @@ def test_the_glossary_explains_whatever_results_are_called() -> None:
         validation=scores,
     )
     summary = results.summary(config.load(ROOT / "params.yaml"), [report], {"run": "base"})
-    called = {*scores, *results.rows([report])[0], *summary, *summary["wire_bytes"]}
+    called = {*scores, *rows([report])[0], *summary, *summary["wire_bytes"]}
     called |= {field.name for kind in (RoundReport, Traffic) for field in fields(kind)}
     explained = SPAN.findall((ROOT / "docs" / "glossary.md").read_text())
     missing = [name for name in called if not any(fnmatch(name, word) for word in explained)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedx_core.errors import PayloadError
+from fedx_core.base.errors import PayloadError
 
 
 def bits(levels: int) -> int:

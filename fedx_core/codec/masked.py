@@ -9,22 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedx_core.codec import base
-from fedx_core.codec.base import Buffer
-from fedx_core.messages import Schema
-from fedx_core.state import Payload
-from fedx_core.structure import Mode
+from fedx_core.pruning.structure import Mode
 
 
 @dataclass(frozen=True)
-class Codec:
+class Codec(base.Lossless):
     """Kept values in the schema's order."""
 
+    name: ClassVar[str] = "masked"
     mode: ClassVar[Mode | None] = "units"
-
-    def encode(self, payload: Payload, schema: Schema) -> Buffer:
-        """Frame the values that the schema's support keeps."""
-        return base.encode(payload, schema, "masked")
-
-    def decode(self, data: Buffer, schema: Schema) -> Payload:
-        """Undo :meth:`encode`; dead values are zero."""
-        return base.decode(data, schema, "masked")

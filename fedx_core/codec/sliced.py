@@ -10,22 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedx_core.codec import base
-from fedx_core.codec.base import Buffer
-from fedx_core.messages import Schema
-from fedx_core.state import Payload
-from fedx_core.structure import Mode
+from fedx_core.pruning.structure import Mode
 
 
 @dataclass(frozen=True)
-class Codec:
+class Codec(base.Lossless):
     """Kept rows and columns in the schema's order."""
 
+    name: ClassVar[str] = "sliced"
     mode: ClassVar[Mode | None] = "slices"
-
-    def encode(self, payload: Payload, schema: Schema) -> Buffer:
-        """Frame the values that the schema's support keeps."""
-        return base.encode(payload, schema, "sliced")
-
-    def decode(self, data: Buffer, schema: Schema) -> Payload:
-        """Undo :meth:`encode`; dead values are zero."""
-        return base.decode(data, schema, "sliced")

@@ -8,7 +8,7 @@ are only counted, such as ``Band 1``, ``Band 2`` in this order, have no names.
 import re
 from collections.abc import Sequence
 
-from fedx_core.errors import DataError
+from fedx_core.base.errors import DataError
 
 _COLOURS = {
     **dict.fromkeys(("coastal", "coastalaerosol", "aerosol", "ultrablue"), "B01"),

@@ -9,10 +9,10 @@ from collections.abc import Hashable, Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from fedx_core import limits
+from fedx_core.base import limits
+from fedx_core.base.errors import DataError, SourceMissingError
 from fedx_core.data import _magic
 from fedx_core.data._images import IMAGES, TIFF, decode
-from fedx_core.errors import DataError, SourceMissingError
 
 __all__ = ["IMAGES", "TIFF", "Archive", "Files", "Folder", "decode", "is_the_systems", "open_files"]
 
@@ -48,7 +48,9 @@ class Folder:
         try:
             return sorted(self._below(self.root, "", frozenset()))
         except OSError as error:
-            raise DataError(f"{self.root} can't be read: {error}") from error
+            raise DataError(
+                f"{self.root} can't be read: {error}; see to its permissions, or name another"
+            ) from error
 
     def _below(self, folder: Path, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
         about = folder.stat()
@@ -105,7 +107,9 @@ class Folder:
         except FileNotFoundError as error:
             raise SourceMissingError(f"no {name} in {self.root}; fetch the data again") from error
         except OSError as error:
-            raise DataError(f"{name} in {self.root} can't be read: {error}") from error
+            raise DataError(
+                f"{name} in {self.root} can't be read: {error}; see to its permissions"
+            ) from error
 
 
 class Archive:
@@ -116,7 +120,10 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(path)
         except OSError as error:
-            raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+            raise DataError(
+                f"{path} can't be read: {error.strerror or error}; see to its permissions, or name "
+                "another"
+            ) from error
         except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error) as error:
             raise _no_zip(path, error) from error
         self._entries = {e.filename.replace("\\", "/"): e for e in self._zip.infolist()}

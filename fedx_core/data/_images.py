@@ -23,10 +23,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import limits
+from fedx_core.base import limits
+from fedx_core.base.errors import DataError
 from fedx_core.data import _magic
-from fedx_core.errors import DataError
-from fedx_core.examples import Image
+from fedx_core.images.examples import Image
+from fedx_core.images.strata import IGNORED
 
 TIFF = (".tif", ".tiff")
 IMAGES = (".jpg", ".jpeg", ".png", *TIFF)
@@ -133,6 +134,57 @@ def read(name: str, payload: bytes) -> Raster:
             "anew, without layers and passes"
         )
     return found
+
+
+def classes_of(name: str, payload: bytes) -> NDArray[np.uint8]:
+    """Decode a mask, whose values are classes: a palette's numbers and not its colours.
+
+    Args:
+        name: of the file, a PNG or TIFF; its ending says how it is read.
+        payload: the file's bytes.
+
+    Returns:
+        uint8 (height, width); what a TIFF calls nodata is ``strata.IGNORED``.
+
+    Raises:
+        DataError: it does not decode, or has several bands, or values that are no bytes.
+    """
+    tiff = name.lower().endswith(TIFF)
+    kind = "a TIFF image" if tiff else "a PNG image"
+    with _said(name, kind, payload):
+        found = _tiff_classes(name, payload) if tiff else _png_classes(name, payload)
+    if found.ndim != 2 or found.dtype.kind not in "bui":
+        shape = "one" if found.ndim == 2 else str(found.shape[-1])
+        raise DataError(
+            f"{name} has {shape} band(s) of {found.dtype}, and a mask one of whole numbers, the "
+            "classes; save it as a grey image of 8 bits, or with a palette"
+        )
+    if found.min(initial=0) < 0 or found.max(initial=0) > IGNORED:
+        raise DataError(
+            f"{name} holds values from {found.min()} to {found.max()}, and those of a mask are 0 "
+            f"to {IGNORED}; number the classes from 0"
+        )
+    return found.astype(np.uint8)
+
+
+def _tiff_classes(name: str, payload: bytes) -> NDArray[Any]:
+    import rasterio
+
+    with rasterio.MemoryFile(payload) as memory, memory.open(driver="GTiff") as file:
+        header = header_of(name, file)
+        check_size(name, header)
+        found: NDArray[Any] = file.read()
+        if file.nodata is not None and header.dtype.startswith(("uint", "int")):
+            found[found == file.nodata] = IGNORED
+    return found[0] if len(found) == 1 else found.transpose(1, 2, 0)
+
+
+def _png_classes(name: str, payload: bytes) -> NDArray[Any]:
+    from PIL import Image as pillow
+
+    with pillow.open(io.BytesIO(payload), formats=("PNG",)) as file:
+        check_size(name, _plain("uint16", 4, file.height, file.width))
+        return np.asarray(file)
 
 
 def header_of(name: str, file: Any) -> Header:

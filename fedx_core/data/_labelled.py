@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core.errors import DataError
-from fedx_core.examples import LabelKind
+from fedx_core.base.errors import DataError
+from fedx_core.images.examples import LabelKind
 
 MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
 """What spreadsheets, pandas and R write for a value that is not there, in small letters."""
@@ -32,13 +32,14 @@ class Labelled:
 
     Args:
         names: of the files, relative to the source.
-        labels: int64 (n,), or uint8 (n, classes).
+        labels: int64 (n,), uint8 (n, classes), or uint8 (n, height, width) of classes of pixels.
         class_names: in label order.
         groups: int16 (n,) index into ``group_names``.
         group_names: in alphabetical order; empty if nobody said.
         splits: of each image, or empty if nobody said.
         said_by: what gave the splits, such as ``column split``.
         notes: what else there is to say, a sentence a key: what was ignored, joined or empty.
+        sizes: height and width of each image's mask as it is stored; empty where there are none.
     """
 
     names: Sequence[str]
@@ -49,11 +50,13 @@ class Labelled:
     splits: Sequence[str] = ()
     said_by: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Sequence[tuple[int, int]] = ()
 
     @property
     def label_kind(self) -> LabelKind:
-        """One label an image, or any number."""
-        return "single" if self.labels.ndim == 1 else "multi"
+        """One label per image, any number, or one per pixel."""
+        kinds: dict[int, LabelKind] = {1: "single", 2: "multi", 3: "pixels"}
+        return kinds[self.labels.ndim]
 
 
 def tidy(text: str) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.data._labelled import MISSING, tidy
 from fedx_core.data.base import SPLITS, found, shared_data
-from fedx_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -137,7 +137,9 @@ def read_metadata(path: Path | BinaryIO, months: Sequence[int] = SUMMER) -> Meta
 
     flat = pc.index_in(pc.list_flatten(table["labels"]), pyarrow.array(CLASS_NAMES))
     if flat.null_count:
-        raise DataError(f"{path} names classes that are none of BigEarthNet's 19")
+        raise DataError(
+            f"{path} names classes that are none of BigEarthNet's 19; fetch it again from {ADDRESS}"
+        )
     owner = pc.list_parent_indices(table["labels"])
     labels = np.zeros((len(table), len(CLASS_NAMES)), dtype=np.uint8)
     labels[owner.to_numpy(), flat.to_numpy()] = 1

@@ -7,9 +7,9 @@ from collections.abc import Hashable
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from fedx_core.base.errors import DataError
 from fedx_core.data._files import IMAGES, Files, Folder
 from fedx_core.data._labelled import some
-from fedx_core.errors import DataError
 
 
 class Images:

@@ -140,23 +140,14 @@ def spectral_scenes(
     Args:
         labels: 0/1 (n, 19) in CORINE order.
         groups: int (n,) country, which tints the light a little.
-        generators: one an image.
+        generators: one per image.
         side: in pixels.
 
     Returns:
         uint16 (n, 10, side, side), reflectance times 10,000.
     """
     spectra, contrasts = _spectra()
-    most = max(int(labels.sum(axis=1).max(initial=1)), 1)
-    # Present classes first, padded with the first one.
-    present = np.argsort(-labels.astype(np.int64), axis=1, kind="stable")[:, :most]
-    real = np.take_along_axis(labels, present, axis=1).astype(bool)
-    # A field for every class, so that what an image draws depends on nothing but itself.
-    knots = _knots(generators, labels.shape[1], 5)
-    fields = interpolated(np.take_along_axis(knots, present[:, :, None, None], axis=1), side)
-    fields = np.where((real | ~real.any(axis=1, keepdims=True))[:, :, None, None], fields, -np.inf)
-    cover = np.take_along_axis(present, fields.argmax(axis=1).reshape(len(labels), -1), axis=1)
-    cover = cover.reshape(len(labels), side, side)
+    cover = cover_maps(labels, generators, side)
 
     scene = spectra[cover].transpose(0, 3, 1, 2)
     texture = 0.6 * _noise(generators, 1, side) + _smooth(generators, 1, (side + 5) // 3, side)
@@ -170,6 +161,29 @@ def spectral_scenes(
     return np.asarray(scene.clip(0, 10_000).round(), dtype=np.uint16)
 
 
+def cover_maps(labels: NDArray[np.integer], generators: Generators, side: int) -> NDArray[np.int64]:
+    """Draw which cover lies where: the first that :func:`spectral_scenes` draws of a generator.
+
+    Args:
+        labels: as there.
+        generators: one per image.
+        side: in pixels.
+
+    Returns:
+        int64 (n, side, side), index of the class.
+    """
+    most = max(int(labels.sum(axis=1).max(initial=1)), 1)
+    # Present classes first, padded with the first one.
+    present = np.argsort(-labels.astype(np.int64), axis=1, kind="stable")[:, :most]
+    real = np.take_along_axis(labels, present, axis=1).astype(bool)
+    # A field for every class, so that what an image draws depends on nothing but itself.
+    knots = _knots(generators, labels.shape[1], 5)
+    fields = interpolated(np.take_along_axis(knots, present[:, :, None, None], axis=1), side)
+    fields = np.where((real | ~real.any(axis=1, keepdims=True))[:, :, None, None], fields, -np.inf)
+    cover = np.take_along_axis(present, fields.argmax(axis=1).reshape(len(labels), -1), axis=1)
+    return np.asarray(cover.reshape(len(labels), side, side))
+
+
 def _spectra() -> tuple[Floats, Floats]:
     materials = {name: np.array(values, np.float32) for name, values in MATERIALS.items()}
     spectra = [
@@ -180,7 +194,7 @@ def _spectra() -> tuple[Floats, Floats]:
 
 
 def _each(values: Sequence[float] | Floats) -> Floats:
-    """One value an image, shaped to multiply (n, height, width)."""
+    """One value per image, shaped to multiply (n, height, width)."""
     return np.asarray(values, dtype=np.float32)[:, None, None]
 
 

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from fedx_core.base.errors import DataError, SourceMissingError
 from fedx_core.data import base
 from fedx_core.data._labelled import Labelled, named, numbered, some, split_of, tidy
 from fedx_core.data._named import Images
-from fedx_core.errors import DataError, SourceMissingError
 
 FILE, LABEL, SPLIT, GROUP = "file", "label", "split", "group"
 _DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar", " ": "a blank"}
@@ -26,7 +26,7 @@ class Columns:
 
     Args:
         file: names of the images.
-        label: one label an image; without it, all columns that are left are 0/1 labels.
+        label: one label per image; without it, all columns that are left are 0/1 labels.
         split: of the image.
         group: of the image.
         separator: between the labels in one field; empty where it holds one.
@@ -93,7 +93,10 @@ def by_table(listings: Sequence[Listing], columns: Columns, images: Images) -> L
     first = tables[0]
     for table in tables[1:]:
         if table.marked != first.marked:
-            raise DataError(f"{table.shown} has other columns of labels than {first.shown}")
+            raise DataError(
+                f"{table.shown} has other columns of labels than {first.shown}; name the same in "
+                "both"
+            )
     rows = [row for table in tables for row in table.rows()]
     names = _names(rows, images, first.shown)
     notes = {}
@@ -272,8 +275,8 @@ class _Table:
     def _unusable(self, but: str = "", wanted: str = "") -> DataError:
         shown = ", ".join(self._head or self._first) or "none"
         wanted = wanted or (
-            f"a row an image, a column {FILE!r}, and a column {LABEL!r} or one 0/1 column a label "
-            "(other names by file_column, label_column)"
+            f"a row per image, a column {FILE!r}, and a column {LABEL!r} or one 0/1 column per "
+            "label (other names by file_column, label_column)"
         )
         return DataError(
             f"{self.shown} has {len(self._lines)} rows and the columns {shown}"
@@ -288,7 +291,7 @@ def _lines(
     """Part a table into lines of fields, each with its number; blank lines are left out."""
     first = next((line for line in listing.text.splitlines() if line.strip()), "")
     if images.is_named(first.strip()) and not re.search(r"[,;\t|]", first):
-        # One name a line, which may hold blanks.
+        # One name per line, which may hold blanks.
         lines = enumerate(listing.text.splitlines(), start=1)
         return [(number, [line]) for number, line in lines if line.strip()], " "
     delimiter = _delimiter(first)
@@ -341,7 +344,7 @@ def _names(rows: Sequence[_Row], images: Images, shown: str) -> list[str]:
             as_well = f", once as {row.file}" if row.file != first.file else ""
             raise DataError(
                 f"{row.where}: names {first.file} twice{as_well}; the first is {first.where}; "
-                "wanted one line an image"
+                "wanted one line per image"
             )
     return names
 

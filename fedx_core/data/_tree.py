@@ -1,13 +1,16 @@
-"""Images in one folder a class, with or without a folder for each split above or below."""
+"""Images in one folder per class, with or without a folder for each split above or below."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from fedx_core.base.errors import DataError
 from fedx_core.data import base
-from fedx_core.data._files import IMAGES, Files, is_the_systems
+from fedx_core.data._files import IMAGES, Files, Folder, is_the_systems
 from fedx_core.data._labelled import Labelled, numbered, some, split_of, tidy
-from fedx_core.errors import DataError
 
 Folders = tuple[str, ...]
 
@@ -21,10 +24,10 @@ def by_folder(files: Files, place: Path) -> Labelled:
     Raises:
         DataError: there are no such images, or it is not clear which folder is the class.
     """
-    names, ignored = _images(files)
+    names, ignored = listed(files)
     if not names:
         raise DataError(
-            f"no images in the folders of {place}; wanted one folder a class with "
+            f"no images in the folders of {place}; wanted one folder per class with "
             f"{', '.join(IMAGES)} files, or a labels file"
             + (f"; found {_sentence(ignored)}" if ignored else "")
         )
@@ -53,6 +56,32 @@ def by_folder(files: Files, place: Path) -> Labelled:
     )
 
 
+def without_classes(files: Files, place: Path) -> Labelled:
+    """Take all images, however deep they lie; the first folders may be those of splits.
+
+    Raises:
+        DataError: there are no images.
+    """
+    names, ignored = listed(files, loose=True)
+    if not names:
+        raise DataError(
+            f"no images in {place}; wanted {', '.join(IMAGES)} files"
+            + (f"; found {_sentence(ignored)}" if ignored else "")
+        )
+    refuse_twins(files, names)
+    tops = [split_of(PurePosixPath(name).parts[0]) for name in names]
+    splits = [top or "" for top in tops] if all(tops) and "train" in tops else []
+    return Labelled(
+        names,
+        np.zeros(len(names), np.int64),
+        (base.UNLABELLED,),
+        base.no_groups(len(names)),
+        splits=splits,
+        said_by="folders of splits" if splits else "",
+        notes={"ignored": _sentence(ignored)} if ignored else {},
+    )
+
+
 def refuse_twins(files: Files, names: Sequence[str]) -> None:
     """Refuse one file under two names, as links make it.
 
@@ -66,8 +95,33 @@ def refuse_twins(files: Files, names: Sequence[str]) -> None:
             raise DataError(f"{first} and {name} are one file (a link); remove one of them")
 
 
-def _images(files: Files) -> tuple[list[str], Counter[str]]:
-    """List the images in folders, and count what else there is, by what it is."""
+def refuse_links(files: Files, place: Path, names: Sequence[str]) -> None:
+    """Refuse links that lead out of the source: it may come from elsewhere, and read what it likes.
+
+    Raises:
+        DataError: names the link, and where it leads.
+    """
+    if not isinstance(files, Folder):
+        return
+    root = os.path.realpath(place)
+    for name in names:
+        link = place / name
+        if not os.path.realpath(link).startswith(root + os.sep):
+            while link != place and not link.is_symlink():  # the folder that is one
+                link = link.parent
+            raise DataError(
+                f"{link} is a link to {os.path.realpath(link)}, outside {place}; put the images "
+                "there, or set outside: true if you trust what it links to"
+            )
+
+
+def listed(files: Files, *, loose: bool = False) -> tuple[list[str], Counter[str]]:
+    """List the images in folders, and count what else there is, by what it is.
+
+    Args:
+        files: of the source.
+        loose: take images that lie in no folder, too.
+    """
     names: list[str] = []
     ignored: Counter[str] = Counter()
     for name in files.every():
@@ -78,7 +132,7 @@ def _images(files: Files) -> tuple[list[str], Counter[str]]:
             ignored["linked to nothing"] += 1
         elif path.suffix.lower() not in IMAGES:
             ignored[path.suffix.lower() or "without an ending"] += 1
-        elif len(path.parts) == 1:
+        elif len(path.parts) == 1 and not loose:
             ignored["in no class folder"] += 1
         else:
             names.append(name)
@@ -103,8 +157,8 @@ def _split_level(names: Sequence[str], folders: Sequence[Folders], place: Path) 
             bare = next((n for n, f in zip(names, folders, strict=True) if len(f) == 1), None)
             if bare is not None:
                 raise DataError(
-                    f"{bare} lies in a split's folder but in no class's; wanted one folder a class "
-                    "in it, or a labels file"
+                    f"{bare} lies in a split's folder but in no class's; wanted one folder per "
+                    "class in it, or a labels file"
                 )
             return depth
         if "train" in splits and len(splits) > 1:
@@ -124,7 +178,7 @@ def _refuse_unclear(names: Sequence[str], folders: Sequence[Folders]) -> None:
     high, low = names[depths.index(min(depths))], names[depths.index(max(depths))]
     raise DataError(
         f"{high} and {low} lie at different depths, so it is not clear which folder is the class; "
-        "wanted one folder a class, all at one depth, or a labels file"
+        "wanted one folder per class, all at one depth, or a labels file"
     )
 
 

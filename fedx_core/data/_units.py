@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.data import _band_names
 from fedx_core.data._images import Header, Raster
-from fedx_core.errors import ConfigError, DataError
-from fedx_core.examples import Image
+from fedx_core.images.examples import Image
 
 LOST = 0.1
 MISSING = 0.5
@@ -66,13 +66,14 @@ def stored_as(scale: float, value_range: tuple[float, ...]) -> str:
     return "uint8" if scale <= 255 else "uint16"
 
 
-def converted(name: str, raster: Raster, target: Target) -> Image:
+def converted(name: str, raster: Raster, target: Target, allowed: float = MISSING) -> Image:
     """Bring an image to a target.
 
     Args:
         name: of the image, for errors.
         raster: as it is stored.
         target: bands and unit.
+        allowed: share of its values that may be missing.
 
     Returns:
         uint8 or uint16 (bands, height, width), bands in the target's order.
@@ -82,7 +83,7 @@ def converted(name: str, raster: Raster, target: Target) -> Image:
     """
     places = bands_of(name, raster.header, target)
     check_unit(name, raster.header, target)
-    pixels, missing = raster.pixels[places], _gaps(name, raster, places)
+    pixels, missing = raster.pixels[places], _gaps(name, raster, places, allowed)
     factors = linear(raster.header, target.scale, target.value_range)
     if factors is not None:
         factor, shift = (part[places][:, None, None] for part in factors)
@@ -143,7 +144,7 @@ def linear(
     return declared * unit, offsets * unit
 
 
-def _gaps(name: str, raster: Raster, places: list[int]) -> NDArray[np.bool_] | None:
+def _gaps(name: str, raster: Raster, places: list[int], allowed: float) -> NDArray[np.bool_] | None:
     """Find the missing values of the bands at these places.
 
     Raises:
@@ -165,7 +166,7 @@ def _gaps(name: str, raster: Raster, places: list[int]) -> NDArray[np.bool_] | N
     if missing is None or not missing.any():
         return None
     share = float(missing.mean())
-    if share > MISSING or missing.all(axis=(1, 2)).any():
+    if share > allowed or missing.all(axis=(1, 2)).any():
         raise DataError(
             f"{name} is nodata for {100 * share:.0f} % of its pixels; replace it or take it out"
         )

@@ -11,19 +11,24 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import cores, strata
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
-from fedx_core.examples import Description, Image, Stream
-from fedx_core.seeding import derive
+from fedx_core.base import cores
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.base.seeding import derive
+from fedx_core.images import strata
+from fedx_core.images.examples import Description, Image, ImageStream
 
 SPLITS = ("train", "validation", "test")
+UNLABELLED = "unlabelled"
+"""The one class of images without labels."""
+NO_LABELS = "none"
+"""What ``labels`` says for those."""
 SHARES = (0.6, 0.2, 0.2)
 """Of the splits, where a data set has none of its own."""
 
@@ -43,7 +48,7 @@ class Split:
     """One of a source's splits; images are read by position.
 
     Args:
-        labels: int64 (n,), or uint8 (n, classes).
+        labels: int64 (n,), uint8 (n, classes), or uint8 (n, height, width) of maps of classes.
         groups: int16 (n,) index into the description's ``group_names``.
         read: positions in, images out, in the same order.
         names: of the images' files; empty where they have none.
@@ -82,14 +87,35 @@ class DataSet(ABC):
             split keeps its share.
         seed: of the draws of ``limit`` and of splits. It is not the experiment's seed, so that
             repeats of an experiment are tested on the same images.
+        labels: ``none`` takes images without their labels, for objectives that need none; empty
+            takes them with labels.
     """
+
+    tables: ClassVar[bool] = False
+    """Whether ``labels`` may name a table."""
 
     limit: int = 0
     seed: int = 0
+    labels: str = ""
 
     def __post_init__(self) -> None:
         if self.limit < 0:
             raise ConfigError(f"limit must be 0 (all images) or more, got {self.limit}")
+        if self.labels not in ("", NO_LABELS) and not self.tables:
+            raise ConfigError(
+                f"labels must be none or empty, got {self.labels!r}; a table of labels is for the "
+                "source folder"
+            )
+
+    def found(self) -> Source:
+        """Do what :meth:`open` does, and leave labels out where ``labels`` says so.
+
+        Raises:
+            SourceMissingError: the data is not there.
+            DataError: it can't be used.
+        """
+        source = self.open()
+        return unlabelled(source) if self.labels == NO_LABELS else source
 
     @abstractmethod
     def open(self) -> Source:
@@ -100,7 +126,7 @@ class DataSet(ABC):
             DataError: it can't be used.
         """
 
-    def streams(self, source: Source) -> dict[str, Stream]:
+    def streams(self, source: Source) -> dict[str, ImageStream]:
         """Give each split's examples as they are to be prepared, with ``limit`` applied."""
         sizes = [len(source.splits[name]) for name in SPLITS]
         for name, size in zip(SPLITS, sizes, strict=True):
@@ -114,18 +140,30 @@ class DataSet(ABC):
         for name, count in zip(SPLITS, kept, strict=True):
             split = source.splits[name]
             chosen = strata.thin(
-                strata.strata(split.labels),
+                strata.strata(strata.borne(split.labels, len(source.description.class_names))),
                 split.groups,
                 int(count),
                 derive(self.seed, "limit", name),
             )
-            streams[name] = Stream(
+            streams[name] = ImageStream(
                 split.read(chosen),
                 split.labels[chosen],
                 split.groups[chosen],
                 [split.names[position] for position in chosen] if len(split.names) else (),
             )
         return streams
+
+
+def unlabelled(source: Source) -> Source:
+    """Leave the labels of a data set out: all its images are of one class."""
+    return replace(
+        source,
+        description=replace(source.description, class_names=(UNLABELLED,), label_kind="single"),
+        splits={
+            name: replace(split, labels=np.zeros(len(split), np.int64))
+            for name, split in source.splits.items()
+        },
+    )
 
 
 def random_splits(labels: NDArray[np.integer], seed: int) -> dict[str, NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import base
 from fedx_core.data._files import Files, Folder, open_files
 from fedx_core.data._images import read
@@ -34,8 +35,7 @@ from fedx_core.data._metadata import (
 )
 from fedx_core.data._units import Target, converted
 from fedx_core.data.base import Source, Split, decoded, found
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
-from fedx_core.examples import Description, Image
+from fedx_core.images.examples import Description, Image
 
 SIDE = 120
 REFLECTANCE = 10_000.0

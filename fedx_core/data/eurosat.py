@@ -17,13 +17,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import base
 from fedx_core.data._files import Files, open_files
 from fedx_core.data._images import read
 from fedx_core.data._units import Target, converted, stored_as
 from fedx_core.data.base import SPLITS, Source, Split, decoded, found, shared_data
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
-from fedx_core.examples import Description, Image
+from fedx_core.images.examples import Description, Image
 
 RAW = Path("data/raw/eurosat")
 SIDE = 64
@@ -79,8 +79,8 @@ class DataSet(base.DataSet):
     """EuroSAT from a folder, a zip, or a download.
 
     Args:
-        source: a folder or a zip with one folder a class; ``auto`` looks in the shared data folder
-            and in ``data/raw/eurosat``; ``download`` lets torchvision fetch the RGB images.
+        source: a folder or a zip with one folder per class; ``auto`` looks in the shared data
+            folder and in ``data/raw/eurosat``; ``download`` lets torchvision fetch the RGB images.
         splits: a folder with ``eurosat_train.csv``, ``eurosat_val.csv`` and ``eurosat_test.csv``,
             lines ``Class/File.jpg,Class``; ``auto`` takes such lists from ``eurosat_split`` in or
             beside the source if they are there; ``random`` draws 60/20/20, class by class.
@@ -185,7 +185,9 @@ class DataSet(base.DataSet):
             positions[split] = np.sort(np.array(rows, dtype=np.int64))
         every = np.concatenate(list(positions.values()))
         if len(np.unique(every)) != len(every):
-            raise DataError(f"the lists in {lists} name an image twice; wanted each once")
+            raise DataError(
+                f"the lists in {lists} name an image twice, wanted each once; take one line out"
+            )
         return positions, f"lists in {lists.name}" + (f", {skipped} skipped" if skipped else "")
 
     def _description(self, place: Path) -> Description:

@@ -1,25 +1,26 @@
-"""Your own images: one folder a class, or a table of labels."""
+"""Your own images: one folder per class, a table of labels, or a mask beside each image."""
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core.data import _band_names, _units, base
-from fedx_core.data._files import Files, Folder, open_files
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.data import _band_names, _masks, _units, base
+from fedx_core.data._files import Files, open_files
 from fedx_core.data._images import Raster, read
 from fedx_core.data._labelled import Labelled, split_of
 from fedx_core.data._named import Images
 from fedx_core.data._table import FILE, GROUP, LABEL, SPLIT, Columns, Listing, by_table, decode_text
-from fedx_core.data._tree import by_folder
+from fedx_core.data._tree import by_folder, refuse_links, without_classes
 from fedx_core.data.base import Source, Split, decoded, found
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
-from fedx_core.examples import Description, Image
+from fedx_core.images import strata
+from fedx_core.images.examples import Description, Image
 
 LOOKED_AT = 16
 """Images, besides the first, from which a unit is chosen where the first does not say it all."""
@@ -30,17 +31,24 @@ class DataSet(base.DataSet):
     """JPEG, PNG or TIFF images of 8 or 16 bits or fractions, all with the same bands.
 
     Args:
-        source: a folder or a zip. Without ``labels`` it holds one folder a class, in folders
+        source: a folder or a zip. Without ``labels`` it holds one folder per class, in folders
             ``train``, ``val`` and ``test`` if there are such.
         labels: a table of labels, in the source or elsewhere: a CSV file with a column ``file``,
-            then either a column ``label`` or one 0/1 column a label; optionally ``split`` (train,
+            then either a column ``label`` or one 0/1 column per label; optionally ``split`` (train,
             val, test) and ``group`` (such as a country). Fields are parted by commas, semicolons,
             tabs, bars or blanks. A list without a head is read by what is in it, and images without
             a label take their folder's name. With a ``*`` for the split's name, such as
             ``uc_merced-*.txt``, there is one list a split. Splits that nobody gives are drawn: all
-            60/20/20, or the missing ones from train.
+            60/20/20, or the missing ones from train. ``none`` takes all images in the source,
+            however deep they lie, without labels.
+        masks: name of the folder in the source that holds a mask for each image: a PNG or TIFF of
+            one band and of the image's size, whose values are classes of pixels, 255 where nobody
+            knows. Masks lie in it as the images lie beside it: ``masks/b/1.png`` is that of
+            ``images/b/1.jpg``, whatever the other folder is called. Splits may be folders in both,
+            or above both: ``train/masks``. Empty where labels are of whole images.
+        class_names: what the values 0, 1, ... of masks stand for.
         file_column: names of the images, with or without their folders and ending.
-        label_column: one label an image.
+        label_column: one label per image.
         split_column: of the image.
         group_column: of the image.
         label_separator: between the labels in one field, such as ``;``, where an image may have
@@ -56,8 +64,12 @@ class DataSet(base.DataSet):
             the files' order. Empty takes the files' names, or numbers them.
     """
 
+    tables: ClassVar[bool] = True
+
     source: str
     labels: str = ""
+    masks: str = ""
+    class_names: tuple[str, ...] = ()
     file_column: str = FILE
     label_column: str = LABEL
     split_column: str = SPLIT
@@ -76,6 +88,7 @@ class DataSet(base.DataSet):
         if self.scale < 0:
             raise ConfigError(f"scale must be 0 (by the pixels' width) or more, got {self.scale}")
         _units.check_range(self.value_range, self.scale)
+        _masks.check(self.masks, self.class_names, self.labels)
 
     def open(self) -> Source:
         """List the images with their labels, and look at the first.
@@ -87,16 +100,19 @@ class DataSet(base.DataSet):
         place = found("images", [Path(self.source)], "name the folder or zip that holds them")
         files = open_files(place)
         table = self._labelled(files, place)
-        if len(table.class_names) < 2:
+        if len(table.class_names) < 2 and self.labels != base.NO_LABELS:
             raise DataError(
                 f"{place} has {len(table.class_names)} class, wanted two or more: one folder a "
-                "class, or a labels file"
+                "class, or a labels file; or set labels: none, for objectives that need none"
             )
-        if not self.outside and isinstance(files, Folder):
-            _check_links(place, table.names)
+        if not self.outside:
+            refuse_links(files, place, table.names)
         looked = _some(files, table.names)
         description = self._description(place, table, looked)
         first = looked[0].header
+        for size in table.sizes[:1]:
+            _masks.check_size(table.names[0], (first.height, first.width), size)
+        known = strata.borne(table.labels, len(table.class_names))
         unit = (description.scale, description.value_range)
         target = _units.Target(
             bands=description.bands,
@@ -106,16 +122,17 @@ class DataSet(base.DataSet):
             who="the first image has",
         )
         if table.splits:
-            positions, drawn = base.given_splits(table.splits, table.labels, self.seed)
+            positions, drawn = base.given_splits(table.splits, known, self.seed)
             note = "; ".join(filter(None, (table.said_by, drawn)))
         else:
-            positions = base.random_splits(table.labels, self.seed)
+            positions = base.random_splits(known, self.seed)
             note = "drawn 60/20/20, class by class"
         splits = {}
         for name, rows in positions.items():
             names = [table.names[row] for row in rows.tolist()]
+            sizes = [table.sizes[row] for row in rows.tolist()] if table.sizes else ()
             read = partial(
-                _read, files, names, target, description.image_size, bool(self.image_size)
+                _read, files, names, sizes, target, description.image_size, bool(self.image_size)
             )
             splits[name] = Split(table.labels[rows], table.groups[rows], read, names)
         return Source(
@@ -123,8 +140,15 @@ class DataSet(base.DataSet):
         )
 
     def _labelled(self, files: Files, place: Path) -> Labelled:
+        if self.masks:
+            pairs = _masks.paired(files, place, self.masks)
+            if not self.outside:
+                refuse_links(files, place, pairs.masks)
+            return _masks.labelled(files, pairs, self.class_names, self.image_size)
         if not self.labels:
             return by_folder(files, place)
+        if self.labels == base.NO_LABELS:
+            return without_classes(files, place)
         columns = Columns(
             self.file_column,
             self.label_column,
@@ -194,7 +218,7 @@ class DataSet(base.DataSet):
         if _band_names.named(shown) or len(self.band_names) in possible:
             return tuple(self.band_names)
         raise DataError(
-            f"{name} has {len(shown)} bands, but band_names names {len(self.band_names)}"
+            f"{name} has {len(shown)} bands, but band_names names {len(self.band_names)}; name each"
         )
 
     def _unit(self, name: str, looked: Sequence[Raster]) -> tuple[float, tuple[float, ...]]:
@@ -226,24 +250,6 @@ class DataSet(base.DataSet):
         return self.scale, ()
 
 
-def _check_links(place: Path, names: Sequence[str]) -> None:
-    """Refuse links that lead out of the source: it may come from elsewhere, and read what it likes.
-
-    Raises:
-        DataError: names the link, and where it leads.
-    """
-    root = os.path.realpath(place)
-    for name in names:
-        link = place / name
-        if not os.path.realpath(link).startswith(root + os.sep):
-            while link != place and not link.is_symlink():  # the folder that is one
-                link = link.parent
-            raise DataError(
-                f"{link} is a link to {os.path.realpath(link)}, outside {place}; put the images "
-                "there, or set outside: true if you trust what it links to"
-            )
-
-
 def _some(files: Files, names: Sequence[str]) -> list[Raster]:
     """Read the first image, and some others where a unit is to be found."""
 
@@ -267,13 +273,17 @@ def _listing(path: Path, split: str = "") -> Listing:
 def _read(
     files: Files,
     names: Sequence[str],
+    sizes: Sequence[_masks.Size],
     target: _units.Target,
     side: int,
     resize: bool,
     positions: NDArray[np.int64],
 ) -> Iterator[Image]:
-    def one(name: str) -> Image:
+    def one(position: int) -> Image:
+        name = names[position]
         image = _units.converted(name, read(name, files.read(name)), target)
+        if sizes:
+            _masks.check_size(name, (image.shape[1], image.shape[2]), sizes[position])
         if image.shape[1:] == (side, side):
             return image
         if not resize:
@@ -283,4 +293,4 @@ def _read(
             )
         return np.asarray(base.resized(image, side).round(), dtype=image.dtype)
 
-    return decoded(one, [names[position] for position in positions])
+    return decoded(one, positions.tolist())

@@ -11,11 +11,14 @@ on which others are drawn, and is the same bytes on every machine.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedx_core.base import limits
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.seeding import derive, numpy_generator
 from fedx_core.data import _scenes, base
 from fedx_core.data._exact import normals, on_grid
 from fedx_core.data._metadata import (
@@ -26,9 +29,7 @@ from fedx_core.data._metadata import (
     read_metadata,
 )
 from fedx_core.data.base import SPLITS, Source, Split
-from fedx_core.errors import ConfigError
-from fedx_core.examples import Description, Image
-from fedx_core.seeding import derive, numpy_generator
+from fedx_core.images.examples import Description, Image, LabelKind
 
 AT_ONCE = 64
 """Images drawn together; changes speed, not pixels."""
@@ -36,11 +37,12 @@ AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet(base.DataSet):
-    """Synthetic scenes with one label or several.
+    """Synthetic scenes with one label or several, or with a class for each pixel.
 
     Args:
         label_kind: ``single`` draws RGB scenes of ten classes named as EuroSAT's; ``multi`` draws
-            ten-band scenes of BigEarthNet's 19 classes, from countries that differ in their mix.
+            ten-band scenes of BigEarthNet's 19 classes, from countries that differ in their mix;
+            ``pixels`` draws the same, and says which class each pixel was drawn as.
         image_size: side in pixels.
         train: images of the training split.
         validation: images of the validation split.
@@ -50,7 +52,7 @@ class DataSet(base.DataSet):
             the three sizes are not used; set ``limit``, since they are 102,397.
     """
 
-    label_kind: Literal["single", "multi"] = "single"
+    label_kind: LabelKind = "single"
     image_size: int = 64
     train: int = 2400
     validation: int = 600
@@ -59,19 +61,18 @@ class DataSet(base.DataSet):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.label_kind not in ("single", "multi"):
-            raise ConfigError(f"label_kind must be single or multi, got {self.label_kind!r}")
+        limits.one_of(get_args(LabelKind), label_kind=self.label_kind)
         for name in ("image_size", *SPLITS):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be 1 or more, got {getattr(self, name)}")
-        if self.metadata and self.label_kind == "single":
-            raise ConfigError("metadata describes several labels an image; set label_kind: multi")
+        if self.metadata and self.label_kind != "multi":
+            raise ConfigError("metadata describes several labels per image; set label_kind: multi")
 
     def open(self) -> Source:
         """Draw labels; pixels follow when they are asked for."""
         if self.label_kind == "single":
             return self._single()
-        return self._multi()
+        return self._spectral()
 
     def _single(self) -> Source:
         splits = {}
@@ -92,7 +93,7 @@ class DataSet(base.DataSet):
         )
         return Source(description, splits, {"split": "drawn"})
 
-    def _multi(self) -> Source:
+    def _spectral(self) -> Source:
         if self.metadata:
             table = read_metadata(find_metadata(self.metadata))
             names, note = table.group_names, "that of BigEarthNet v2's metadata, June to August"
@@ -107,7 +108,7 @@ class DataSet(base.DataSet):
             name="synthetic",
             bands=BANDS,
             class_names=CLASS_NAMES,
-            label_kind="multi",
+            label_kind=self.label_kind,
             image_size=self.image_size,
             scale=10_000.0,
             group_names=names,
@@ -142,7 +143,27 @@ class DataSet(base.DataSet):
         return labels, groups
 
     def _split(self, name: str, labels: NDArray[np.integer], groups: NDArray[np.int16]) -> Split:
-        return Split(labels, groups, partial(self._read, name, labels, groups))
+        known = self._maps(name, labels) if self.label_kind == "pixels" else labels
+        return Split(known, groups, partial(self._read, name, labels, groups))
+
+    def _maps(self, name: str, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
+        """Draw the covers alone, of the generators with which :meth:`_read` begins anew."""
+        maps = np.empty((len(labels), self.image_size, self.image_size), np.uint8)
+        for block, generators in self._blocks(name, np.arange(len(labels))):
+            maps[block] = _scenes.cover_maps(labels[block], generators, self.image_size)
+        return maps
+
+    def _blocks(
+        self, name: str, positions: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], list[np.random.Generator]]]:
+        key = derive(self.seed, "pixels", name)
+        for start in range(0, len(positions), AT_ONCE):
+            block = positions[start : start + AT_ONCE]
+            # Philox counts: any key gives an independent stream at once, without hashing.
+            yield (
+                block,
+                [np.random.Generator(np.random.Philox(key=[key, position])) for position in block],
+            )
 
     def _read(
         self,
@@ -151,13 +172,7 @@ class DataSet(base.DataSet):
         groups: NDArray[np.int16],
         positions: NDArray[np.int64],
     ) -> Iterator[Image]:
-        key = derive(self.seed, "pixels", name)
-        for start in range(0, len(positions), AT_ONCE):
-            block = positions[start : start + AT_ONCE]
-            # Philox counts: any key gives an independent stream at once, without hashing.
-            generators = [
-                np.random.Generator(np.random.Philox(key=[key, position])) for position in block
-            ]
+        for block, generators in self._blocks(name, positions):
             if self.label_kind == "single":
                 yield from _scenes.rgb_scenes(labels[block], generators, self.image_size)
             else:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedx_core.messages import POOLED
 from fedx_core.methods import base
+from fedx_core.wire.messages import POOLED
 
 
 @dataclass(frozen=True, kw_only=True)

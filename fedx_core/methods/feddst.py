@@ -7,10 +7,11 @@ averages each weight over the clients that hold it, and keeps the largest.
 Source: S. Bibikar, H. Vikalo, Z. Wang, X. Chen, Federated Dynamic Sparse Training: Computing Less,
 Communicating Less, Yet Learning Better, AAAI 2022, https://arxiv.org/abs/2112.09824; details
 follow the authors' code, https://github.com/bibikar/feddst, but for what is named here.
-Differs from the paper: Adam instead of SGD, and only the last local epoch adjusts, whatever their
-number. Norms are neither masked nor counted. A weight that is dropped and grown again at once keeps
-its value, so a layer that ERK leaves dense loses nothing. The paper's text was not at hand: where
-the code's comments say one thing and the code does another, the comments are taken for it.
+Differs from the paper: the optimiser is a setting (SGD in the preset ``paper``), and only the last
+local epoch adjusts, whatever their number. Norms are neither masked nor counted. A weight that is
+dropped and grown again at once keeps its value, so a layer that ERK leaves dense loses nothing. The
+paper's text was not at hand: where the code's comments say one thing and the code does another, the
+comments are taken for it.
 Differs from the code, unless ``code_compat``: layers have true ERK densities, where the code scales
 sparsities; rounds that adjust count from 1 (1, 1 + R, ...), where the code's loop counts from 0 and
 so adjusts one round later; the adjusted share decays, where the code's is constant until
@@ -19,7 +20,6 @@ zero and so grows fewer. Gradients are taken anew after the last step, as in the
 an adjusting client costs a bit a weight, where the code charges less.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,87 +27,44 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedx_core import domains, limits, masks, state
-from fedx_core.aggregate import weighted_mean
-from fedx_core.domains import Domain
-from fedx_core.errors import ConfigError, DomainError
-from fedx_core.masks import Mask
-from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.base import state
+from fedx_core.base.errors import DomainError
+from fedx_core.base.state import Payload, StateDict
+from fedx_core.learning.training import LocalRule
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
-from fedx_core.sparsity import (
+from fedx_core.methods.base import Desk, Local, Parts, Total, Wire, taken
+from fedx_core.pruners import held
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.sparsity import (
     churn,
-    erdos_renyi_kernel,
     largest,
-    largest_by_layer,
-    scaled_sparsities,
 )
-from fedx_core.state import Payload, StateDict
-from fedx_core.structure import Mode
-from fedx_core.training import LocalRule
+from fedx_core.pruning.structure import Mode
+from fedx_core.wire import domains
+from fedx_core.wire.domains import Domain
+from fedx_core.wire.messages import Entry, Schema, ServerState, Update
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
-    """FedAvg of sparse models whose masks move.
+class Method(held.Settings, base.Method):
+    """FedAvg of sparse models whose masks move."""
 
-    Args:
-        sparsity: share of the weights of all convolutions and linear layers that are zero (S), in
-            (0, 1).
-        adjust_every: rounds from one adjustment to the next, the first round being one; 10 to 15
-            in the paper, whose runs have 400 rounds.
-        adjust_until: the round from which masks stay; half of all rounds in the paper.
-        adjust_share: share of a layer's kept weights that move in the first round (alpha), in
-            (0, 1]; it falls to zero as a cosine does until ``adjust_until``.
-        code_compat: do as the authors' code does where it departs from the paper; see above.
-    """
+    numbers: ClassVar[Mapping[str, Domain]] = {
+        **base.Method.numbers, "client_churn": domains.SHARE,
+    }  # fmt: skip
+    own_exchange: ClassVar[str] = "moving masks"
 
-    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_churn": domains.SHARE}
+    def own(self) -> Parts:
+        """Keep the largest of what clients hold."""
+        return Parts(pruner=taken(held.Pruner, self))
 
-    sparsity: float = 0.8
-    adjust_every: int = 5
-    adjust_until: int = 10
-    adjust_share: float = 0.01
-    code_compat: bool = False
-
-    def __post_init__(self) -> None:
-        limits.within("(0, 1]", sparsity=self.sparsity, adjust_share=self.adjust_share)
-        if self.sparsity == 1:
-            raise ConfigError("sparsity must be less than 1, or nothing is left to train")
-        limits.at_least(1, adjust_every=self.adjust_every)
-        limits.at_least(0, adjust_until=self.adjust_until)
-
-    def share(self, round_index: int) -> float:
-        """Return the share of a layer's kept weights that move in a round; 0 in most."""
-        if self.code_compat:
-            counted = round_index - 1  # from 0, and so is the code's first round to adjust its 1
-            due = counted < self.adjust_until and (counted - 1) % self.adjust_every == 0
-            return self.adjust_share if due else 0.0
-        if round_index >= self.adjust_until or (round_index - 1) % self.adjust_every:
-            return 0.0
-        return self.adjust_share / 2 * (1 + math.cos(math.pi * round_index / self.adjust_until))
-
-    def start(self, model: StateDict) -> ServerState:
-        """Keep the largest of the first weights of each layer."""
-        every = {name: tuple(value.shape) for name, value in model.items()}
-        shapes = {name: every[name] for name in base.weights(every)}
-        if self.code_compat:
-            beside = {name: f"{name.removesuffix('weight')}bias" for name in shapes}
-            biases = {n: model[b].numel() if b in model else 0 for n, b in beside.items()}
-            counts = scaled_sparsities(shapes, biases, self.sparsity)
-        else:
-            counts = erdos_renyi_kernel(shapes, self.sparsity)
-        mask = largest_by_layer(model, counts)
-        return ServerState(round_index=0, model=masks.apply(model, mask.entries), mask=mask)
-
-    def schema(
-        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
-    ) -> Wire:
+    def schema(self, desk: Desk, mask: Mask | None, mode: Mode | None, variant: str = "") -> Wire:
         """Let clients say where their masks depart from the server's, in a bit if nowhere."""
-        down = super().schema(info, mask, mode, variant).down
-        names = self.masked(info)
+        down = super().schema(desk, mask, mode, variant).down
+        names = self.masked(desk)
         moved = [
-            Entry(f"moved/{n}", "torch.bool", info.entries[n][1], domain=domains.FLAG)
+            Entry(f"moved/{n}", "torch.bool", desk.entries[n][1], domain=domains.FLAG)
             for n in names
         ]
         flips = {entry.name: "still/all" for entry in moved}
@@ -130,7 +87,7 @@ class Method(base.Method):
 
         base.load(local)
         rule = LocalRule(after_step=hold, at_end=gradients.update if share else None)
-        update = self.finish(local, local.fit(rule))
+        update = self.finish(local, self.fitted(local, rule))
         model, now = dict(update.payload), dict(kept)
         for name in kept if share else ():
             model[f"model/{name}"], now[name] = adjust(
@@ -145,7 +102,7 @@ class Method(base.Method):
             metrics={**update.metrics, "client_churn": churn(local.mask, Mask("parameters", now))},
         )
 
-    def check_update(self, server: ServerState, update: Update, info: ModelInfo) -> None:
+    def check_update(self, server: ServerState, update: Update, desk: Desk) -> None:
         """Refuse masks that move more than this round's share, or keep more or fewer weights."""
         share = self.share(server.round_index + 1)
         model, moved = (state.section(update.payload, part) for part in ("model", "moved"))
@@ -162,11 +119,11 @@ class Method(base.Method):
             if bool(model[name][~now].any()):
                 raise DomainError(f"{update.client} sends weights of {name!r} beside its mask")
 
-    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+    def change(self, server: ServerState, update: Update, desk: Desk) -> Payload:
         """Measure what the client keeps; what it has dropped is no longer there to differ."""
         moved = state.section(update.payload, "moved")
         held = {f"model/{name}": now for name, _, now in self._masks(server, moved)}
-        return masks.apply(super().change(server, update, info), held)
+        return masks.apply(super().change(server, update, desk), held)
 
     def _masks(
         self, server: ServerState, moved: Mapping[str, Tensor]
@@ -176,37 +133,32 @@ class Method(base.Method):
         for name, kept in server.mask.entries.items():
             yield name, kept, kept ^ moved[name]
 
-    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
-        """Average each weight over those that keep it; keep as many as before, the largest."""
-        assert server.mask is not None
-        old = server.mask.entries
-
-        def held() -> Iterator[tuple[float, StateDict]]:
-            for update in updates:
-                model = state.section(update.payload, "model")
-                moved = state.section(update.payload, "moved")
-                exact = {name: model[name].double() for name in old}
-                kept = {name: (old[name] ^ moved[name]).double() for name in old}
-                yield update.examples, model | exact | state.as_section(kept, "kept")
-
-        mean = weighted_mean(held())
-        model = {name: mean.get(name, value) for name, value in server.model.items()}
-        entries = {}
-        for name, before in old.items():
-            share = mean[f"kept/{name}"]
-            model[name] = torch.where(share > 0, mean[name] / share, 0.0).to(server.model[name])
-            entries[name] = largest(model[name].abs(), int(before.sum()), among=share > 0)
-        averaged = replace(server, round_index=server.round_index + 1, model=model)
-        return self.pruned(averaged, Mask("parameters", entries), info)
-
-    def measured(
-        self, before: ServerState, after: ServerState, info: ModelInfo
-    ) -> dict[str, float]:
-        """Say how much of the server's mask is new, and what share clients were to move."""
-        return {
-            "churn": churn(before.mask, after.mask),
-            "adjust_share": self.share(after.round_index),
+    def contribution(self, desk: Desk, update: Update) -> tuple[float, StateDict]:
+        """Add the model by examples, and where its mask departs from the server's."""
+        moved = state.section(update.payload, "moved")
+        away = {name: value.double() for name, value in moved.items()}
+        return update.examples, {
+            **state.section(update.payload, "model"),
+            **state.as_section(away, "moved"),
         }
+
+    def settle(self, desk: Desk, before: ServerState, total: Total) -> ServerState:
+        """Average each weight over those that keep it; in rounds that adjust, a mask follows."""
+        assert before.mask is not None
+        mean = total.mean()
+        model = {name: mean.get(name, value) for name, value in before.model.items()}
+        memory = dict(before.memory)
+        for name, old in before.mask.entries.items():
+            away = total.sums[f"moved/{name}"]
+            share = torch.where(old, total.weight - away, away) / total.weight
+            # What a client does not keep is zero there, so the sum is over those that keep it.
+            kept = total.sums[name] / total.weight / share
+            model[name] = torch.where(share > 0, kept, 0.0).to(before.model[name])
+            memory[f"{held.HELD}/{name}"] = share > 0
+        after = replace(before, round_index=before.round_index + 1, model=model, memory=memory)
+        if not self.share(after.round_index):
+            after = replace(after, memory=before.memory)  # all hold the server's mask
+        return self.stepped(desk, before, after)
 
 
 def adjust(

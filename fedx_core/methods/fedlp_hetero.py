@@ -22,16 +22,16 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from fedx_core import domains, seeding, state
-from fedx_core.domains import Domain
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Mask
-from fedx_core.messages import Schema, ServerState, Update
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.state import Payload, StateDict
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
-from fedx_core.methods.fedlp import mean_of_holders
-from fedx_core.state import Payload
-from fedx_core.structure import Mode
+from fedx_core.methods.base import Desk, Local, Turn, Wire
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.structure import Mode
+from fedx_core.wire import domains
+from fedx_core.wire.domains import Domain
+from fedx_core.wire.messages import Schema, ServerState, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,24 @@ class Method(base.Method):
         by_client: the same by client's name, for those that differ.
     """
 
-    says: ClassVar[Mapping[str, Domain]] = {
-        **base.Method.says, "client_held_share": domains.SHARE,
+    numbers: ClassVar[Mapping[str, Domain]] = {
+        **base.Method.numbers, "client_held_share": domains.SHARE,
     }  # fmt: skip
+    own_exchange: ClassVar[str] = "stages of models"
 
     depths: tuple[int, ...] = ()
     by_client: Mapping[str, int] = field(default_factory=dict)
 
-    def check(self, info: ModelInfo) -> None:
+    def check(self, desk: Desk) -> None:
         """Ask for a ResNet with as many stages as clients are to hold."""
-        stages = _stages(info)
-        if not stages or "fc.weight" not in info.entries:
+        if not desk.objective.answers or desk.plan.label_kind == "pixels":
+            raise ConfigError(
+                "fedlp_hetero puts a classifier behind each depth, and training.objective "
+                f"{desk.plan.training.objective.name} has none of whole images; choose supervised, "
+                "or another method, such as fedlp"
+            )
+        stages = _stages(desk)
+        if not stages or "fc.weight" not in desk.entries:
             raise ConfigError(
                 "fedlp_hetero cuts models behind the stages of a ResNet, and this is none; choose "
                 "a ResNet, or fedlp for other models"
@@ -66,31 +73,29 @@ class Method(base.Method):
                     f"got {depth}"
                 )
 
-    def variant(self, turn: Turn, info: ModelInfo) -> str:
+    def variant(self, turn: Turn, desk: Desk) -> str:
         """Name how many stages a client trains, empty for all; all score the whole model."""
-        stages = _stages(info)
+        stages = _stages(desk)
         dealt = self.depths or tuple(range(stages, 0, -1))
         depth = self.by_client.get(turn.client, dealt[turn.place % len(dealt)])
         return "" if depth == stages or turn.purpose == "evaluate" else str(depth)
 
-    def schema(
-        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
-    ) -> Wire:
+    def schema(self, desk: Desk, mask: Mask | None, mode: Mode | None, variant: str = "") -> Wire:
         """Send the stages that a client holds, both ways."""
-        entries = super().schema(info, mask, mode).down.entries
+        entries = super().schema(desk, mask, mode).down.entries
         held = Schema(tuple(e for e in entries if _holds(variant, e.name.removeprefix("model/"))))
         return Wire(down=held, up=held)
 
-    def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
+    def downlink(self, server: ServerState, desk: Desk, variant: str = "") -> Payload:
         """Send the stages that a client holds."""
-        whole = super().downlink(server, info)
+        whole = super().downlink(server, desk)
         return {n: v for n, v in whole.items() if _holds(variant, n.removeprefix("model/"))}
 
     def train(self, local: Local) -> Update:
         """Train what was sent, behind it the client's own classifier where that is not all."""
-        names = [n for n in local.info.graph.parameters if _holds(local.variant, n)]
+        names = [n for n in local.desk.graph.parameters if _holds(local.variant, n)]
         sizes = {
-            n: torch.Size(local.info.entries[n][1]).numel() for n in local.info.graph.parameters
+            n: torch.Size(local.desk.entries[n][1]).numel() for n in local.desk.graph.parameters
         }
         said = {"client_held_share": sum(sizes[n] for n in names) / sum(sizes.values())}
         if not local.variant:
@@ -101,21 +106,23 @@ class Method(base.Method):
             f"fc.{name}": value for name, value in state.section(local.memory, "head").items()
         }
         small.load_state_dict({n: known.get(n, v) for n, v in small.state_dict().items()})
-        loss = replace(local, model=small).fit()
+        loss = self.fitted(replace(local, model=small), None)
         trained = state.copy(small.state_dict())
         head = {n.removeprefix("fc."): trained.pop(n) for n in list(trained) if _is_head(n)}
-        buffers = {name: value for name, value in trained.items() if name in local.info.local}
-        payload = state.as_section(local.info.shared(trained), "model")
+        buffers = {name: value for name, value in trained.items() if name in local.desk.local}
+        payload = state.as_section(local.desk.shared(trained), "model")
         return local.update(payload, loss, {**state.as_section(head, "head"), **buffers}, **said)
 
-    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
-        """Average each layer over those that hold it; keep the server's where none does."""
-        held = mean_of_holders(state.section(update.payload, "model") for update in updates)
-        return replace(server, round_index=server.round_index + 1, model=server.model | held)
+    def contribution(self, desk: Desk, update: Update) -> tuple[float, StateDict]:
+        """Add the layers that the client holds, each client counting the same.
 
-    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
+        Each layer is so averaged over those that hold it, and stays the server's where none does.
+        """
+        return 1, state.section(update.payload, "model")
+
+    def paper_bytes(self, desk: Desk, kept: int, variant: str = "") -> int:
         """Charge the parameters that a client holds, both ways."""
-        shapes = (info.graph.shapes[n] for n in info.graph.parameters if _holds(variant, n))
+        shapes = (desk.graph.shapes[n] for n in desk.graph.parameters if _holds(variant, n))
         return 4 * 2 * sum(torch.Size(shape).numel() for shape in shapes)
 
 
@@ -135,8 +142,7 @@ def shallow(model: nn.Module, depth: int, seed: int) -> nn.Module:
              if isinstance(m, nn.BatchNorm2d)]  # fmt: skip
     whole = small.get_submodule("fc")
     assert isinstance(whole, nn.Linear)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeding.initial_weights(seed):
         small.fc = nn.Linear(norms[-1].num_features, whole.out_features)
     return small
 
@@ -147,8 +153,8 @@ def _stage(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _stages(info: ModelInfo) -> int:
-    return max(map(_stage, info.entries), default=0)
+def _stages(desk: Desk) -> int:
+    return max(map(_stage, desk.entries), default=0)
 
 
 def _is_head(name: str) -> bool:

@@ -7,30 +7,23 @@ Source: A. Reisizadeh et al., FedPAQ: A Communication-Efficient Federated Learni
 Periodic Averaging and Quantization, AISTATS 2020, https://arxiv.org/abs/1909.13014, algorithm 1 and
 example 1; D. Alistarh et al., QSGD, NeurIPS 2017, https://arxiv.org/abs/1610.02132, section 3.1.
 Differs from the paper: a norm for every 512 values of a tensor (QSGD's buckets) instead of one for
-all, since noise grows with the root of that number; Adam instead of SGD. BatchNorm's statistics are
-no weights: they travel as they are and are averaged.
-Nothing is pruned, so there are no masks. Any codec packs levels into their bits.
+all, since noise grows with the root of that number; the optimiser is a setting (SGD in the preset
+``paper``). BatchNorm's statistics are no weights: they travel as they are and are averaged.
+Nothing is pruned, so there are no masks. The rounding is the codec ``quantised``, which any other
+method may take for its uplink as well.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-import torch
-from torch import Tensor
-from torch.nn import functional
-
-from fedx_core import domains, limits, seeding, state
-from fedx_core.aggregate import weighted_mean
-from fedx_core.domains import Domain
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Mask
-from fedx_core.messages import Entry, Schema, ServerState, Update
+from fedx_core.base import limits
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.parsing import Plugin
+from fedx_core.base.state import StateDict
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
-from fedx_core.state import Payload, StateDict
-from fedx_core.structure import Mode
+from fedx_core.methods.base import Desk
+from fedx_core.wire.messages import Update
 
 Weights = Literal["equal", "examples"]
 
@@ -48,8 +41,6 @@ class Method(base.Method):
             much, or by ``examples`` as in FedAvg.
     """
 
-    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "noise": domains.RATIO}
-
     levels: int = 127
     bucket: int = 512
     weights: Weights = "equal"
@@ -60,127 +51,21 @@ class Method(base.Method):
         limits.at_least(0, bucket=self.bucket)
         limits.one_of(get_args(Weights), weights=self.weights)
 
-    def schema(
-        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
-    ) -> Wire:
-        """Send a norm and levels up in place of each parameter."""
-        down = super().schema(info, mask, mode, variant).down
-        return Wire(down=down, up=Schema(tuple(self._entries(down, info))))
-
-    def _entries(self, down: Schema, info: ModelInfo) -> Iterator[Entry]:
-        for entry in down.entries:
-            name = entry.name.removeprefix("model/")
-            if name in info.graph.parameters:
-                norms = self._norms(math.prod(entry.shape))
-                yield Entry(f"norm/{name}", "torch.float32", (norms,), domain=domains.POSITIVE)
-                whole = Domain(least=-self.levels, most=self.levels, whole=True)
-                yield Entry(f"level/{name}", "torch.int16", entry.shape, self.levels, whole)
-            else:
-                yield entry
+    @property
+    def uplink(self) -> Plugin:
+        """Quantise the change of each parameter (algorithm 1, line 10)."""
+        return Plugin(name="quantised", params={"levels": self.levels, "bucket": self.bucket})
 
     def _norms(self, size: int) -> int:
         return math.ceil(size / self.bucket) if self.bucket else 1
 
-    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
+    def paper_bytes(self, desk: Desk, kept: int, variant: str = "") -> int:
         """Charge float32 down, and up a norm a bucket and the bits of each level."""
-        sizes = [math.prod(info.graph.shapes[name]) for name in info.graph.parameters]
+        sizes = [math.prod(desk.graph.shapes[name]) for name in desk.graph.parameters]
         bits = kept * (2 * self.levels).bit_length() + 32 * sum(map(self._norms, sizes))
         return 4 * kept + math.ceil(bits / 8)
 
-    def finish(self, local: Local, loss: float) -> Update:
-        """Quantise the change of each parameter (algorithm 1, line 10)."""
-        update = super().finish(local, loss)
-        sent = state.section(local.downlink, "model")
-        payload: Payload = {}
-        changes: StateDict = {}
-        for name, value in state.section(update.payload, "model").items():
-            if name in local.info.graph.parameters:
-                changes[name] = value - sent[name]
-                random = seeding.torch_generator(seeding.derive(local.seed, "quantise", name))
-                norm, level = quantise(changes[name], self.levels, self.bucket, random)
-                payload |= {f"norm/{name}": norm, f"level/{name}": level}
-            else:
-                payload[f"model/{name}"] = value
-        received = self._received(payload)
-        errors = {name: received[name] - change for name, change in changes.items()}
-        noise = state.norm(errors) / max(state.norm(changes), 1e-30)
-        return replace(update, payload=payload, metrics={**update.metrics, "noise": noise})
-
-    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
-        """Add the mean of the quantised changes (algorithm 1, line 13)."""
-        mean = weighted_mean(
-            (update.examples if self.weights == "examples" else 1, self._received(update.payload))
-            for update in updates
-        )
-        model = {
-            name: value + mean[name] if name in info.graph.parameters else mean.get(name, value)
-            for name, value in server.model.items()
-        }
-        return replace(server, round_index=server.round_index + 1, model=model)
-
-    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
-        """Measure what the levels stand for; half as long norms halve it."""
-        received = state.as_section(self._received(update.payload), "norm")
-        model = state.section(update.payload, "model")
-        plain = replace(update, payload=state.as_section(model, "model"))
-        return super().change(server, plain, info) | {
-            name: value for name, value in received.items() if name in update.payload
-        }
-
-    def shortened(self, update: Update, change: Payload, factors: Mapping[str, float]) -> Update:
-        """Shorten the norms."""
-        plain = {name: value for name, value in change.items() if name.startswith("model/")}
-        short = super().shortened(update, plain, factors)
-        norms = {
-            name: value * factors[name]
-            for name, value in update.payload.items()
-            if name.startswith("norm/") and factors.get(name, 1.0) != 1.0
-        }
-        return replace(short, payload=short.payload | norms)
-
-    def _received(self, payload: Payload) -> StateDict:
-        norms = state.section(payload, "norm")
-        changes = {
-            name: dequantise(norms[name], level, self.levels, self.bucket)
-            for name, level in state.section(payload, "level").items()
-        }
-        return changes | state.section(payload, "model")
-
-
-def quantise(
-    value: Tensor, levels: int, bucket: int, random: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Round values at random to levels of their norm, so that their mean stays.
-
-    Args:
-        value: float, any shape; left as it is.
-        levels: s.
-        bucket: values that share a norm; 0 for all.
-        random: decides which way each value is rounded.
-
-    Returns:
-        Euclidean norms, float32 (buckets,), and levels in -s to s, int16 of the value's shape.
-    """
-    rows = _in_buckets(value.double(), bucket)
-    norms = torch.linalg.vector_norm(rows, dim=1).float()
-    exact = levels * rows.abs() / norms.double()[:, None]
-    draw = torch.rand(exact.shape, generator=random, dtype=torch.float64)
-    level = (exact.floor() + (draw < exact.frac())).clamp(max=levels) * rows.sign()
-    # Not a number: a norm of zero, or one that is not finite, which the server refuses.
-    return norms, _out_of_buckets(level.nan_to_num().to(torch.int16), value.shape)
-
-
-def dequantise(norms: Tensor, level: Tensor, levels: int, bucket: int) -> Tensor:
-    """Return what was sent: norm times level over s, float32 of the level's shape."""
-    rows = _in_buckets(level.double(), bucket) * norms.double()[:, None] / levels
-    return _out_of_buckets(rows.float(), level.shape)
-
-
-def _in_buckets(value: Tensor, bucket: int) -> Tensor:
-    flat = value.reshape(-1)
-    size = bucket or len(flat)
-    return functional.pad(flat, (0, -len(flat) % size)).reshape(-1, size)
-
-
-def _out_of_buckets(rows: Tensor, shape: torch.Size) -> Tensor:
-    return rows.reshape(-1)[: shape.numel()].reshape(shape)
+    def contribution(self, desk: Desk, update: Update) -> tuple[float, StateDict]:
+        """Add the model and its quantised change, each client the same or by its examples."""
+        weight, model = super().contribution(desk, update)
+        return (weight if self.weights == "examples" else 1), model

@@ -6,54 +6,22 @@ Many local steps on different data let clients drift apart. The local loss gains
 Source: T. Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020,
 https://arxiv.org/abs/1812.06127, equation 2 and algorithm 2.
 Differs from the paper: every client takes its full number of epochs, where the paper lets slow ones
-stop early; Adam instead of SGD. The term covers parameters, not BatchNorm's statistics.
+stop early. The optimiser is a setting (SGD in the preset ``paper``). The term covers parameters,
+not BatchNorm's statistics.
 Nothing is pruned, so there are no masks.
 """
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
-
-from fedx_core import limits
+from fedx_core.local_rules import proximal
 from fedx_core.methods import base
-from fedx_core.methods.base import Local
-from fedx_core.training import LocalRule
+from fedx_core.methods.base import Parts, taken
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(base.Method):
-    """FedAvg with a proximal term.
+class Method(proximal.Settings, base.Method):
+    """FedAvg with a proximal term."""
 
-    Args:
-        mu: strength of the pull, 0 or more; 0 is FedAvg.
-        code_compat: add ``mu/2`` times the norm of each tensor's change, not squared, as the code
-            of FedDIP (https://github.com/EricLoong/feddip) does for its FedProx; the pull is then
-            as strong near w_t as far from it.
-    """
-
-    mu: float = 0.01
-    code_compat: bool = False
-
-    def __post_init__(self) -> None:
-        limits.at_least(0, mu=self.mu)
-
-    def rule(self, local: Local) -> LocalRule | None:
-        """Add the proximal term to the loss (equation 2)."""
-        if self.mu == 0:
-            return None
-        sent: list[Tensor] = []
-
-        def penalty(model: nn.Module) -> Tensor:
-            if not sent:  # before the first step, and on the device where the model is by now
-                sent.extend(parameter.detach().clone() for parameter in model.parameters())
-            changes = [w - w_t for w, w_t in zip(model.parameters(), sent, strict=True)]
-            return self.mu / 2 * distance(changes, squared=not self.code_compat)
-
-        return LocalRule(penalty=penalty)
-
-
-def distance(changes: list[Tensor], *, squared: bool) -> Tensor:
-    """Add up the Euclidean norms of some tensors, squared or as they are."""
-    norms = [change.square().sum() if squared else change.norm() for change in changes]
-    return torch.stack(norms).sum()
+    def own(self) -> Parts:
+        """Pull clients towards what they were sent."""
+        return Parts(local=taken(proximal.Rule, self))

@@ -7,15 +7,15 @@ Differs from the paper: as ``fedadam``.
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from fedx_core.methods import fedadam
+from fedx_core.methods import base
+from fedx_core.methods.base import Parts, taken
+from fedx_core.server_steps import fedadam, fedyogi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(fedadam.Method):
+class Method(fedadam.Settings, base.Method):
     """FedAvg with Yogi at the server; settings are those of ``fedadam``."""
 
-    def second_moment(self, v: Tensor, square: Tensor) -> Tensor:
-        """Step towards the squared change by its own size, not by the distance (line 12)."""
-        return v - (1 - self.beta_2) * square * (v - square).sign()
+    def own(self) -> Parts:
+        """Step by Yogi."""
+        return Parts(server=taken(fedyogi.ServerStep, self))

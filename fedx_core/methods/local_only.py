@@ -7,12 +7,12 @@ weighted by test images, so they are not comparable to a global model's where cl
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedx_core import state
-from fedx_core.masks import Mask
-from fedx_core.messages import Schema, ServerState, Update
+from fedx_core.base import state
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Updates, Wire
-from fedx_core.structure import Mode
+from fedx_core.methods.base import Desk, Local, Total, Wire
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.structure import Mode
+from fedx_core.wire.messages import Schema, ServerState, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +21,21 @@ class Method(base.Method):
 
     personal: ClassVar[bool] = True
     communicates: ClassVar[bool] = False
+    own_exchange: ClassVar[str] = "nothing"
 
-    def schema(
-        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
-    ) -> Wire:
+    def schema(self, desk: Desk, mask: Mask | None, mode: Mode | None, variant: str = "") -> Wire:
         """Hand out the first weights; send nothing back."""
-        return Wire(down=super().schema(info, mask, mode, variant).down, up=Schema(()))
+        return Wire(down=super().schema(desk, mask, mode, variant).down, up=Schema(()))
 
     def train(self, local: Local) -> Update:
         """Go on with the client's own model."""
         self.evaluated(local)
-        loss = local.fit()
+        loss = self.fitted(local, None)
         return local.update({}, loss, state.copy(local.model.state_dict()))
 
-    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
+    def settle(self, desk: Desk, before: ServerState, total: Total) -> ServerState:
         """Count the round; the server's model stays where it began."""
-        return ServerState(round_index=server.round_index + 1, model=server.model)
+        return ServerState(round_index=before.round_index + 1, model=before.model)
 
     def evaluated(self, local: Local) -> None:
         """Load the client's own model, or the common start."""

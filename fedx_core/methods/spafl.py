@@ -8,8 +8,9 @@ tell every client which units the others can do without.
 Source: M. Kim, W. Saad, M. Debbah, C. S. Hong, SpaFL: Communication-Efficient Federated Learning
 with Sparse Models and Low Computational Overhead, NeurIPS 2024, https://arxiv.org/abs/2406.00431;
 details follow the authors' code, https://github.com/news-vt/SpaFL_NeruIPS_2024.
-Differs from the paper: weights are trained by Adam, thresholds by SGD with momentum 0.9 as in the
-code; the penalty does not rise. Clients that are not asked receive nothing, and catch up with the
+Differs from the paper: the weights' optimiser is a setting (SGD with a falling rate in the preset
+``paper``), the thresholds' is SGD with momentum 0.9 as in the code, at a rate that does not fall;
+the penalty does not rise. Clients that are not asked receive nothing, and catch up with the
 thresholds' change when they are asked again. A client's model is scored as its next round would
 begin: with the last mean thresholds, and its weights moved by their change, which costs a downlink
 of thresholds. As in the code's ResNet, the classifier has no
@@ -28,17 +29,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fedx_core import domains, limits, state
-from fedx_core.aggregate import weighted_mean
-from fedx_core.domains import Domain
-from fedx_core.masks import Mask
-from fedx_core.messages import Schema, ServerState, Update
+from fedx_core.base import limits, state
+from fedx_core.base.state import Payload, StateDict
+from fedx_core.learning.training import LocalRule
 from fedx_core.methods import base
-from fedx_core.methods.base import Local, ModelInfo, Turn, Updates, Wire
-from fedx_core.state import Payload, StateDict
-from fedx_core.structure import Mode
-from fedx_core.thresholds import kept_units, sparse, yielded
-from fedx_core.training import LocalRule, pick_device
+from fedx_core.methods._averages import Total, weighted_mean
+from fedx_core.methods.base import Desk, Local, Turn, Wire
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.structure import Mode
+from fedx_core.pruning.thresholds import kept_units, sparse, yielded
+from fedx_core.wire import domains
+from fedx_core.wire.domains import Domain
+from fedx_core.wire.messages import Schema, ServerState, Update
 
 MOMENTUM = 0.9
 """Of the thresholds' SGD."""
@@ -60,7 +62,11 @@ class Method(base.Method):
 
     personal: ClassVar[bool] = True
 
-    says: ClassVar[Mapping[str, Domain]] = {**base.Method.says, "client_density": domains.SHARE}
+    numbers: ClassVar[Mapping[str, Domain]] = {
+        **base.Method.numbers,
+        "client_density": domains.SHARE,
+    }
+    own_exchange: ClassVar[str] = "thresholds"
 
     penalty: float = 5e-3
     threshold_rate: float = 0.02
@@ -72,29 +78,27 @@ class Method(base.Method):
         limits.at_least(0, penalty=self.penalty)
         limits.positive(threshold_rate=self.threshold_rate, clip=self.clip)
 
-    def variant(self, turn: Turn, info: ModelInfo) -> str:
+    def variant(self, turn: Turn, desk: Desk) -> str:
         """Send first weights to whom they are new."""
         return "" if turn.returning else "first"
 
-    def schema(
-        self, info: ModelInfo, mask: Mask | None, mode: Mode | None, variant: str = ""
-    ) -> Wire:
+    def schema(self, desk: Desk, mask: Mask | None, mode: Mode | None, variant: str = "") -> Wire:
         """Name thresholds, one a unit; the model beside them for whom it is new."""
-        taus = base.per_unit(info, "threshold", "torch.float32", domains.WEIGHT)
-        model = super().schema(info, mask, mode).down.entries if variant == "first" else ()
+        taus = base.per_unit(desk, "threshold", "torch.float32", domains.WEIGHT)
+        model = super().schema(desk, mask, mode).down.entries if variant == "first" else ()
         return Wire(down=Schema((*taus, *model)), up=Schema(taus))
 
-    def downlink(self, server: ServerState, info: ModelInfo, variant: str = "") -> Payload:
+    def downlink(self, server: ServerState, desk: Desk, variant: str = "") -> Payload:
         """Send the thresholds' mean, zero at first."""
-        model = super().downlink(server, info) if variant == "first" else {}
-        return {**state.as_section(_thresholds(server, info), "threshold"), **model}
+        model = super().downlink(server, desk) if variant == "first" else {}
+        return {**state.as_section(_thresholds(server, desk), "threshold"), **model}
 
     def train(self, local: Local) -> Update:
         """Take over what the thresholds' mean has changed, then train weights and thresholds."""
         received = state.section(local.downlink, "threshold")
         own = state.section(local.memory, "weights") or base.sent(local)
         local.load(self._caught_up(own, state.section(local.memory, "received"), received))
-        device = pick_device(local.settings.device)
+        device = local.desk.device
         taus = {n: tau.to(device, copy=True).requires_grad_() for n, tau in received.items()}
         loss = local.fit(self._step(taus))
         trained = {name: tau.detach().cpu() for name, tau in taus.items()}
@@ -133,29 +137,30 @@ class Method(base.Method):
 
         return LocalRule(effective=effective, penalty=penalty, before_step=move)
 
-    def change(self, server: ServerState, update: Update, info: ModelInfo) -> Payload:
+    def change(self, server: ServerState, update: Update, desk: Desk) -> Payload:
         """Measure the thresholds."""
-        before = state.as_section(_thresholds(server, info), "threshold")
+        before = state.as_section(_thresholds(server, desk), "threshold")
         return {name: value - before[name] for name, value in update.payload.items()}
 
-    def aggregate(self, server: ServerState, updates: Updates, info: ModelInfo) -> ServerState:
-        """Average the thresholds, each client counting the same; the first weights stay."""
-        taus = weighted_mean((1, state.section(update.payload, "threshold")) for update in updates)
-        return replace(server, round_index=server.round_index + 1, memory=taus)
+    def contribution(self, desk: Desk, update: Update) -> tuple[float, StateDict]:
+        """Add the thresholds, each client counting the same."""
+        return 1, state.section(update.payload, "threshold")
 
-    def measured(
-        self, before: ServerState, after: ServerState, info: ModelInfo
-    ) -> dict[str, float]:
+    def settle(self, desk: Desk, before: ServerState, total: Total) -> ServerState:
+        """Average the thresholds; the first weights stay."""
+        return replace(before, round_index=before.round_index + 1, memory=total.mean())
+
+    def measured(self, before: ServerState, after: ServerState, desk: Desk) -> dict[str, float]:
         """Say how high the thresholds are on average, and by how much they moved."""
-        old, new = _thresholds(before, info), _thresholds(after, info)
+        old, new = _thresholds(before, desk), _thresholds(after, desk)
         return {
             "threshold": float(torch.cat([tau.double() for tau in new.values()]).mean()),
             "threshold_step": state.norm(state.subtract(new, old)),
         }
 
-    def paper_bytes(self, info: ModelInfo, kept: int, variant: str = "") -> int:
+    def paper_bytes(self, desk: Desk, kept: int, variant: str = "") -> int:
         """Charge the thresholds, both ways."""
-        return 4 * 2 * sum(layer.units for layer in info.graph.layers)
+        return 4 * 2 * sum(layer.units for layer in desk.graph.layers)
 
     def evaluated(self, local: Local) -> None:
         """Load the client's own sparse model, once the last thresholds are taken over."""
@@ -184,5 +189,5 @@ class Method(base.Method):
         return sparse(weights, state.copy(server.memory))
 
 
-def _thresholds(server: ServerState, info: ModelInfo) -> StateDict:
-    return {x.name: server.memory.get(x.name, torch.zeros(x.units)) for x in info.graph.layers}
+def _thresholds(server: ServerState, desk: Desk) -> StateDict:
+    return {x.name: server.memory.get(x.name, torch.zeros(x.units)) for x in desk.graph.layers}

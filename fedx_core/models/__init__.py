@@ -1,1 +1,1 @@
-"""Models: one entry each in the catalogue, for any number of bands and classes."""
+"""Families of models, one file each: how they are built, pruned and explained."""

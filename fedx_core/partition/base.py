@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import strata
-from fedx_core.errors import ConfigError, DataError
+from fedx_core.base.errors import ConfigError, DataError
+from fedx_core.images import strata
 
 Shares = dict[str, NDArray[np.int64]]
 """Sorted positions by client; every position of a split at exactly one client."""
@@ -153,7 +153,10 @@ def check(shares: Mapping[str, NDArray[np.int64]], size: int, *, leaves_out: boo
     """
     for name in shares:
         if not CLIENT_NAME.fullmatch(name):
-            raise DataError(f"client name {name!r} must match {CLIENT_NAME.pattern}")
+            raise DataError(
+                f"client name {name!r} must match {CLIENT_NAME.pattern}; have the partition rule "
+                "make other names"
+            )
     given = np.sort(np.concatenate([*shares.values(), np.empty(0, np.int64)]))
     wanted = np.unique(given) if leaves_out else np.arange(size)
     if not np.array_equal(given, wanted) or (len(given) and not 0 <= given[0] <= given[-1] < size):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedx_core.errors import ConfigError, DataError
+from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.partition import base
 from fedx_core.partition.base import Known, Shares, client_name
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import strata
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.seeding import numpy_generator
+from fedx_core.images import strata
 from fedx_core.partition.base import Known, Numbered, Shares, enough, follow
-from fedx_core.seeding import numpy_generator
 
 DRAWS = 50
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedx_core.base.seeding import numpy_generator
 from fedx_core.partition.base import Known, Numbered, Shares, enough
-from fedx_core.seeding import numpy_generator
 
 
 @dataclass(frozen=True, kw_only=True)

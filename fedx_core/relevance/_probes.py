@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from fedx_core.structure import UnitGraph, UnitLayer
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 
 Reduce = Callable[[UnitLayer, Tensor, Tensor], Tensor]
 """(layer, its activation, what arrives there) to what is kept, of any shape."""
@@ -32,7 +32,8 @@ def probing(
         graph: the units.
         reduce: applied on the backward pass, and once to tensors without data for its shape.
         copied: hand a copy on. torchvision's blocks add the skip path in place, which would change
-            what is kept; timm's do not, nor do those of ``_explicit``.
+            what is kept; timm's do not, nor do those of
+            ``propagation.explicit``.
 
     Yields:
         A dict that each forward pass fills: layer name to probe.

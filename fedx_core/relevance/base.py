@@ -14,13 +14,13 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError, ReferenceSetError
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
-from fedx_core.structure import UnitGraph, UnitLayer
+from fedx_core.base.errors import ConfigError, ReferenceSetError
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 
 Aggregation = Literal["signed", "abs_of_spatial_sum", "abs_elementwise"]
-"""How values at all positions become one value a unit and sample.
+"""How values at all positions become one value per unit and sample.
 
     signed              sum over positions (the letter of FedX eq. 5)
     abs_of_spatial_sum  maps: absolute value of the sum over space; tokens: absolute value a token,
@@ -55,12 +55,12 @@ class Reference:
             raise ReferenceSetError(
                 f"reference images are {tuple(self.images.shape)} and targets "
                 f"{tuple(self.targets.shape)}; wanted (n, bands, height, width) and (n,) or "
-                "(n, classes)"
+                "(n, classes); draw them from the prepared data set"
             )
         if len(self.images) != len(self.targets):
             raise ReferenceSetError(
                 f"{len(self.images)} reference images with {len(self.targets)} targets; "
-                "each image needs one"
+                "each image needs one: prepare the data set again"
             )
         bad = ~torch.isfinite(self.images).flatten(1).all(1)
         if bad.any():
@@ -92,7 +92,7 @@ class Criterion(abc.ABC):
     needs_reference: ClassVar[bool] = True
     """Whether ``score`` looks at the reference set; where not, it may be None."""
 
-    def check(self, graph: UnitGraph) -> None:  # noqa: B027
+    def check(self, graph: UnitGraph) -> None:  # noqa: B027  a hook
         """Refuse a model whose units can't be scored, before a run begins; none by default.
 
         Raises:
@@ -104,7 +104,7 @@ class Criterion(abc.ABC):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: Reference | None,
         *,
         seed: int,
@@ -115,7 +115,7 @@ class Criterion(abc.ABC):
         Args:
             model: what is explained; stays bit for bit as it is, and in its mode.
             graph: the model's units.
-            entry: the model's entry in the catalogue.
+            architecture: of the model.
             reference: images to explain; None only where ``needs_reference`` is False.
             seed: of whatever is drawn.
             batch_size: images at once; changes nothing but rounding, memory and time.
@@ -128,6 +128,30 @@ class Criterion(abc.ABC):
         """
 
 
+class Weighing(Criterion):
+    """A criterion that scores single weights too."""
+
+    @abc.abstractmethod
+    def weigh(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        architecture: Architecture,
+        reference: Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Score every single weight of the units' layers; arguments are those of :meth:`score`.
+
+        Returns:
+            float32 of the weight's shape on the CPU, by its name in the state dict.
+
+        Raises:
+            ReferenceSetError: as :meth:`score`.
+        """
+
+
 def required(reference: Reference | None) -> Reference:
     """Return the reference set, or say that it is missing.
 
@@ -135,7 +159,10 @@ def required(reference: Reference | None) -> Reference:
         ReferenceSetError: it is None.
     """
     if reference is None:
-        raise ReferenceSetError("this criterion explains images, and was given no reference set")
+        raise ReferenceSetError(
+            "this criterion explains images, and was given no reference set; set "
+            "reference.per_class to 1 or more"
+        )
     return reference
 
 
@@ -285,7 +312,7 @@ def positions(values: Tensor, layer: UnitLayer) -> int:
 
 
 def sum_rows(rows: Tensor, layer: UnitLayer) -> Tensor:
-    """Sum one value a weight row to one a unit; rows are units except in attention heads."""
+    """Sum one value per weight row to one per unit; rows are units except in attention heads."""
     if layer.row_unit is None:
         return rows
     index = torch.tensor(layer.row_unit, device=rows.device)

@@ -12,11 +12,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.base.errors import ConfigError
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 from fedx_core.relevance import base
-from fedx_core.structure import UnitGraph, UnitLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,

@@ -17,13 +17,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.base.errors import ConfigError
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 from fedx_core.relevance import base
 from fedx_core.relevance._probes import probing
-from fedx_core.relevance._streamline import streamline, streamline_response_norms
-from fedx_core.structure import UnitGraph, UnitLayer
+from fedx_core.relevance._streamline import streamline
 
 Mode = Literal["conductance", "pathgrad"]
 
@@ -55,7 +55,7 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,
@@ -65,9 +65,9 @@ class Criterion(base.Criterion):
         reference = base.required(reference)
         twin = base.copy_to_explain(model)
         streamline(twin, graph)
-        streamline_response_norms(twin)
+        architecture.quicken(twin, graph, rounding=True)
         walk = _Walk(twin, graph, self)
-        with probing(twin, graph, walk.reduce, copied=entry.family == "resnet") as probes:
+        with probing(twin, graph, walk.reduce, copied=architecture.adds_in_place) as probes:
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 integrals = walk.integrate(probes, images, targets)
@@ -101,7 +101,7 @@ class _Walk:
     def integrate(
         self, probes: Mapping[str, Tensor], images: Tensor, targets: Tensor
     ) -> list[Tensor]:
-        """Sum over the path, one tensor a layer, as :func:`base.sum_signed` leaves it."""
+        """Sum over the path, one tensor per layer, as :func:`base.sum_signed` leaves it."""
         steps = self.criterion.steps
         # One image stands for all: the baseline is the same for each.
         with torch.no_grad(), base.recording(self.model, self.graph) as self.before:

@@ -10,9 +10,10 @@ Differs from the paper: absolute values by default (``base.Aggregation``); FedX 
 ConvNeXt V2, so epsilon throughout, with GRN and LayerNorm linear around their statistics and their
 shifts keeping what they gave, is ours; so is explaining it in float64 (``precision``).
 Relevance at a unit is measured after BatchNorm, which is merged into the convolution before it.
+That of single weights is shared out by the epsilon rule, whatever rule brought it to their unit.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,26 +21,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.base.errors import ConfigError
+from fedx_core.models.base import Architecture
+from fedx_core.propagation.explicit import Attention, Replacement, rewrite
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 from fedx_core.relevance import base
-from fedx_core.relevance._explicit import Attention, rewrite
 from fedx_core.relevance._probes import probing
+from fedx_core.relevance._shares import sharing
 from fedx_core.relevance._streamline import streamline
-from fedx_core.structure import UnitGraph, UnitLayer
 
 Rule = Literal["auto", "epsilon", "gamma", "zplus", "alpha2beta1"]
 Initial = Literal["one", "logit"]
 Precision = Literal["auto", "model", "float64"]
 
-# The gradient of these is their rule (max pooling: winner takes all), or _explicit gave them one.
-_NEEDS_NO_RULE = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.LayerNorm, nn.Sequential)
+# The gradient of these is their rule (max pooling: winner takes all).
+_NEEDS_NO_RULE = (nn.Identity, nn.Dropout, nn.Flatten, nn.MaxPool2d, nn.Sequential)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criterion(base.Criterion):
-    """LRP with one rule a group of layers (``Entry.lrp_groups``).
+class Criterion(base.Weighing):
+    """LRP with one rule a group of layers (``Variant.lrp_groups``).
 
     Args:
         low: rule of the layers near the image; ``auto`` is epsilon.
@@ -86,7 +88,7 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,
@@ -94,27 +96,58 @@ class Criterion(base.Criterion):
     ) -> Scores:
         """Propagate relevance back to every unit; nothing is drawn."""
         reference = base.required(reference)
-        # Half of the images at once, whose values take the memory of all of them in float32.
-        at_once = max(1, batch_size // 2) if self._in_float64(entry) else batch_size
-        with self.explaining(model, graph, entry) as explain:
+        at_once = self._at_once(architecture, batch_size)
+        with self.explaining(model, graph, architecture) as explain:
             return base.mean_over_samples(model, graph, reference, at_once, explain)
+
+    def weigh(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        architecture: Architecture,
+        reference: base.Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Share each unit's relevance out to its weights, by what each contributed."""
+        reference = base.required(reference)
+        at_once = self._at_once(architecture, batch_size)
+        sums = {
+            layer.weight: torch.zeros(model.get_parameter(layer.weight).shape, dtype=torch.float64)
+            for layer in graph.layers
+        }
+
+        def add(name: str, shares: Tensor) -> None:
+            sums[name] += (shares if self.aggregation == "signed" else shares.abs()).double().cpu()
+
+        with (
+            self.down_to_pixels(model, graph, architecture) as twin,
+            sharing(twin, graph, add),
+            torch.enable_grad(),
+        ):
+            for images, targets in reference.batches(at_once, model):
+                logits = twin(images.requires_grad_())
+                start = self.initial_relevance(logits.detach(), targets)
+                torch.autograd.grad(logits, images, start)
+        return {name: (total / len(reference)).float() for name, total in sums.items()}
 
     @contextmanager
     def explaining(
-        self, model: nn.Module, graph: UnitGraph, entry: Entry
+        self, model: nn.Module, graph: UnitGraph, architecture: Architecture
     ) -> Iterator[Callable[[Tensor, Tensor], dict[str, Tensor]]]:
         """Prepare a copy of the model once for any number of batches.
 
         Yields:
             (images, targets) to the relevance of each unit, (n, units) by layer name.
         """
-        twin, composite = self._twin(model, graph, entry)
+        twin, composite = self._twin(model, graph, architecture)
         # Probes come first: what they read must be in front of a rule's cut through the graph.
         with (
             probing(twin, graph, self._reduce, copied=False) as probes,
             composite.context(twin),
         ):
-            _require_rules(twin, composite)
+            _require_rules(twin, composite, architecture.explicit(self.attention))
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
                 logits = twin(images)
@@ -127,7 +160,7 @@ class Criterion(base.Criterion):
 
     @contextmanager
     def down_to_pixels(
-        self, model: nn.Module, graph: UnitGraph, entry: Entry
+        self, model: nn.Module, graph: UnitGraph, architecture: Architecture
     ) -> Iterator[nn.Module]:
         """Prepare a copy of the model whose gradients, as autograd calls them, are relevance.
 
@@ -135,24 +168,31 @@ class Criterion(base.Criterion):
             The copy, in eval mode. For its input and, as ``grad_outputs``, relevance of its logits,
             ``torch.autograd.grad`` returns the relevance of each value of the input.
         """
-        twin, composite = self._twin(model, graph, entry)
+        twin, composite = self._twin(model, graph, architecture)
         with composite.context(twin):
-            _require_rules(twin, composite)
+            _require_rules(twin, composite, architecture.explicit(self.attention))
             yield twin
 
-    def _in_float64(self, entry: Entry) -> bool:
+    def _at_once(self, architecture: Architecture, batch_size: int) -> int:
+        # Half of the images, whose values take the memory of all of them in float32.
+        return max(1, batch_size // 2) if self._in_float64(architecture) else batch_size
+
+    def _in_float64(self, architecture: Architecture) -> bool:
         if self.precision == "auto":
-            return entry.family == "convnext"
+            return architecture.explained_in_float64
         return self.precision == "float64"
 
-    def _twin(self, model: nn.Module, graph: UnitGraph, entry: Entry) -> tuple[nn.Module, Any]:
+    def _twin(
+        self, model: nn.Module, graph: UnitGraph, architecture: Architecture
+    ) -> tuple[nn.Module, Any]:
         twin = base.copy_to_explain(model)
-        if self._in_float64(entry):
+        if self._in_float64(architecture):
             # Sums that cancel come back as divisors; in float32 the last bits would choose units.
             twin.double().register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-        rewrite(twin, entry.family, self.attention)
+        rewrite(twin, architecture.explicit(self.attention))
         streamline(twin, graph)
-        return twin, self._composite(graph, entry)
+        architecture.quicken(twin, graph, rounding=False)
+        return twin, self._composite(twin, graph, architecture)
 
     def _reduce(self, layer: UnitLayer, values: Tensor, relevance: Tensor) -> Tensor:
         return base.by_unit(relevance, layer, self.aggregation)
@@ -165,75 +205,67 @@ class Criterion(base.Criterion):
         labels = base.positives(logits, targets)
         return labels * logits if self.initial == "logit" else labels
 
-    def _composite(self, graph: UnitGraph, entry: Entry) -> Any:
+    def _composite(self, twin: nn.Module, graph: UnitGraph, architecture: Architecture) -> Any:
         from zennit.composites import NameLayerMapComposite
         from zennit.types import Activation, AvgPool, BatchNorm
 
-        from fedx_core.relevance._rules import Epsilon, Pass
+        from fedx_core.propagation.rules import Epsilon, Pass
 
-        inner: Rule = "gamma" if entry.family == "resnet" else "epsilon"
+        inner: Rule = architecture.inner_rule
         rules = [
             self._rule(self.low, "epsilon"),
             self._rule(self.middle, inner),
             self._rule(self.high, inner),
         ]
         names = [layer.name for layer in graph.layers]
-        groups = [[n for n in names if n.startswith(group)] for group in entry.lrp_groups]
+        # Several layers may stand in the classifier's place, and before it.
+        heads = [
+            name
+            for name, module in twin.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear) and name not in names
+        ]
+        groups = [[n for n in names if n.startswith(group)] for group in architecture.lrp_groups]
         return NameLayerMapComposite(
             name_map=[
                 *zip(groups, rules, strict=True),
-                ([entry.classifier], self._rule(self.classifier, "epsilon")),
+                (heads, self._rule(self.classifier, "epsilon")),
             ],
             layer_map=[
+                *architecture.rules(),
                 (Activation, Pass()),
                 (AvgPool, Epsilon()),
                 (BatchNorm, Pass()),
-                *_timm_rules(entry.family),
             ],
         )
 
     def _rule(self, name: Rule, auto: Rule) -> Any:
-        from fedx_core.relevance import _rules
+        from fedx_core.propagation import rules
 
         match auto if name == "auto" else name:
             case "gamma":
-                return _rules.Gamma(self.gamma)
+                return rules.Gamma(self.gamma)
             case "zplus":
-                return _rules.Signs(1, 0)
+                return rules.Signs(1, 0)
             case "alpha2beta1":
-                return _rules.Signs(2, 1)
+                return rules.Signs(2, 1)
             case _:
-                return _rules.Epsilon(self.epsilon)
+                return rules.Epsilon(self.epsilon)
 
 
-def _timm_rules(family: str) -> list[tuple[Any, Any]]:
-    """Name rules for timm's element-wise modules, which zennit does not know.
-
-    GRN scales each channel by its norm and shifts it; with the norm held constant it is
-    element-wise too.
-    """
-    if family == "resnet":
-        return []
-    from timm.layers.activations import GELU, GELUTanh
-    from timm.layers.grn import GlobalResponseNorm
-
-    from fedx_core.relevance._rules import Pass, Shifted
-
-    return [((GELU, GELUTanh), Pass()), ((GlobalResponseNorm,), Shifted())]
-
-
-def _require_rules(model: nn.Module, composite: Any) -> None:
+def _require_rules(model: nn.Module, composite: Any, replacements: Sequence[Replacement]) -> None:
     """Check that no module falls back to its plain gradient, which is no relevance.
 
     Raises:
         ConfigError: names the module.
     """
+    replaced = tuple(kind for kind, method, _ in replacements if method == "forward")
     for name, module in model.named_modules():
         inner = next(module.children(), None) is not None
-        if inner or isinstance(module, _NEEDS_NO_RULE):
+        if inner or isinstance(module, (*_NEEDS_NO_RULE, *replaced)):
             continue
         if composite.module_map({}, name, module) is None:
             raise ConfigError(
-                f"LRP knows no rule for {name!r}, a {type(module).__name__}; add one to "
-                "fedx_core/relevance/lrp.py, or choose another criterion"
+                f"LRP knows no rule for {name!r}, a {type(module).__name__}; add one "
+                "to rules() or explicit() of its family in fedx_core/models, or choose another "
+                "criterion (method.relevance.name)"
             )

@@ -9,16 +9,16 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 from fedx_core.relevance import base
-from fedx_core.structure import UnitGraph, UnitLayer
 
 Norm = Literal["l1", "l2"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criterion(base.Criterion):
+class Criterion(base.Weighing):
     """The norm of each unit's weight row, or of all rows of an attention head.
 
     Args:
@@ -35,7 +35,7 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,
@@ -46,6 +46,20 @@ class Criterion(base.Criterion):
             layer.name: self._norm(model.get_parameter(layer.weight).detach(), layer)
             for layer in graph.layers
         }
+
+    def weigh(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        architecture: Architecture,
+        reference: base.Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Take each weight's size."""
+        weights = (layer.weight for layer in graph.layers)
+        return {n: model.get_parameter(n).detach().abs().cpu().float() for n in weights}
 
     def _norm(self, weight: Tensor, layer: UnitLayer) -> Tensor:
         rows = weight.cpu().double().flatten(1)

@@ -16,17 +16,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph, UnitLayer
 from fedx_core.relevance import base
 from fedx_core.relevance.taylor import weight_times_gradient
-from fedx_core.structure import UnitGraph, UnitLayer
 
 Saliency = Literal["gate", "connections"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Criterion(base.Criterion):
+class Criterion(base.Weighing):
     """Sensitivity of the loss on the reference labels to a gate on each unit.
 
     Args:
@@ -44,19 +44,38 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,
         batch_size: int,
     ) -> Scores:
         """Differentiate the mean loss by the gates; nothing is drawn."""
-        products = weight_times_gradient(
-            base.copy_to_explain(model), graph, base.required(reference), batch_size
-        )
+        products = _products(model, graph, reference, batch_size)
         return {layer.name: self._by_unit(products[layer.name], layer) for layer in graph.layers}
+
+    def weigh(
+        self,
+        model: nn.Module,
+        graph: UnitGraph,
+        architecture: Architecture,
+        reference: base.Reference | None,
+        *,
+        seed: int,
+        batch_size: int,
+    ) -> Scores:
+        """Differentiate the mean loss by a gate on each weight (eq. 3 to 5)."""
+        products = _products(model, graph, reference, batch_size)
+        return {layer.weight: products[layer.name].abs().float() for layer in graph.layers}
 
     def _by_unit(self, products: Tensor, layer: UnitLayer) -> Tensor:
         if self.saliency == "connections":
             products = products.abs()
         return base.sum_rows(products.flatten(1).sum(1), layer).abs().float()
+
+
+def _products(
+    model: nn.Module, graph: UnitGraph, reference: base.Reference | None, batch_size: int
+) -> dict[str, Tensor]:
+    twin = base.copy_to_explain(model)
+    return weight_times_gradient(twin, graph, base.required(reference), batch_size)

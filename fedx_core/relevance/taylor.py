@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedx_core.masks import Scores
-from fedx_core.models.catalogue import Entry
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph
 from fedx_core.relevance import base
-from fedx_core.structure import UnitGraph
 
 Variant = Literal["activation", "weight"]
 
@@ -42,7 +42,7 @@ class Criterion(base.Criterion):
         self,
         model: nn.Module,
         graph: UnitGraph,
-        entry: Entry,
+        architecture: Architecture,
         reference: base.Reference | None,
         *,
         seed: int,

@@ -14,16 +14,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedx_core import strict_json
-from fedx_core.client import statistics_schema
+from fedx_core.asks.base import Ask
+from fedx_core.base import plugins, strict_json
+from fedx_core.base.config import Plugin
+from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.clients.plan import Plan, set_up
 from fedx_core.codec import base as framing
-from fedx_core.config import Plugin
-from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import ClientJob
-from fedx_core.plan import Plan, set_up
 from fedx_core.sites.manifest import MANIFEST_SIZE
 from fedx_core.store import Buffer, FileStore, reference
+from fedx_core.wire.messages import ClientJob
 
 MAX_PLAN = 256 * 1024
 """Bytes of the longest plan that is looked at."""
@@ -192,17 +192,23 @@ def describe(plan: Plan, job: ClientJob) -> str:
         FedXError: this version of FedX can't follow the plan at all.
     """
     settings = plan.training
-    labels = "one label" if plan.label_kind == "single" else "several labels"
+    labels = {
+        "single": "one label per image",
+        "multi": "several labels per image",
+        "pixels": "one label per pixel",
+    }[plan.label_kind]
     passes = "1 pass" if settings.epochs == 1 else f"{settings.epochs} passes"
     return f"""\
-run     {job.run}, which asks in round {job.round_index} to {_PURPOSES[job.purpose]}
+run     {job.run}, which asks in round {job.round_index} to {_ask(job.purpose).verb}
 reads   images and labels of the shard of {job.client}, and nothing else at this site:
         the training part to train, the test part to score the model if it is asked to
-trains  {plan.model}, {plan.bands} bands in, {plan.classes} classes out ({labels} an image)
-        {passes} over the training part a round, {settings.batch_size} images a step,
-        Adam at {settings.learning_rate:g}
+trains  {plan.model}, {plan.bands} bands in, {plan.classes} classes out ({labels})
+        {passes} over the training part per round, {settings.batch_size} images per step,
+        {settings.optimiser} at a learning rate of {settings.learning_rate:g}
+learns  {_named(settings.objective)}
 method  {_named(plan.method)}
-codec   {_named(plan.codec)}
+codec   {_codecs(plan)}
+weights {_weights(plan)}
 leaves  {_leaving(plan)}
         {MANIFEST_SIZE:,} bytes of signed report a job: how many images, how many seconds,
         and averages such as the loss; of scoring, the metrics
@@ -211,27 +217,42 @@ leaves  {_leaving(plan)}
 stays   images, labels, and what the method keeps between rounds"""
 
 
-_PURPOSES = {
-    "train": "train",
-    "evaluate": "score a model",
-    "statistics": "count and add up pixels",
-}
-
-
 def _leaving(plan: Plan) -> str:
-    up = set_up(plan).wire(None).up
+    desk = set_up(plan)
+    up = desk.wire(None).up
     if not up.entries:
         return "no update: the method sends none"
-    _, most = framing.lengths(up)
+    _, most = desk.up.lengths(up)
     sections = ", ".join(sorted({entry.name.partition("/")[0] for entry in up.entries}))
     return (
-        f"at most {most:,} bytes of update a round, less once units are pruned:\n        "
+        f"at most {most:,} bytes of update per round, less once units are pruned:\n        "
         f"{len(up.entries)} tensors of {sections}"
     )
 
 
+def _weights(plan: Plan) -> str:
+    exist = "all exist"
+    if plan.support is not None and plan.support.name != "dense":
+        exist = f"of those that exist: {_named(plan.support)}"
+    drawn = "the coordinator's" if plan.first_model is None else "drawn here, from the plan's seed"
+    return f"{exist}; the first ones are {drawn}"
+
+
+def _codecs(plan: Plan) -> str:
+    method = plan.method.build("methods")
+    down = method.downlink_codec or plan.codec
+    up = method.uplink or plan.uplink or plan.codec
+    other = f"; of what the site sends, {_named(up)}" if up != down else ""
+    return _named(down) + other
+
+
 def _statistics_size(plan: Plan) -> int:
-    return framing.lengths(statistics_schema(plan.bands))[1]
+    return framing.lengths(_ask("statistics").schema(plan))[1]
+
+
+def _ask(name: str) -> Ask:
+    ask: Ask = plugins.build("asks", name, {})
+    return ask
 
 
 def _named(plugin: Plugin) -> str:

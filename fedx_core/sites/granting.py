@@ -7,20 +7,20 @@ length first, and is granted it then, if it can be one.
 
 from dataclasses import dataclass, field
 
-from fedx_core import checkpoint, strict_json
-from fedx_core.client import statistics_schema
+from fedx_core.asks.base import Ask
+from fedx_core.base import plugins
+from fedx_core.base.errors import TooBigError
+from fedx_core.clients.plan import MethodDesk, read_plan, set_up
 from fedx_core.codec import base as framing
-from fedx_core.errors import TooBigError
-from fedx_core.frozen_json import parse
-from fedx_core.masks import Mask
-from fedx_core.messages import LARGEST_MESSAGE, ClientJob, Ref, Schema
-from fedx_core.plan import Plan, Workbench, set_up
+from fedx_core.pruning.masks import Mask
+from fedx_core.record import checkpoint
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.manifest import MANIFEST_SIZE
 from fedx_core.sites.notes import NOTE_SIZE
 from fedx_core.sites.orders import intent_key, taken_key
 from fedx_core.sites.presigner import Presigner
 from fedx_core.store import Store
+from fedx_core.wire.messages import ClientJob, Ref, Schema
 
 
 @dataclass
@@ -34,18 +34,17 @@ class Granting:
 
     store: Store
     presigner: Presigner
-    _bench: Workbench | None = field(default=None, init=False, repr=False)
+    _desk: MethodDesk | None = field(default=None, init=False, repr=False)
     _plan: Ref | None = field(default=None, init=False, repr=False)
     _mask: tuple[Ref | None, Mask | None] | None = field(default=None, init=False, repr=False)
 
     def grants(self, job: ClientJob, seconds: float) -> tuple[Grant, ...]:
-        """Grant what a job names: three objects at most to fetch, four to store.
+        """Grant what a job names.
 
         Args:
             job: of one site.
             seconds: that the grants shall live.
         """
-        fetched = [ref for ref in (job.plan, job.base, job.mask) if ref is not None]
         least, most = self.lengths(job)
         stored = [(taken_key(job), NOTE_SIZE), (job.report_key, MANIFEST_SIZE)]
         if least != most:
@@ -53,7 +52,7 @@ class Granting:
         elif most:
             stored.append((job.uplink_key, most))
         return (
-            *(self.presigner.get(ref.key, ref.size, seconds) for ref in fetched),
+            *(self.presigner.get(ref.key, ref.size, seconds) for ref in job.named),
             *(self.presigner.put(key, size, seconds) for key, size in stored),
         )
 
@@ -74,23 +73,23 @@ class Granting:
 
     def lengths(self, job: ClientJob) -> tuple[int, int]:
         """Return the fewest and the most bytes of what a job's client sends; 0 for nothing."""
-        schema = self._uplink(job)
-        return framing.lengths(schema) if schema is not None and schema.entries else (0, 0)
+        ask: Ask = plugins.build("asks", job.purpose, {})
+        desk = self._desk_of(job.plan)
+        if not ask.updates:
+            schema = ask.schema(desk.plan)
+            return framing.lengths(schema) if schema.entries else (0, 0)
+        schema = self._uplink(job, desk)
+        return desk.up.lengths(schema) if schema.entries else (0, 0)
 
-    def _uplink(self, job: ClientJob) -> Schema | None:
-        if job.purpose == "evaluate":
-            return None
-        bench = self._bench_of(job.plan)
-        if job.purpose == "statistics":
-            return statistics_schema(bench.plan.bands)
+    def _uplink(self, job: ClientJob, desk: MethodDesk) -> Schema:
         if self._mask is None or self._mask[0] != job.mask:
-            masked = bench.method.masked(bench.info)
-            mask = checkpoint.fetch_mask(self.store, job.mask, bench.info, masked)
+            masked = desk.method.masked(desk)
+            mask = checkpoint.fetch_mask(self.store, job.mask, desk, masked)
             self._mask = (job.mask, mask)
-        return bench.wire(self._mask[1], job.variant).up
+        return desk.wire(self._mask[1], job.variant).up
 
-    def _bench_of(self, plan: Ref) -> Workbench:
-        if self._bench is None or self._plan != plan:
-            read = parse(Plan, strict_json.loads(self.store.get(plan), LARGEST_MESSAGE))
-            self._bench, self._plan, self._mask = set_up(read), plan, None
-        return self._bench
+    def _desk_of(self, plan: Ref) -> MethodDesk:
+        if self._desk is None or self._plan != plan:
+            read = read_plan(self.store.get(plan))
+            self._desk, self._plan, self._mask = set_up(read), plan, None
+        return self._desk

@@ -5,16 +5,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     AlreadyExistsError,
     GrantError,
     ObjectMissingError,
     PayloadError,
     TooBigError,
 )
-from fedx_core.messages import Ref
-from fedx_core.sites.wire import Buffer, Reply, Wire
+from fedx_core.sites.http_client import Buffer, HttpClient, Reply
 from fedx_core.store import Store, reference
+from fedx_core.wire.messages import Ref
 
 Verb = Literal["get", "put"]
 
@@ -49,13 +49,13 @@ class GrantedStore:
         grants: that may be used.
         sent: takes the hash of what is stored under each key, so that a site that was killed in
             the middle of it knows its own object again; None keeps no such notes.
-        wire: carries the requests.
+        http: carries the requests.
     """
 
-    def __init__(self, grants: Iterable[Grant], sent: Store | None, wire: Wire) -> None:
+    def __init__(self, grants: Iterable[Grant], sent: Store | None, http: HttpClient) -> None:
         self._grants = {(grant.verb, grant.key): grant for grant in grants}
         self._sent = sent
-        self._wire = wire
+        self._http = http
 
     def allows(self, verb: Verb, key: str) -> bool:
         """Tell whether something is granted."""
@@ -95,7 +95,7 @@ class GrantedStore:
         if (grant := self._grants.get(("get", key))) is None:
             return None
         most = grant.size if limit is None else min(grant.size, limit)
-        reply = self._wire.get(grant.url, most, repr(key), dict(grant.headers))
+        reply = self._http.get(grant.url, most, repr(key), dict(grant.headers))
         if reply.status == 404:
             return None
         _check(reply, grant)
@@ -121,7 +121,7 @@ class GrantedStore:
         before = self._hash_sent(key)
         if self._sent is not None and before is None:
             self._sent.put(key, ref.sha256.encode())
-        reply = self._wire.put(grant.url, data, repr(key), dict(grant.headers))
+        reply = self._http.put(grant.url, data, repr(key), dict(grant.headers))
         # An answer that got lost makes the next attempt meet its own object.
         if reply.status == 412 and not (reply.repeated or before == ref.sha256):
             raise AlreadyExistsError(f"{key!r} holds something that this site did not store")

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core.errors import AlreadyExistsError, SiteError
+from fedx_core.base.errors import AlreadyExistsError, SiteError
 from fedx_core.sites import keys, origin, succession
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import Grant

@@ -1,8 +1,8 @@
 """A site's first letter: where its orders will lie. It is carried by people, as its keys were."""
 
-from fedx_core import strict_json
-from fedx_core.errors import IdentifierError, PayloadError, TooBigError
-from fedx_core.frozen_json import canonical, parse
+from fedx_core.base import strict_json
+from fedx_core.base.errors import IdentifierError, PayloadError, TooBigError
+from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, Public, seal, unsigned
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix

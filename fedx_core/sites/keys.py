@@ -33,8 +33,8 @@ from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, PublicKey, SealedBox
 from nacl.signing import SigningKey, VerifyKey
 
-from fedx_core import strict_json, unfinished
-from fedx_core.errors import (
+from fedx_core.base import strict_json, unfinished
+from fedx_core.base.errors import (
     IdentifierError,
     KeyExpiredError,
     PayloadError,
@@ -42,8 +42,8 @@ from fedx_core.errors import (
     SiteError,
     VersionError,
 )
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import PROTOCOL
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.wire.messages import PROTOCOL
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """Of sites, and so of their clients: nothing that leads out of a folder or a store."""

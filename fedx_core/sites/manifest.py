@@ -12,12 +12,18 @@ import math
 import re
 from dataclasses import dataclass
 
-from fedx_core import strict_json
-from fedx_core.errors import ExamplesError, IdentifierError, PayloadError, StaleError, TooBigError
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import ClientJob, ClientReport, Ref
+from fedx_core.base import strict_json
+from fedx_core.base.errors import (
+    ExamplesError,
+    IdentifierError,
+    PayloadError,
+    StaleError,
+    TooBigError,
+)
+from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.sites.keys import Keys, unsigned
 from fedx_core.sites.registry import Admitted
+from fedx_core.wire.messages import ClientJob, ClientReport, Ref
 
 MANIFEST_SIZE = 8192
 """Bytes of every manifest."""

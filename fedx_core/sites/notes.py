@@ -6,7 +6,7 @@
     refused  it will not answer this attempt; lies where the report would
 
 A refusal gives the error's code alone. What the error says may name folders and data of the site's,
-so it stays in the site's own book (:mod:`fedx_core.sites.audit`).
+so it stays in the site's own book (:mod:`fedx_core.rounds.audit`).
 """
 
 import hashlib
@@ -14,12 +14,12 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedx_core import strict_json
-from fedx_core.errors import PayloadError, StaleError
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import ClientJob
+from fedx_core.base import strict_json
+from fedx_core.base.errors import PayloadError, StaleError
+from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.sites.keys import Keys, Public, unsigned
 from fedx_core.sites.manifest import MANIFEST_SIZE
+from fedx_core.wire.messages import ClientJob
 
 NOTE_SIZE = 1024
 """Bytes of a note; one that lies in a report's place has a manifest's."""
@@ -52,7 +52,7 @@ def digest(job: ClientJob) -> str:
 
     How long it may take is left out: a coordinator that was killed asks the same with less time.
     """
-    timeless = replace(job, deadline=0.0, grace=0.0, needed=0)
+    timeless = replace(job, deadline=0.0, grace=0.0)
     return hashlib.sha256(canonical(timeless)).hexdigest()
 
 

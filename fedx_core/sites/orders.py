@@ -14,18 +14,18 @@ import math
 import re
 from dataclasses import dataclass
 
-from fedx_core import strict_json
-from fedx_core.errors import (
+from fedx_core.base import strict_json
+from fedx_core.base.errors import (
     IdentifierError,
     PayloadError,
     StaleError,
     TooBigError,
     UnknownSiteError,
 )
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import ClientJob
+from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys, Public, check_name, seal, unsigned
+from fedx_core.wire.messages import ClientJob
 
 MAX_ORDER = 64 * 1024
 """Bytes of the longest order; one with seven grants takes some eight thousand."""
@@ -140,15 +140,15 @@ def _check_job(job: ClientJob, site: str) -> None:
         raise IdentifierError(f"an order of round {job.round_index}, attempt {job.attempt}")
     if job.memory is not None and not job.memory.key.startswith(f"memory/{site}/"):
         raise IdentifierError(f"an order that names {job.memory.key[:80]!r} as memory of {site}")
-    for ref in (job.plan, job.base, job.mask, job.memory):
-        if ref is not None and not (_SHA256.fullmatch(ref.sha256) and ref.size >= 0):
+    for ref in (*job.named, *([job.memory] if job.memory else [])):
+        if not (_SHA256.fullmatch(ref.sha256) and ref.size >= 0):
             raise PayloadError(f"an order whose reference to {ref.key[:80]!r} is malformed")
 
 
 def _check_grants(order: Order) -> None:
     """Check that an order grants what its job names, each once, and nothing else."""
     job = order.job
-    fetched = {ref.key: ref for ref in (job.plan, job.base, job.mask) if ref is not None}
+    fetched = {ref.key: ref for ref in job.named}
     stored = {job.uplink_key, job.report_key, intent_key(job), taken_key(job)}
     seen: set[tuple[str, str]] = set()
     for grant in order.grants:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from fedx_core.errors import ConfigError, OriginError
+from fedx_core.base.errors import ConfigError, OriginError
 from fedx_core.sites.grants import Grant
 
 HEADERS = frozenset({

@@ -7,9 +7,9 @@ that the key must be free. So a site that changes any of these, or stores twice,
 import math
 import time
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from fedx_core.sites.grants import Grant
-from fedx_core.sites.wire import check_address, keep_signatures_out_of_logs
+from fedx_core.sites.http_client import check_address, keep_signatures_out_of_logs
 from fedx_core.store import S3Store, Store
 
 MARGIN_SECONDS = 300.0
@@ -24,7 +24,7 @@ class Presigner:
 
     Args:
         store: that the objects are in; S3, since only a server can hold others to a grant.
-        plain_http: see :func:`fedx_core.sites.wire.check_address`.
+        plain_http: see :func:`fedx_core.sites.http_client.check_address`.
 
     Raises:
         ConfigError: another kind of store, or one that is reached by plain HTTP off loopback.

@@ -15,13 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import strict_json
-from fedx_core.errors import PayloadError, SiteError, UnknownSiteError
-from fedx_core.frozen_json import canonical, parse, plain
-from fedx_core.messages import LARGEST_MESSAGE
+from fedx_core.base import strict_json
+from fedx_core.base.errors import PayloadError, SiteError, UnknownSiteError
+from fedx_core.base.frozen_json import canonical, parse, plain
 from fedx_core.sites import keys, succession
 from fedx_core.sites.keys import Keys, Public
 from fedx_core.store import FileStore
+from fedx_core.wire.messages import LARGEST_MESSAGE
 
 COORDINATOR = "coordinator"
 """Name of the coordinator's own keys."""

@@ -16,9 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedx_core import client, strict_json
-from fedx_core.client import Place
-from fedx_core.errors import (
+from fedx_core.base import strict_json
+from fedx_core.base.errors import (
     AlreadyExistsError,
     FedXError,
     GrantError,
@@ -28,16 +27,18 @@ from fedx_core.errors import (
     RunError,
     StoreError,
 )
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.messages import LARGEST_MESSAGE, ClientJob, ClientReport, Ref
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
 from fedx_core.sites import manifest, notes
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.keys import Keys
 from fedx_core.sites.orders import Order, intent_key, taken_key
-from fedx_core.sites.wire import Wire
 from fedx_core.store import Buffer, FileStore, reference
+from fedx_core.wire.messages import LARGEST_MESSAGE, ClientJob, ClientReport, Ref
 
 LONGEST_SILENCE = 30 * 24 * 3600.0
 """Seconds after which a site forgets what it has sent in a run of which it hears no more."""
@@ -52,7 +53,7 @@ def answer(
     shards: str,
     memory: str,
     outbox: Path,
-    wire: Wire | None = None,
+    http: HttpClient | None = None,
 ) -> None:
     """Do what an order asks for, and store what comes of it.
 
@@ -63,18 +64,20 @@ def answer(
         shards: folder with a folder of this site's name.
         memory: folder for what the site keeps between rounds.
         outbox: folder for what is to be stored and was stored.
-        wire: carries the requests.
+        http: carries the requests.
 
     Raises:
         PlanError: nobody here has agreed to the plan; the coordinator was told so.
         GrantError: a grant has expired or was refused.
         StoreError: the coordinator's store does not answer.
-        FedXError: the job can't be done, see :func:`fedx_core.client.train`.
+        FedXError: the job can't be done, see :func:`fedx_core.clients.client.train`.
     """
     job = order.job
     folder = outbox / job.run / f"{job.round_index:04d}" / notes.digest(job)
     desk = FileStore(folder / "done", durable=False)
-    granted = GrantedStore(order.grants, FileStore(folder / "sent", durable=False), wire or Wire())
+    granted = GrantedStore(
+        order.grants, FileStore(folder / "sent", durable=False), http or HttpClient()
+    )
     _agreed(job, granted, approvals, keys)
     _tidy(outbox, job)
     report = _left(desk) or _work(job, granted, desk, shards, memory)
@@ -85,14 +88,16 @@ def answer(
     _forget(Path(memory), job)
 
 
-def answer_or_refuse(order: Order, home: Home, shards: Path, wire: Wire | None = None) -> None:
+def answer_or_refuse(
+    order: Order, home: Home, shards: Path, http: HttpClient | None = None
+) -> None:
     """Do what an order asks for; if that can't be done, tell the coordinator.
 
     Args:
         order: that was opened.
         home: of this site.
         shards: folder with a folder of this site's name.
-        wire: carries the requests.
+        http: carries the requests.
 
     Raises:
         OriginError: it would lead elsewhere than to the site's store; nothing was sent.
@@ -101,12 +106,12 @@ def answer_or_refuse(order: Order, home: Home, shards: Path, wire: Wire | None =
     home.check(order.all_grants)
     mine = home.keys
     try:
-        answer(order, mine, home.approvals, str(shards), str(home.memory), home.outbox, wire)
+        answer(order, mine, home.approvals, str(shards), str(home.memory), home.outbox, http)
     except Exception as error:  # a job may fail in any way; the site goes on
         if may_pass(error):
             raise
         with suppress(GrantError, StoreError):
-            refuse(order, mine, error, wire)
+            refuse(order, mine, error, http)
         if isinstance(error, FedXError):
             raise
         raise RunError(f"the job failed with {type(error).__name__}: {error}") from error
@@ -119,7 +124,7 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, StoreError | GrantError | PlanError)
 
 
-def refuse(order: Order, keys: Keys, error: Exception, wire: Wire | None = None) -> None:
+def refuse(order: Order, keys: Keys, error: Exception, http: HttpClient | None = None) -> None:
     """Tell the coordinator that this attempt will have no answer, and the error's code.
 
     Raises:
@@ -127,7 +132,7 @@ def refuse(order: Order, keys: Keys, error: Exception, wire: Wire | None = None)
         StoreError: the store does not answer, or holds an answer already.
     """
     code = error.code if isinstance(error, FedXError) else type(error).__name__
-    granted = GrantedStore(order.grants, None, wire or Wire())
+    granted = GrantedStore(order.grants, None, http or HttpClient())
     said = notes.write("refused", order.job, keys, code=code[:64])
     granted.create(order.job.report_key, said)
 

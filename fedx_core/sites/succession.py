@@ -11,9 +11,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import strict_json
-from fedx_core.errors import PayloadError, SignatureError, SiteError
-from fedx_core.frozen_json import canonical, parse
+from fedx_core.base import strict_json
+from fedx_core.base.errors import PayloadError, SignatureError, SiteError
+from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.sites import keys
 from fedx_core.sites.keys import DAY, Keys, Public
 

@@ -4,14 +4,14 @@ import hashlib
 import re
 from typing import Protocol
 
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     AlreadyExistsError,
     ObjectMissingError,
     PayloadError,
     StoreError,
     TooBigError,
 )
-from fedx_core.messages import Ref
+from fedx_core.wire.messages import Ref
 
 Buffer = bytes | bytearray | memoryview
 

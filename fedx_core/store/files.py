@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedx_core import unfinished
-from fedx_core.errors import AlreadyExistsError, StoreError
-from fedx_core.messages import Ref
+from fedx_core.base import unfinished
+from fedx_core.base.errors import AlreadyExistsError, StoreError
 from fedx_core.store.base import Buffer, check_key, check_size, checked, reference
+from fedx_core.wire.messages import Ref
 
 
 class FileStore:
@@ -66,7 +66,7 @@ class FileStore:
         return self.root / check_key(key)
 
     def sweep(self) -> None:
-        """Delete what killed writers have left; see :mod:`fedx_core.unfinished`."""
+        """Delete what killed writers have left; see :mod:`fedx_core.base.unfinished`."""
         unfinished.sweep(self.root)
 
     @contextlib.contextmanager

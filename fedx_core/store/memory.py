@@ -2,9 +2,9 @@
 
 import threading
 
-from fedx_core.errors import AlreadyExistsError
-from fedx_core.messages import Ref
+from fedx_core.base.errors import AlreadyExistsError
 from fedx_core.store.base import Buffer, check_key, check_size, checked, reference
+from fedx_core.wire.messages import Ref
 
 
 class MemoryStore:

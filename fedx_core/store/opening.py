@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from fedx_core.store import memory
 from fedx_core.store.base import Store
 from fedx_core.store.files import FileStore

@@ -7,9 +7,9 @@ import uuid
 from functools import lru_cache
 from typing import Any
 
-from fedx_core.errors import AlreadyExistsError, ObjectMissingError, StoreError
-from fedx_core.messages import Ref
+from fedx_core.base.errors import AlreadyExistsError, ObjectMissingError, StoreError
 from fedx_core.store.base import Buffer, check_key, check_size, checked, holds, reference
+from fedx_core.wire.messages import Ref
 
 _TRIES = 5
 _PAUSE_SECONDS = 0.2

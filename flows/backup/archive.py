@@ -24,10 +24,16 @@ from pathlib import Path
 from typing import IO, Any
 
 import fedx_core
-from fedx_core import strict_json, unfinished
-from fedx_core.errors import AlreadyExistsError, FedXError, PayloadError, StoreError, VersionError
-from fedx_core.frozen_json import canonical, parse
-from flows import run_folder
+from fedx_core.base import strict_json, unfinished
+from fedx_core.base.errors import (
+    AlreadyExistsError,
+    FedXError,
+    PayloadError,
+    StoreError,
+    VersionError,
+)
+from fedx_core.base.frozen_json import canonical, parse
+from flows.runs import run_folder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -47,7 +53,7 @@ _DAMAGED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class Member:
     """One file.
 
     Args:
@@ -79,7 +85,7 @@ class Manifest:
     made: str
     stores: dict[str, str]
     folders: dict[str, int]
-    files: dict[str, Entry]
+    files: dict[str, Member]
 
 
 @dataclass
@@ -89,7 +95,7 @@ class Writer:
     _archive: zipfile.ZipFile
     stores: dict[str, str] = field(default_factory=dict)
     folders: dict[str, int] = field(default_factory=dict)
-    files: dict[str, Entry] = field(default_factory=dict)
+    files: dict[str, Member] = field(default_factory=dict)
 
     def add_folder(self, name: str, mode: int) -> None:
         """Note a folder, and those above it unless they are."""
@@ -106,7 +112,7 @@ class Writer:
                 target.write(chunk)
                 digest.update(chunk)
                 size += len(chunk)
-        self.files[name] = Entry(size=size, sha256=digest.hexdigest(), mode=mode)
+        self.files[name] = Member(size=size, sha256=digest.hexdigest(), mode=mode)
 
     def finish(self) -> None:
         """Add the manifest."""

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import NoReturn
 from urllib.parse import quote
 
-from fedx_core import inventory
-from fedx_core.errors import ConfigError, PayloadError, RunError, StoreError
+from fedx_core.base.errors import ConfigError, PayloadError, RunError, StoreError
+from fedx_core.rounds import inventory
 from fedx_core.sites import keys
 from fedx_core.store import open_store
-from flows import now, run_folder
 from flows.backup import archive
 from flows.backup.archive import MLFLOW, Writer
-from flows.run_folder import RunFolder
+from flows.runs import now, run_folder
+from flows.runs.run_folder import RunFolder
 
 SECRETS = (keys.FILE, keys.NEXT, keys.BEFORE)
 

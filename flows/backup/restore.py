@@ -12,14 +12,14 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedx_core import strict_yaml, unfinished
-from fedx_core.errors import AlreadyExistsError, ConfigError, FedXError, StoreError
-from fedx_core.journal import RUN_KEY
+from fedx_core.base import strict_yaml, unfinished
+from fedx_core.base.errors import AlreadyExistsError, ConfigError, FedXError, StoreError
+from fedx_core.record.journal import RUN_KEY
 from fedx_core.store import Store, open_store
-from flows import run_folder
 from flows.backup import archive
 from flows.backup.archive import HOMES, MLFLOW, Archive, Manifest
-from flows.run_folder import RunFolder
+from flows.runs import run_folder
+from flows.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)

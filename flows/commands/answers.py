@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedx_core.errors import StoreError
-from flows.csv_text import csv_text
+from fedx_core.base.errors import StoreError
+from flows.base.csv_text import csv_text
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

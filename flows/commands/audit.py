@@ -1,11 +1,11 @@
-"""``fedx audit``: read a book of refusals, hand it on, and see whether a line is missing."""
+"""``fedx audit``: read an audit log, export it, and check that no line is missing."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
 
 Folder = Annotated[
@@ -19,7 +19,7 @@ Folder = Annotated[
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Read the book of what was refused and agreed to, and check that no line is missing.",
+    help="Read an audit log of what was refused and approved, and check that no line is missing.",
 )
 
 
@@ -29,13 +29,13 @@ def show(
     last: Annotated[int, typer.Option(min=1, help="Lines to show.")] = 20,
     as_json: JsonObject = False,
 ) -> None:
-    """Show the last lines of a book, one event per line.
+    """Show the last lines of an audit log, one event per line.
 
-    Each says when (UTC), what happened, and the code of the error where there was one.
+    A line has the time (UTC), what happened, and the error's code if there was an error.
 
         fedx audit show site
     """
-    from fedx_core.sites import audit
+    from fedx_core.rounds import audit
 
     lines = list(audit.entries(_with_book(folder)))[-last:]
     if as_json:
@@ -55,16 +55,16 @@ def export(
     ] = "",
     event: Annotated[str, typer.Option(help="Only lines of this event, such as refused.")] = "",
     as_json: Annotated[
-        bool, typer.Option("--json", help="What it writes is JSON in any case, one object a line.")
+        bool, typer.Option("--json", help="The output is JSON in any case, one object per line.")
     ] = False,
 ) -> None:
-    """Write a book as JSON lines on stdout, for a log system.
+    """Write an audit log as JSON lines on stdout, for a log system.
 
     The chain stands in the fields `line` and `previous`; a choice of lines can't be verified.
 
         fedx audit export sites --event refused > refused.jsonl
     """
-    from fedx_core.sites import audit
+    from fedx_core.rounds import audit
 
     for said in audit.entries(_with_book(folder)):
         if str(said.get("time", "")) >= since and event in ("", said.get("event")):
@@ -80,15 +80,15 @@ def verify(
     ] = "",
     as_json: JsonObject = False,
 ) -> None:
-    """Say whether a line of a book is missing, changed or out of place.
+    """Check whether a line of an audit log is missing, changed or out of place.
 
     Keep the last hash that it prints somewhere else: only with it can lines be missed that were cut
     off at the end. A fault ends in exit code 1.
 
         fedx audit verify sites --expect 5f0c…
     """
-    from fedx_core.errors import SiteError
-    from fedx_core.sites import audit
+    from fedx_core.base.errors import SiteError
+    from fedx_core.rounds import audit
 
     found = audit.verify(_with_book(folder), expect)
     if as_json:
@@ -110,8 +110,8 @@ def _with_book(folder: Path) -> Path:
     Raises:
         SiteError: it holds none.
     """
-    from fedx_core.errors import SiteError
-    from fedx_core.sites import audit
+    from fedx_core.base.errors import SiteError
+    from fedx_core.rounds import audit
 
     if not (folder / audit.FILE).is_file():
         raise SiteError(

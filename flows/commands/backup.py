@@ -5,21 +5,21 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunRoot, Store
 from flows.commands.site_options import CoordinatorHome, SiteHome
+from flows.settings import completion
 
 Mlflow = Annotated[str, typer.Option(metavar="FILE", help="MLflow's SQLite file.")]
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="To write; it must not be there.")],
+    file: Annotated[Path, typer.Argument(help="File to write; it must not exist.")],
     run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RUN",
-            help="A run to keep; several times for several, all of --run-root if not given.",
+            help="A run to back up; may be repeated. [default: all of --run-root]",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -33,11 +33,12 @@ def backup(
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Copy runs, a coordinator's and a site's folder and MLflow's numbers into one file.
+    """Back up runs, the folders of a coordinator and a site, and MLflow's database in one file.
 
-    Of each run its folder and its store, on disk or in S3. What is not there is left out, and said.
-    A run that goes on is refused: `fedx stop` it first. The file holds secret keys unless they are
-    left out; only its owner may read it. It is a ZIP with the SHA-256 of all that it holds.
+    Of each run it keeps the folder and the store, on disk or in S3. Parts that don't exist are left
+    out and named. A run that is going is refused: `fedx stop` it first. The file holds secret keys
+    unless --without-keys is given; only its owner may read it. It is a ZIP with the SHA-256 of each
+    file in it.
 
         fedx backup monday.zip
         fedx backup base.zip --run base --without-keys
@@ -93,9 +94,7 @@ def restore(
     ] = None,
     run: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="RUN", help="This run alone, several times for several; all if not given."
-        ),
+        typer.Option(metavar="RUN", help="A run to restore; may be repeated. [default: all]"),
     ] = None,
     run_root: RunRoot = "runs",
     store: Store = None,
@@ -104,7 +103,7 @@ def restore(
     mlflow: Mlflow = "mlflow.db",
     as_json: JsonObject = False,
 ) -> None:
-    """Put back what `fedx backup` has kept: all of it or nothing, and never over what is there.
+    """Restore a backup: all of it or nothing, and never over files that exist.
 
     Every byte is checked against its SHA-256 first. A run whose store was shared, as in S3, gets it
     in --store, or in its own folder if none is named. Then `fedx resume` goes on with it.

@@ -2,23 +2,24 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands import answers, over_seeds
 from flows.commands.options import JsonObject, Params, RunRoot
+from flows.settings import completion
 
 if TYPE_CHECKING:
-    from flows.grid import Grid
-    from flows.record import Record
+    from flows.base.tables import Column
+    from flows.comparing.points import Point
     from flows.report.parts import Table
-    from flows.tables import Column
+    from flows.runs.record import Record
+    from flows.sweeps.grid import Grid
 
 WIDE = 10_000
 
@@ -28,7 +29,7 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="RUN",
-            help="Names of runs, or paths of their folders; all of the run folder if not given.",
+            help="Names of runs, or paths of their folders. [default: all in the run folder]",
             autocompletion=completion.runs,
         ),
     ] = None,
@@ -37,8 +38,8 @@ def compare(
         typer.Option(
             min=0,
             metavar="SCORE",
-            help="Show MiB on the wire and rounds until the score at the end of a round was first "
-            "this or better, as 0.75; that round's bytes are counted. May be repeated.",
+            help="Show MiB on the wire and rounds until the test score first reached this value, "
+            "such as 0.75, with the bytes of that round. May be repeated.",
         ),
     ] = None,
     metric: Annotated[
@@ -52,7 +53,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Compare the runs of a sweep, over seeds: means, and differences in pairs.",
+            help="Compare the runs of a sweep over their seeds: means, and paired differences.",
         ),
     ] = None,
     params: Params = None,
@@ -63,7 +64,7 @@ def compare(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Draw scores by share removed, by parameters alive and by MiB, means over seeds.",
+            help="Draw scores against pruning rate, parameters left and MiB, as means over seeds.",
         ),
     ] = None,
     by_client: Annotated[
@@ -73,24 +74,34 @@ def compare(
             help="Show scores of each client's own test images as well, and how many they are.",
         ),
     ] = False,
+    by_bytes: Annotated[
+        bool,
+        typer.Option(
+            "--bytes",
+            help="Show the front as well: settings, as means over seeds, that no other one "
+            "beats in both score and bytes.",
+        ),
+    ] = False,
     run_root: RunRoot = "runs",
     as_json: JsonObject = False,
 ) -> None:
-    """Compare runs: scores, bytes, rounds and time, a line a run, the best of each column marked.
+    """Compare runs in a table: scores, bytes, rounds and time, the best of each column marked.
 
-    Of runs on other test images none is marked, since there is no best.
+    Nothing is marked where runs have different test images, since their scores can't be compared.
 
-    "at N MiB" is the score of the last round that was paid for when the thriftiest run had spent
-    all its bytes. "best" is the round that the tuning images chose, or else the best test score.
-    MiB of both directions are wire bytes of all clients; the total has masks and retries in it.
+    "at N MiB" is each run's score when it had sent no more than the run that sent fewest bytes in
+    all. "best" is the round that the tuning images chose, or else the best test score. MiB are
+    bytes on the wire of all clients in both directions; the total includes masks and retries.
+    Ratios say how many times fewer than those of FedAvg in float32, over the same rounds.
 
         fedx compare
         fedx compare base pruned --at-accuracy 0.7 --at-accuracy 0.75
+        fedx compare --bytes
         fedx compare --metric macro_f1 --csv runs.csv
         fedx compare --grid grid.yaml --figures figures
     """  # fmt: skip
-    from flows import compare as comparing
-    from flows.record import find
+    from flows.comparing import compare as comparing
+    from flows.runs.record import find
 
     sweep = _sweep(grid, params, runs)
     if sweep is not None:
@@ -107,10 +118,15 @@ def compare(
         answers.save(table, answers.as_csv(rows))
     drawn = _drawn(records, metric, figures)
     parted = _by_client(records) if by_client else []
+    front = _front(records, chosen) if by_bytes else []
     if as_json:
         found = {"metric": chosen, "equal_mib": equal, "runs": rows, "differing": differing}
         clients = {"by_client": {part.name: part.as_rows() for part in parted}}
         extra = {**averaged, **drawn, **(clients if by_client else {})}
+        if by_bytes:
+            from flows.comparing import points
+
+            extra["front"] = points.rows(front)
         print(strict_json.dumps({**found, "warnings": warnings, **extra}))
         return
     for line in warnings:
@@ -121,6 +137,8 @@ def compare(
     _show(rows, columns, differing)
     if averaged:
         over_seeds.show(averaged, chosen, _width())
+    if front:
+        _show_front(front, chosen)
     for part in parted:
         print(f"\n{part.title}:\n{part.as_text()}\n{part.note}".rstrip())
     if figures is not None:
@@ -131,14 +149,14 @@ def _drawn(records: Sequence["Record"], metric: str | None, folder: Path | None)
     """Write figures where somebody asked for them, and name them."""
     if folder is None:
         return {}
-    from flows import drawn
+    from flows.report import drawn
 
     files = drawn.write_all(records, metric, folder)
     return {"figures": [str(folder / name) for name in files]}
 
 
 def _by_client(records: Sequence["Record"]) -> list["Table"]:
-    """Put scores by client into tables, one a data set; those without yet are left out."""
+    """Put scores by client into tables, one per data set; those without yet are left out."""
     from flows.report import gather, scores
 
     runs = [gather.read(record) for record in records]
@@ -155,16 +173,16 @@ def _sweep(path: Path | None, params: str | None, runs: list[str] | None) -> "Gr
         return None
     if runs:
         raise typer.BadParameter("--grid says which runs; leave their names out")
-    from flows import grid
+    from flows.sweeps import grid
 
     return grid.load(path, Path(params or "params.yaml"))
 
 
 def _all(root: Path) -> list["Record"]:
     """Read the runs of a folder in alphabetical order, those left out that have no round yet."""
-    from fedx_core.errors import RunError
-    from flows.record import read
-    from flows.run_folder import RunFolder
+    from fedx_core.base.errors import RunError
+    from flows.runs.record import read
+    from flows.runs.run_folder import RunFolder
 
     folders = sorted(root.iterdir()) if root.is_dir() else []
     records = [read(RunFolder(p)) for p in folders if (p / "results" / "rounds.json").exists()]
@@ -179,14 +197,12 @@ def _all(root: Path) -> list["Record"]:
 def _columns(
     rows: Sequence[dict[str, Any]], metric: str, targets: Sequence[float], equal: float | None
 ) -> list["Column"]:
-    from fedx_core.evaluation import LOWER_IS_BETTER
-    from flows.live import HEADLINES
-    from flows.tables import Column
+    from fedx_core.learning.evaluation import LOWER_IS_BETTER
+    from flows.base.tables import Column
+    from flows.runs.live import HEADLINES
 
     lower = metric in LOWER_IS_BETTER
-
-    def score(value: float) -> str:
-        return f"{value:.3f}" if lower else f"{100 * value:.1f} %"
+    score = _score(metric)
 
     def mib(value: float) -> str:
         return f"{value:.2f}"
@@ -213,6 +229,11 @@ def _columns(
         Column("mib_down", "MiB down", mib, "less"),
         Column("mib_up", "MiB up", mib, "less"),
         Column("mib_total", "MiB total", mib, "less"),
+        *(
+            Column(f"ratio_{way}", f"ratio {way}", _times, "more")
+            for way in ("down", "up", "total")
+            if any(row[f"ratio_{way}"] is not None for row in rows)
+        ),
         Column("mib_paper", "MiB paper", mib, "less"),
     ]
     for target in targets:
@@ -229,6 +250,51 @@ def _columns(
     ]
 
 
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f}" if ratio < 100 else f"{ratio:,.0f}"
+
+
+def _front(records: Sequence["Record"], metric: str) -> list["Point"]:
+    """Find the settings that no other one beats in both score and MiB, by data set."""
+    from flows.comparing import compare as comparing
+    from flows.comparing import points
+
+    found = comparing.by_images(records)
+    return [point for group in found for point in points.front(points.points(group, metric))]
+
+
+def _show_front(front: Sequence["Point"], metric: str) -> None:
+    from rich.console import Console
+
+    from flows.base import tables
+    from flows.base.tables import Column
+    from flows.comparing.points import rows
+
+    console = Console(highlight=False, width=_width())
+    console.print("\nno other sends fewer bytes and scores as well, cheapest first:")
+    found = rows(front)
+    score = _score(metric)
+    columns = [
+        Column("series", "setting"),
+        *([Column("dataset", "dataset")] if len({row["dataset"] for row in found}) > 1 else []),
+        Column("rate", "removed", lambda share: f"{100 * share:.0f} %"),
+        Column("score", metric, score),
+        Column("low", "95 % from", score),
+        Column("high", "to", score),
+        Column("mib", "MiB total", "{:.2f}".format),
+        Column("ratio", "ratio total", _times),
+        Column("runs", "runs"),
+    ]
+    for part in tables.fitting(columns, found, console.width):
+        console.print(tables.drawn(part, found))
+
+
+def _score(metric: str) -> Callable[[float], str]:
+    from fedx_core.learning.evaluation import LOWER_IS_BETTER
+
+    return "{:.3f}".format if metric in LOWER_IS_BETTER else lambda value: f"{100 * value:.1f} %"
+
+
 def _show(
     rows: Sequence[dict[str, Any]],
     columns: Sequence["Column"],
@@ -238,7 +304,7 @@ def _show(
     from rich.padding import Padding
     from rich.text import Text
 
-    from flows import tables
+    from flows.base import tables
 
     console = Console(highlight=False, width=_width())
     shown = [{**row, "rounds_done": _rounds(row)} for row in rows]

@@ -6,18 +6,12 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
-from flows.commands.options import DataRoot, JsonObject, Params, Settings, setting
+from fedx_core.base import strict_json
+from flows.commands.options import DataRoot, DataSet, JsonObject, Params, Settings, setting
 
 
 def data(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="A key of datasets in params.yaml.", autocompletion=completion.datasets
-        ),
-    ],
+    name: DataSet,
     params: Params = None,
     data_root: DataRoot = None,
     settings: Settings = None,
@@ -27,7 +21,7 @@ def data(
     ] = False,
     as_json: JsonObject = False,
 ) -> None:
-    """Prepare one data set: read it, share it among clients, draw the server's reference set.
+    """Prepare one data set: read it, divide it among clients, draw the server's reference set.
 
     `dvc repro prepare partition reference` does the same for all that params.yaml names under
     `prepare`, and skips what is there. Ends with what the data set holds: images by class and
@@ -37,13 +31,14 @@ def data(
         fedx data eurosat --set datasets.eurosat.source.limit=5000
         fedx data eurosat --preview
     """
-    from fedx_core import config, summary
-    from fedx_core.errors import ConfigError
-    from flows import describe, progress
-    from flows.partition import partition
-    from flows.prepare import prepare
-    from flows.preview import preview
-    from flows.reference import reference
+    from fedx_core.base import config
+    from fedx_core.base.errors import ConfigError
+    from flows.base import progress
+    from flows.data import describe, summary
+    from flows.data.partition import partition
+    from flows.data.prepare import prepare
+    from flows.data.reference import reference
+    from flows.report.preview import preview
 
     overrides = dict(setting(text) for text in settings or [])
     experiment = config.load(params or "params.yaml", overrides)

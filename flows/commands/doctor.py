@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion, describe, exits
+from fedx_core.base import strict_json
+from flows.base import exits
 from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store
+from flows.data import describe
+from flows.settings import completion
 
 
 def doctor(
@@ -28,7 +30,7 @@ def doctor(
         str | None,
         typer.Option(
             help="Look at this data set alone, prepared or not: what it holds, and what is wrong.",
-            autocompletion=completion.datasets,
+            autocompletion=completion.offering(completion.data_sets),
         ),
     ] = None,
     as_json: JsonObject = False,
@@ -36,28 +38,28 @@ def doctor(
     """Check what a run needs, and say what to do about what is missing.
 
     With `--dataset` it looks at one data set alone. Where a coordinator's folder is
-    (FEDX_COORDINATOR_HOME, or sites), it looks at its keys and modes, too.
+    (FEDX_COORDINATOR_HOME, or sites), it checks its keys and modes as well.
 
         fedx doctor
         fedx doctor --dataset eurosat
     """
-    from flows import doctor as checks
+    from flows.doctor import checks
 
     held: dict[str, Any] | None = None
     if dataset is not None:
-        from flows import data_doctor
+        from flows.doctor import data_doctor
 
         found, held = data_doctor.examine(
             dataset, Path(params or "params.yaml"), Path(data_root or "data")
         )
     elif site:
         from fedx_core.sites.home import Home
-        from flows.sites import doctor as at_site
+        from flows.doctor import site as at_site
         from flows.sites.folders import shards, site_home
 
         found = at_site.examine(Home(site_home()), shards())
     else:
-        from flows.sites import doctor as at_site
+        from flows.doctor import site as at_site
         from flows.sites.folders import coordinator_home
 
         found = checks.examine(

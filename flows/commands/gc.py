@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunName, RunRoot, Store
 
 
@@ -21,14 +21,15 @@ def gc(
 
     A run does this as it goes; this is for what a killed one has left, half-written files as well.
     """
-    from fedx_core import unfinished
-    from fedx_core.retention import collect_garbage
-    from flows.experiment import Request, settle
+    from fedx_core.base import unfinished
+    from fedx_core.rounds.retention import collect_garbage
+    from flows.running.experiment import settle
+    from flows.settings.request import Request
 
-    order = settle(Request(run=run, run_root=run_root, store=store, resume=True))
-    keep = keep_states or order.settings.federation.keep_states
-    collect_garbage(order.setting.place, keep)
-    unfinished.sweep(order.folder.path)
+    settled = settle(Request(run=run, run_root=run_root, store=store, resume=True))
+    keep = keep_states or settled.settings.federation.keep_states
+    collect_garbage(settled.setting.place, keep)
+    unfinished.sweep(settled.folder.path)
     if as_json:
         print(strict_json.dumps({"run": run, "states_kept": keep}))
     else:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
 
 FILES = {
@@ -23,14 +23,14 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Made where it is missing.")] = Path(),
     as_json: JsonObject = False,
 ) -> None:
-    """Start a folder to work in, outside a clone: settings, stages of DVC, deployments of Prefect.
+    """Create a working folder outside a clone: settings, DVC stages and Prefect deployments.
 
     Files that are there already stay as they are.
 
         fedx init
         fedx init ~/federation
     """
-    from fedx_core.errors import StoreError
+    from fedx_core.base.errors import StoreError
 
     source = Path(__file__).parents[1] / "project"
     written = []

@@ -7,12 +7,12 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import RunRoot
+from flows.settings import completion
 
 if TYPE_CHECKING:
-    from flows.run_folder import RunFolder
+    from flows.runs.run_folder import RunFolder
 
 LOOK_SECONDS = 0.5
 
@@ -28,7 +28,7 @@ def log(
         int | None, typer.Option("--lines", "-n", min=0, help="Last lines only; all if not given.")
     ] = None,
     run_root: RunRoot = "runs",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Print a run's log: its rounds, lost clients, warnings and how it ended, with times.
 
@@ -39,8 +39,8 @@ def log(
     """
     from pathlib import Path
 
-    from fedx_core.errors import RunError
-    from flows import run_folder
+    from fedx_core.base.errors import RunError
+    from flows.runs import run_folder
 
     folder = run_folder.find(Path(run_root), run)
     try:
@@ -58,7 +58,7 @@ def log(
 
 def _lines(file: IO[str], last: int | None, going: "RunFolder | None") -> Iterator[str]:
     """Read lines; of a run that goes on also those to come."""
-    from flows import watch
+    from flows.watching import watch
 
     there = file.read()
     whole, newline, rest = there.rpartition("\n")

@@ -6,22 +6,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunRoot
 
 STATES = {"absent": "no round yet"}
 
 
 def ls(run_root: RunRoot = "runs", as_json: JsonObject = False) -> None:
-    """List the runs that are here, the newest first.
+    """List the runs in the run folder, the newest first.
 
-    A run is going, finished, or stopped before its last round; what has stopped goes on with
-    `fedx resume`.
+    A run is going, finished, or stopped before its last round; `fedx resume` goes on with a
+    stopped one.
 
         fedx ls
         fedx ls --run-root /data/runs
     """
-    from flows import listing
+    from flows.watching import listing
 
     rows = listing.rows(Path(run_root))
     if as_json:
@@ -36,9 +36,9 @@ def ls(run_root: RunRoot = "runs", as_json: JsonObject = False) -> None:
 def _show(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
-    from flows import tables
+    from flows.base import tables
+    from flows.base.tables import Column
     from flows.commands.compare import WIDE
-    from flows.tables import Column
 
     columns = [
         Column("run", "run"),

@@ -1,4 +1,4 @@
-"""``fedx methods``: what there is, which settings are shipped for it, and what is tuned."""
+"""``fedx methods``: what there is, its parts, the settings shipped for it, and what is tuned."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
+from flows.settings import completion
 
 
 def methods(
     method: Annotated[
         str | None,
         typer.Argument(
-            help="Show its presets; all methods in a line each if not given.",
-            autocompletion=completion.methods,
+            help="Show its parts and presets; all methods in a line each if not given.",
+            autocompletion=completion.offering(completion.methods),
         ),
     ] = None,
     tuning: Annotated[
@@ -28,21 +28,26 @@ def methods(
         str | None,
         typer.Option(
             help="Data set of the trials; that of params.yaml if not given.",
-            autocompletion=completion.datasets,
+            autocompletion=completion.offering(completion.data_sets),
         ),
     ] = None,
     as_json: JsonObject = False,
 ) -> None:
-    """List the methods, or show one's presets and what of it is tuned.
+    """List the methods, or show one method's parts and presets and what is tuned.
 
-    `paper` has the settings of the method's own paper. `fedx_protocol` has those under FedX's
-    experiment: the same for all but for what is the method's own. All get as many trials.
+    A method is made of four parts. Settings may put another plug-in in the place of one, such as
+    `--set method.server.name=fedadam`; parts that do not go together are refused before a run.
+
+    `paper` has the settings of the method's own paper. `fedx_protocol` has those of FedX's
+    experiment, equal for all methods except for what is the method's own. All methods get the same
+    number of trials.
 
         fedx methods
         fedx methods feddst
         fedx methods feddst --tuning feddst.yaml
     """
-    from flows import preset, run_folder
+    from flows.runs import run_folder
+    from flows.settings import preset
 
     if method is None:
         if tuning is not None:
@@ -55,18 +60,25 @@ def methods(
         print(strict_json.dumps({"grid": str(tuning)}) if as_json else f"fedx sweep {tuning}")
         return
     if as_json:
-        print(strict_json.dumps({"method": method, **vars(found), "trials": found.trials}))
+        about = {"method": method, "parts": _parts(method, found.fedx_protocol)}
+        print(strict_json.dumps({**about, **vars(found), "trials": found.trials}))
         return
     print(_summary(method))
     print(f"\n{found.source}")
+    print("\nparts, as in --set method.server.name=fedadam:")
+    for part, about in _parts(method, found.fedx_protocol).items():
+        others = f", or {', '.join(about['others'])}" if about["others"] else ""
+        print(
+            f"  {part}: {about['is']}{others}" + (f" ({about['fixed']})" if about["fixed"] else "")
+        )
     _show("paper", found.paper)
     _show("fedx_protocol", found.fedx_protocol)
     _show(f"tuning, {found.trials} trials", found.tuning)
 
 
 def _list(*, as_json: bool) -> None:
-    from fedx_core import plugins
-    from flows import preset
+    from fedx_core.base import plugins
+    from flows.settings import preset
 
     rows = [
         {"method": name, "summary": _summary(name), "trials": preset.of(name).trials}
@@ -80,8 +92,37 @@ def _list(*, as_json: bool) -> None:
         print(f"{row['method']:{width}}  {row['summary']}")
 
 
+def _parts(method: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Say what a method is made of, and what may take the place of each part.
+
+    Args:
+        method: its name.
+        settings: by dotted path, some under which it can be built.
+    """
+    from fedx_core.base import plugins
+    from fedx_core.methods.base import PACKAGES, name_of
+
+    prefix = "method."
+    params = {p.removeprefix(prefix): v for p, v in settings.items() if p.startswith(prefix)}
+    built = plugins.build("methods", method, params)
+    parts = built.parts
+    found = {}
+    for part, package in PACKAGES.items():
+        own = name_of(getattr(parts, part))
+        others = [
+            name
+            for name in plugins.names(package)
+            if name != own and not getattr(plugins.load(package, name), "needs", "")
+        ]
+        if part == "exchange" and parts.pruner.prunes:
+            others = [name for name in others if not plugins.load(package, name).dense]
+        reason = built.fixed(part)
+        found[part] = {"is": own, "others": [] if reason else others, "fixed": reason}
+    return found
+
+
 def _summary(method: str) -> str:
-    from fedx_core import plugins
+    from fedx_core.base import plugins
 
     return (inspect.getdoc(plugins.load("methods", method)) or "").splitlines()[0]
 

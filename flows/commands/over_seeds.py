@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flows.grid import Grid
+    from flows.sweeps.grid import Grid
 
 Row = dict[str, Any]
 
@@ -17,7 +17,7 @@ def there(grid: "Grid", root: Path) -> list[str]:
     Raises:
         RunError: none has.
     """
-    from fedx_core.errors import RunError
+    from fedx_core.base.errors import RunError
 
     found = [c.run for c in grid.cells if (root / c.run / "results" / "rounds.json").exists()]
     if not found:
@@ -35,9 +35,9 @@ def rows(grid: "Grid", runs: Sequence[Row]) -> dict[str, list[Row]]:
 
     Args:
         grid: of the sweep.
-        runs: rows of :func:`flows.compare.rows`.
+        runs: rows of :func:`flows.comparing.compare.rows`.
     """
-    from flows import paired
+    from flows.sweeps import paired
 
     by_run = {run["run"]: run for run in runs}
     return {
@@ -56,9 +56,9 @@ def show(found: dict[str, list[Row]], metric: str, width: int) -> None:
     """
     from rich.console import Console
 
-    from fedx_core.evaluation import LOWER_IS_BETTER
-    from flows import tables
-    from flows.tables import Column
+    from fedx_core.learning.evaluation import LOWER_IS_BETTER
+    from flows.base import tables
+    from flows.base.tables import Column
 
     share = metric not in LOWER_IS_BETTER
     console = Console(highlight=False, width=width)

@@ -1,18 +1,21 @@
 """``fedx predict``: a trained model on images or scenes."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands import answers
 from flows.commands.options import RunRoot
+from flows.settings import completion
 
 if TYPE_CHECKING:
-    from fedx_core.predict import Predictor
+    from fedx_core.predict.images import Picture, Predictor
+    from fedx_core.predict.pixel_scenes import PixelMap
+    from fedx_core.predict.scenes import SceneMap
 
 
 def predict(
@@ -32,7 +35,10 @@ def predict(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Write a .csv or .json file; with --tile, the folder of the maps."),
+        typer.Option(
+            help="Write a .csv or .json file; with --tile, the folder of the maps; for classes of "
+            "pixels, that of the masks."
+        ),
     ] = None,
     top: Annotated[
         int | None, typer.Option(min=1, help="Show the K most probable classes.", metavar="K")
@@ -64,34 +70,56 @@ def predict(
     ] = None,
     run_root: RunRoot = "runs",
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object an image or scene on stdout.")
+        bool, typer.Option("--json", help="One JSON object per image or scene on stdout.")
     ] = False,
 ) -> None:
-    """Say what is in images, with the probability of each class, or map whole scenes.
+    """Classify images, with the probability of each class, or map whole scenes.
 
     Images are as those of the training: bands, 8 or 16 bits, side in pixels. A scene becomes two
     GeoTIFFs that lie on it, a pixel a tile: NAME.classes.tif and NAME.probabilities.tif. Tiles with
     a pixel of nodata are left out. Bad files are listed at the end, with exit code 1.
 
+    A model of classes of pixels says the share of each class in an image, and --out is a folder of
+    masks with shares.csv. Its maps have the scene's own pixels: the class, and how probable it is.
+
         fedx predict base images/ --top 3
         fedx predict runs/base/model.safetensors images.zip --out labels.csv
         fedx predict base scene.tif --tile 64 --out maps
     """  # fmt: skip
-    if tile is None and out is not None and out.suffix not in (".csv", ".json"):
-        raise typer.BadParameter(f"--out {out} ends neither in .csv nor in .json")
     if tile is not None and out is None:
         raise typer.BadParameter("say with --out which folder the maps go to")
-    from flows import predict as predicting
+    from functools import partial
+
+    from fedx_core.predict.pixel_scenes import map_pixels
+    from fedx_core.predict.scenes import map_scene
+    from flows.runs import predict as predicting
 
     predictor = predicting.predictor_of(model, Path(run_root), device, workers)
+    of_pixels = predictor.card.label_kind == "pixels"
+    is_table = out is not None and out.suffix in (".csv", ".json")
+    if tile is None and out is not None and is_table == of_pixels:
+        raise typer.BadParameter(
+            f"--out {out} is to be the folder of the masks, and of their table shares.csv"
+            if of_pixels
+            else f"--out {out} ends neither in .csv nor in .json"
+        )
+    if of_pixels:
+        predicting.check_pixels(threshold, top)
     least = predicting.check_threshold(predictor.card, threshold)
     if tile is not None and out is not None:
-        _map(predictor, inputs, out, tile, least, as_json)
+        one = (
+            partial(map_pixels, predictor, tile=tile)
+            if of_pixels
+            else partial(map_scene, predictor, tile=tile, threshold=least)
+        )
+        _map(one, inputs, out, as_json)
+    elif of_pixels:
+        _draw(predictor, inputs, out, as_json)
     else:
-        _say(predictor, inputs, out, top, least, as_json)
+        _name(predictor, inputs, out, top, least, as_json)
 
 
-def _say(
+def _name(
     predictor: "Predictor",
     inputs: list[Path],
     out: Path | None,
@@ -99,72 +127,101 @@ def _say(
     threshold: float,
     as_json: bool,
 ) -> None:
-    from fedx_core.errors import DataError
-    from fedx_core.predict import pictures, predictions
-    from flows import predict as predicting
-    from flows.progress import shown
+    """Say what is in images."""
+    from fedx_core.predict.images import pictures, predictions
+    from flows.runs import predict as predicting
+
+    # A table has the same columns in all rows.
+    kept = None if out is not None and out.suffix == ".csv" else top
+    found = pictures(inputs)
+    answered = (
+        predicting.answer(
+            picture.shown, probabilities, predictor.card, threshold=threshold, top=kept
+        )
+        for picture, probabilities in predictions(predictor, found)
+    )
+    _say(found, answered, out, top, as_json)
+
+
+def _draw(predictor: "Predictor", inputs: list[Path], out: Path | None, as_json: bool) -> None:
+    """Say how much of images is of which class, and write their masks if there is a folder."""
+    from fedx_core.predict import pixel_classes
+    from fedx_core.predict.images import pictures
+    from flows.runs import predict as predicting
 
     found = pictures(inputs)
+    paths = {} if out is None else pixel_classes.mask_paths(found, out)
+
+    def answered() -> Iterator[dict[str, Any]]:
+        for picture, mask in pixel_classes.masks(predictor, found):
+            if picture in paths:
+                pixel_classes.write_mask(paths[picture], mask)
+            shares = pixel_classes.shares(mask, predictor.card)
+            yield predicting.pixel_answer(picture.shown, shares, predictor.card)
+
+    _say(found, answered(), None if out is None else out / "shares.csv", None, as_json)
+
+
+def _say(
+    found: "Sequence[Picture]",
+    answered: Iterable[dict[str, Any]],
+    table: Path | None,
+    top: int | None,
+    as_json: bool,
+) -> None:
+    """Say answers about pictures, one by one or in a table."""
+    from fedx_core.base.errors import DataError
+    from flows.base.progress import shown
+    from flows.runs import predict as predicting
+
     width = max(len(picture.shown) for picture in found)
     all_of_them = []
-    asked = predictions(predictor, found)
-    if out is not None or not sys.stdout.isatty():
+    if table is not None or not sys.stdout.isatty():
         # Where lines go by, they are the progress.
-        asked = shown(asked, len(found), "predict")
+        answered = shown(answered, len(found), "predict")
     left_out: DataError | None = None
     try:
-        for picture, probabilities in asked:
-            # A table has the same columns in all rows.
-            kept = None if out is not None and out.suffix == ".csv" else top
-            answer = predicting.answer(
-                picture.shown, probabilities, predictor.card, threshold=threshold, top=kept
-            )
+        for answer in answered:
             if as_json:
                 print(strict_json.dumps(answer), flush=True)
-            elif out is None:
+            elif table is None:
                 print(predicting.line(answer, width, top), flush=True)
-            if out is not None:
+            if table is not None:
                 all_of_them.append(answer)
     except DataError as error:  # once all others are done
         left_out = error
-    if all_of_them and out is not None:
+    if all_of_them and table is not None:
         answers.save(
-            out,
+            table,
             answers.as_csv([predicting.row(answer) for answer in all_of_them])
-            if out.suffix == ".csv"
+            if table.suffix == ".csv"
             else strict_json.dumps(all_of_them, indent=1) + "\n",
         )
         if not as_json:
-            print(f"{out}: {len(all_of_them)} images")
+            print(f"{table}: {len(all_of_them)} images")
     if left_out is not None:
         raise left_out
 
 
 def _map(
-    predictor: "Predictor",
+    map_one: "Callable[..., SceneMap | PixelMap]",
     inputs: list[Path],
     out: Path,
-    tile: int,
-    threshold: float,
     as_json: bool,
 ) -> None:
     from dataclasses import asdict
     from functools import partial
 
-    from fedx_core.errors import DataError
-    from fedx_core.predict import left_out_of
-    from fedx_core.scenes import map_scene
-    from flows import predict as predicting
-    from flows.progress import shown
+    from fedx_core.base.errors import DataError
+    from fedx_core.predict.images import left_out_of
+    from flows.base.progress import shown
+    from flows.runs import predict as predicting
 
     predicting.check_scenes(inputs)
     left_out: list[DataError] = []
     for source in inputs:
         try:
-            found = map_scene(
-                predictor, source, out, tile=tile, threshold=threshold,
-                watch=partial(shown, what=source.name),
-            )  # fmt: skip
+            found = map_one(source=source, out=out, watch=partial(shown, what=source.name))
         except DataError as error:
             left_out.append(error)
             continue

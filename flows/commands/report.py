@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunRoot
+from flows.settings import completion
 
 
 def report(
@@ -24,7 +24,7 @@ def report(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where to; the run's own folder, or report here for several runs, if not given.",
+            help="Folder to write. [default: report in the run's folder, or here for several runs]",
         ),
     ] = None,
     heat_maps: Annotated[

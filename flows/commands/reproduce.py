@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
-from flows.choices import Track
+from fedx_core.base import strict_json
+from flows.base.exits import FAILED
 from flows.commands.options import (
     DataRoot,
     JsonObject,
@@ -19,11 +18,12 @@ from flows.commands.options import (
     setting,
 )
 from flows.commands.sweep import carried_out
-from flows.exits import FAILED
+from flows.settings import completion
+from flows.settings.choices import Track
 
 if TYPE_CHECKING:
     from flows.reproduce.figures import Figure
-    from flows.sweep import Places
+    from flows.sweeps.sweep import Places
 
 What = Literal["fig2", "fig3", "fig4", "fig5", "table1", "table2"]
 
@@ -40,7 +40,7 @@ def reproduce(
         str | None,
         typer.Option(
             help="A key of datasets in params.yaml; the paper's if not given.",
-            autocompletion=completion.datasets,
+            autocompletion=completion.offering(completion.data_sets),
         ),
     ] = None,
     rounds: Annotated[
@@ -86,9 +86,9 @@ def reproduce(
     if what in ("table1", "table2"):
         _table(what, out, as_json=as_json)
         return
-    from flows import sweep
     from flows.reproduce import figures
     from flows.reproduce.scale import Scale
+    from flows.sweeps import sweep
 
     scale = Scale(
         dataset=dataset,
@@ -114,8 +114,8 @@ def _run(figure: "Figure", places: "Places", jobs: int, workers: int, track: Tra
     """Carry the figure's runs out; returns how many failed."""
     import dataclasses
 
-    from flows import sweep
     from flows.reproduce import figures
+    from flows.sweeps import sweep
 
     if figure.scale.dry:
         root = figures.dry_data(figure, places.data_root)
@@ -126,7 +126,7 @@ def _run(figure: "Figure", places: "Places", jobs: int, workers: int, track: Tra
 
 
 def _table(what: str, out: Path | None, *, as_json: bool) -> None:
-    from flows import drawn
+    from flows.report import drawn
     from flows.reproduce import table1, table2
 
     if what == "table1":

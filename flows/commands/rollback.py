@@ -4,30 +4,31 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunName, RunRoot, Store
 
 
 def rollback(
     run: RunName,
-    to: Annotated[int, typer.Option(min=0, help="Last round that holds; 0 for the start.")],
+    to: Annotated[int, typer.Option(min=0, help="Round to go back to; 0 for the start.")],
     run_root: RunRoot = "runs",
     store: Store = None,
     as_json: JsonObject = False,
 ) -> None:
-    """Let a run go on after one of its earlier rounds, as when a later one went wrong.
+    """Go back to an earlier round of a run, from which it can be resumed.
 
-    Nothing is erased: the rounds after it stay in the run's journal, void. Results are those of the
-    rounds that hold, and MLflow gets a new run for them and what follows.
+    Nothing is erased: later rounds stay in the run's journal, marked as void. Results then show the
+    rounds that are kept, and MLflow gets a new run for these and the rounds that follow.
 
         fedx rollback base --to 12
         fedx resume base
     """
-    from flows import going_back
-    from flows.experiment import Request, settle
+    from flows.running import going_back
+    from flows.running.experiment import settle
+    from flows.settings.request import Request
 
-    order = settle(Request(run=run, run_root=run_root, store=store, resume=True))
-    record = going_back.go_back(order, to)
+    settled = settle(Request(run=run, run_root=run_root, store=store, resume=True))
+    record = going_back.go_back(settled, to)
     if as_json:
         print(strict_json.dumps({"run": run, "to": record.to, "void": record.last - record.to}))
     else:

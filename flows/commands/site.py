@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_approve import approve
 from flows.commands.site_keys import registrar, revoke, rotate
@@ -35,7 +35,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="The fingerprint was compared; 
 
 @app.command()
 def enroll(
-    name: Annotated[str, typer.Argument(help="Of the site, and so of its folder of images.")],
+    name: Annotated[str, typer.Argument(help="Name of the site and of its folder of images.")],
     valid_days: ValidDays = 730,
     site_home: SiteHome = "site",
     as_json: JsonObject = False,
@@ -82,7 +82,8 @@ def admit(
 
         fedx site admit request.json --max-examples 3375
     """
-    from fedx_core.sites import audit, keys, succession
+    from fedx_core.rounds import audit
+    from fedx_core.sites import keys, succession
     from fedx_core.sites.home import COORDINATOR
     from fedx_core.sites.registry import Registry
     from flows.commands.answers import save
@@ -116,7 +117,7 @@ def admit(
 
 @app.command()
 def trust(
-    file: Annotated[Path, typer.Argument(help="That `fedx site admit` wrote.")],
+    file: Annotated[Path, typer.Argument(help="File that `fedx site admit` wrote.")],
     store: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +138,8 @@ def trust(
 
         fedx site trust coordinator.json --store https://s3.example.org
     """
-    from fedx_core.sites import audit, keys, succession
+    from fedx_core.rounds import audit
+    from fedx_core.sites import keys, succession
     from fedx_core.sites.home import COORDINATOR, Home
 
     home, data = Home(Path(site_home)), _bytes(file)
@@ -175,7 +177,7 @@ def _bytes(file: Path) -> bytes:
     Raises:
         SiteError: it can't be read.
     """
-    from fedx_core.errors import SiteError
+    from fedx_core.base.errors import SiteError
 
     try:
         return file.read_bytes()

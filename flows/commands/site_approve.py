@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_options import SiteHome
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def approve(
     plan: Annotated[
         str | None,
-        typer.Argument(help="First digits of its hash; all that wait if not given."),
+        typer.Argument(help="First digits of the plan's hash. [default: all that wait]"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Agree to PLAN without being asked.")] = False,
-    withdraw: Annotated[bool, typer.Option(help="Agree to PLAN no longer.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Approve PLAN without being asked.")] = False,
+    withdraw: Annotated[bool, typer.Option(help="Withdraw the approval of PLAN.")] = False,
     site_home: SiteHome = "site",
     as_json: JsonObject = False,
 ) -> None:
-    """Read the plans that the coordinator asks this site to follow, and agree to them or not.
+    """Read the plans that the coordinator asks this site to follow, and approve them or not.
 
     A plan says all that is computed and sent. Agreeing covers every round that follows it; any
     other setting is another plan, and asks again.
@@ -32,7 +32,7 @@ def approve(
         fedx site approve
         fedx site approve 3f9a1c20b7d4 --yes
     """
-    from fedx_core.sites import audit
+    from fedx_core.rounds import audit
     from fedx_core.sites.approvals import Asked, Unreadable
     from fedx_core.sites.home import Home
 
@@ -84,7 +84,7 @@ def approve(
 
 def _read(asked: "Asked | Unreadable") -> "tuple[Asked | Unreadable, str]":
     """Say what a plan does; one that can't be followed is unreadable, and the others are not."""
-    from fedx_core.errors import FedXError
+    from fedx_core.base.errors import FedXError
     from fedx_core.sites.approvals import Asked, Unreadable, describe
 
     if isinstance(asked, Asked):

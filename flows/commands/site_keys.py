@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject
 from flows.commands.site_options import CoordinatorHome, RegistrarHome, SiteHome, ValidDays
 
@@ -26,7 +26,7 @@ def rotate(
     coordinator_home: CoordinatorHome = "sites",
     as_json: JsonObject = False,
 ) -> None:
-    """Make keys that follow those in use, and a letter that tells the other side.
+    """Make the next keys, and a letter that tells the other side.
 
     The keys in use sign the letter, so nobody has to compare fingerprints. A site's letter goes to
     the coordinator (`fedx site admit rotation.json`), the coordinator's to every site (`fedx site
@@ -36,7 +36,8 @@ def rotate(
         fedx site rotate
         fedx site rotate --coordinator --overlap-days 30
     """
-    from fedx_core.sites import audit, keys, succession
+    from fedx_core.rounds import audit
+    from fedx_core.sites import keys, succession
     from fedx_core.store import FileStore
 
     folder = Path(coordinator_home if coordinator else site_home)
@@ -70,7 +71,7 @@ def revoke(
     registrar_home: RegistrarHome = None,
     as_json: JsonObject = False,
 ) -> None:
-    """Believe a site, or at a site its coordinator, no more. Their keys can't come back.
+    """Revoke the keys of a site, or at a site those of its coordinator, for good.
 
     A revoked site's answers do not count from now on, also in a round under way; what it has sent
     in rounds that are committed stays in the model. A site that revokes its coordinator takes no
@@ -79,7 +80,7 @@ def revoke(
         fedx site revoke north --why "laptop stolen"
         fedx site revoke coordinator
     """
-    from fedx_core.sites import audit
+    from fedx_core.rounds import audit
     from fedx_core.sites.home import Home
     from fedx_core.sites.registry import COORDINATOR, Registry
 
@@ -116,7 +117,8 @@ def registrar(
 
         fedx site registrar /srv/registrar
     """
-    from fedx_core.sites import audit, keys
+    from fedx_core.rounds import audit
+    from fedx_core.sites import keys
     from fedx_core.sites.registry import REGISTRAR, Registry
 
     if not (registrar_home / keys.FILE).exists():

@@ -1,23 +1,14 @@
 """``fedx site roster``: whom a run asks, at a coordinator that has no shards."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from fedx_core import strict_json
-from flows import completion
-from flows.commands.options import DataRoot, JsonObject, Params
+from fedx_core.base import strict_json
+from flows.commands.options import DataRoot, DataSet, JsonObject, Params
 from flows.commands.site_options import CoordinatorHome
 
 
 def roster(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="A key of datasets in params.yaml.", autocompletion=completion.datasets
-        ),
-    ],
+    dataset: DataSet,
     params: Params = None,
     data_root: DataRoot = None,
     coordinator_home: CoordinatorHome = "sites",
@@ -30,8 +21,8 @@ def roster(
 
         fedx site roster eurosat
     """
-    from fedx_core import config
-    from fedx_core.errors import ConfigError
+    from fedx_core.base import config
+    from fedx_core.base.errors import ConfigError
     from fedx_core.sites.registry import Registry
     from flows.sites import roster as rosters
 

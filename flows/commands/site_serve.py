@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, Store
 from flows.commands.site_options import CoordinatorHome, SiteHome
 
@@ -16,11 +16,14 @@ from flows.commands.site_options import CoordinatorHome, SiteHome
 def serve(
     shards: Annotated[
         str,
-        typer.Option(envvar="FEDX_SHARDS", help="Folder with the site's images, named as it is."),
+        typer.Option(envvar="FEDX_SHARDS", help="Folder that holds the site's folder of images."),
     ] = "shards",
     invitation: Annotated[
         Path | None,
-        typer.Option(help="That fedx site invite wrote; needed once, or after a silent week."),
+        typer.Option(
+            help="File that fedx site invite wrote; needed the first time, or after a week without "
+            "orders."
+        ),
     ] = None,
     idle: Annotated[
         float | None,
@@ -37,7 +40,7 @@ def serve(
         fedx site serve --invitation north.invitation
     """
     from fedx_core.sites.home import Home
-    from fedx_core.sites.wire import Wire
+    from fedx_core.sites.http_client import HttpClient
     from flows.sites.folders import plain_http
     from flows.sites.serve import Serving
 
@@ -47,7 +50,7 @@ def serve(
         else:
             print(line, file=sys.stderr, flush=True)
 
-    site = Serving(Home(Path(site_home)), Path(shards), Wire(plain_http=plain_http()), say)
+    site = Serving(Home(Path(site_home)), Path(shards), HttpClient(plain_http=plain_http()), say)
     if invitation is not None:
         site.invited(_read(invitation))
     try:
@@ -65,7 +68,7 @@ def invite(
     coordinator_home: CoordinatorHome = "sites",
     as_json: JsonObject = False,
 ) -> None:
-    """Write a site's first letter: where its orders will lie. People carry it to the site.
+    """Write a site's invitation, which says where its orders will be stored.
 
     It is sealed to the site's keys. Each order says where the next one will lie, so one invitation
     is enough for as long as no week goes by without an order. Prefect can wake a site without one.
@@ -74,7 +77,7 @@ def invite(
     """
     from urllib.parse import urlsplit
 
-    from fedx_core.errors import ConfigError
+    from fedx_core.base.errors import ConfigError
     from fedx_core.sites import invitation
     from fedx_core.sites.registry import Registry
     from flows.commands.answers import save
@@ -103,7 +106,7 @@ def _read(path: Path) -> bytes:
         PayloadError: it is something else.
         SiteError: there is no such file.
     """
-    from fedx_core.errors import PayloadError, SiteError
+    from fedx_core.base.errors import PayloadError, SiteError
 
     try:
         return base64.b64decode(b"".join(path.read_bytes().split()), validate=True)

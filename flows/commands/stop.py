@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunName, RunRoot
 
 
@@ -17,7 +17,7 @@ def stop(
     run_root: RunRoot = "runs",
     as_json: JsonObject = False,
 ) -> None:
-    """Stop a run that goes on in another shell or on a Prefect worker; it can be resumed.
+    """Stop a run in another terminal or on a Prefect worker; it can be resumed.
 
     It stops as with Ctrl-C: after the clients under way, with all committed rounds kept. A second
     `fedx stop` does not wait for those clients.
@@ -27,7 +27,9 @@ def stop(
     """
     from contextlib import nullcontext
 
-    from flows import ending, progress, run_folder
+    from flows.base import progress
+    from flows.runs import run_folder
+    from flows.watching import ending
 
     folder = run_folder.find(Path(run_root), run)
     words = f"stopping run {run!r} after the clients under way"

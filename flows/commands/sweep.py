@@ -7,29 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedx_core import strict_json
-from flows.commands.options import DataRoot, JsonObject, Params, RunRoot, Store, TrackWith
-from flows.exits import FAILED
+from fedx_core.base import strict_json
+from flows.base.exits import FAILED
+from flows.commands.options import JsonObject, Without, taking_requests
+from flows.settings.request import SweepRequest
 
 if TYPE_CHECKING:
-    from flows.grid import Grid
-    from flows.sweep import Job, Outcome, Processes
+    from flows.sweeps.grid import Grid
+    from flows.sweeps.sweep import Job, Outcome, Processes
 
 
+@taking_requests
 def sweep(
     grid: Annotated[Path, typer.Argument(metavar="GRID", help="File with the grid, in YAML.")],
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Runs at once, each a process.")
-    ] = 1,
+    request: Annotated[SweepRequest, Without("grid")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check all, say what would run, and run nothing.")
     ] = False,
-    params: Params = None,
-    workers: Annotated[int, typer.Option(min=1, help="Clients at once in each run.")] = 1,
-    run_root: RunRoot = "runs",
-    data_root: DataRoot = None,
-    store: Store = None,
-    track: TrackWith = "mlflow",
     as_json: JsonObject = False,
 ) -> None:
     """Run every cell of a grid of settings, and share the first rounds of those that are alike.
@@ -41,20 +35,23 @@ def sweep(
         fedx sweep grid.yaml --jobs 4
         fedx compare --grid grid.yaml
     """
-    from flows import grid as grids
-    from flows import sweep as sweeping
+    from flows.sweeps import grid as grids
+    from flows.sweeps import sweep as sweeping
 
-    settings = Path(params or "params.yaml")
-    asked = grids.load(grid, settings)
+    asked = grids.load(grid, Path(request.params or "params.yaml"))
     places = sweeping.Places(
-        run_root=Path(run_root), data_root=Path(data_root or "data"), store=store
+        run_root=Path(request.run_root),
+        data_root=Path(request.data_root or "data"),
+        store=request.store,
     )
     found = sweeping.jobs(asked, places)
     if dry_run:
         _say_plan(asked, found, as_json=as_json)
         return
-    launch = sweeping.Processes(sweep=asked.name, places=places, workers=workers, track=track)
-    ends, failed = carried_out(found, launch, jobs)
+    launch = sweeping.Processes(
+        sweep=asked.name, places=places, workers=request.workers, track=request.track
+    )
+    ends, failed = carried_out(found, launch, request.jobs)
     if as_json:
         print(strict_json.dumps({"sweep": asked.name, "runs": [vars(outcome) for outcome in ends]}))
     elif not failed:
@@ -71,8 +68,8 @@ def carried_out(
     Returns:
         What became of each, and how many failed.
     """
-    from flows import sweep as sweeping
-    from flows.stopping import stopping
+    from flows.ending.stopping import stopping
+    from flows.sweeps import sweep as sweeping
 
     told = "stopping after the clients under way; start the sweep again to go on"
     with stopping(lambda: told, launch.stop):

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import JsonObject, RunRoot
+from flows.settings import completion
 
 if TYPE_CHECKING:
-    from flows.run_folder import RunFolder
+    from flows.runs.run_folder import RunFolder
     from flows.tracking.sync import Outcome
 
 
@@ -34,15 +34,15 @@ def sync(
     run_root: RunRoot = "runs",
     as_json: JsonObject = False,
 ) -> None:
-    """Send MLflow what it lacks of runs: rounds, system metrics, files, models; nothing twice.
+    """Copy to MLflow what it lacks of runs: rounds, system metrics, files and models.
 
-    For after MLflow was away, and for another MLflow. Runs that go on may be sent, too; what they
-    add comes with the next call.
+    Use it after MLflow was unreachable, or to fill another MLflow. Nothing is copied twice. A run
+    that is still going can be copied too; the next call adds its new rounds.
 
         fedx sync base
         fedx sync --to http://mlflow.example.org:5000
     """
-    from fedx_core.errors import TrackingError
+    from fedx_core.base.errors import TrackingError
     from flows.tracking.sync import sync as send
 
     outcomes: list[Outcome] = []
@@ -63,7 +63,7 @@ def sync(
 
 
 def _folders(root: Path, names: list[str]) -> "list[RunFolder]":
-    from flows.run_folder import RunFolder, find
+    from flows.runs.run_folder import RunFolder, find
 
     if names:
         return [RunFolder(Path(name)) if "/" in name else find(root, name) for name in names]

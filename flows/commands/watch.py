@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedx_core import strict_json
-from flows import completion
+from fedx_core.base import strict_json
 from flows.commands.options import RunRoot
+from flows.settings import completion
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from flows.watch import Seen, State
+    from flows.watching.watch import Seen, State
 
 
 def watch(
@@ -39,10 +39,10 @@ def watch(
     run_root: RunRoot = "runs",
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="One JSON object a round on stdout, and a last one."),
+        typer.Option("--json", help="One JSON object per round on stdout, and a last one."),
     ] = False,
 ) -> None:
-    """Follow a run that goes on in another terminal, a Prefect worker or a service.
+    """Follow a run in another terminal, on a Prefect worker or in a service.
 
     Ends with the run: with exit code 0 when it is finished, with 3 when it stopped before its last
     round. Ctrl-C ends the watching only. The run's folder is all that is read.
@@ -50,7 +50,7 @@ def watch(
         fedx watch
         fedx watch base --timeout 600
     """
-    from flows import watch as watching
+    from flows.watching import watch as watching
 
     root = Path(run_root)
     looks = watching.follow(
@@ -74,7 +74,7 @@ def _wait(state: "State", run: str | None, root: Path) -> None:
 
 
 def _print_json(looks: Iterator["Seen"]) -> None:
-    from flows.results import rows
+    from flows.runs.rows import rows
 
     done = 0
     for seen in looks:
@@ -86,7 +86,7 @@ def _print_json(looks: Iterator["Seen"]) -> None:
 
 
 def _print_lines(looks: Iterator["Seen"]) -> None:
-    from flows import watching_table as table
+    from flows.watching import watching_table as table
 
     done = 0
     for seen in looks:
@@ -104,7 +104,7 @@ def _draw(looks: Iterator["Seen"]) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from flows import watching_table as table
+    from flows.watching import watching_table as table
 
     console = Console(highlight=False)
     done, linked = 0, False
@@ -126,8 +126,8 @@ def _draw(looks: Iterator["Seen"]) -> None:
 
 
 def _below(seen: "Seen") -> "RenderableType":
-    from flows import under_way
-    from flows import watching_table as table
+    from flows.runs import under_way
+    from flows.watching import watching_table as table
 
     words = table.step(seen, time.time())
     return under_way.drawn(seen.folder.name, len(seen.reports), seen.rounds, words)

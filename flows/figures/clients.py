@@ -16,7 +16,7 @@ def labels_by_client(
 
     Args:
         class_names: in label order.
-        counts: examples with each label by client; with several labels an image, an example
+        counts: examples with each label by client; with several labels per image, an example
             counts for each of them.
         sizes: examples by client.
     """

@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fedx_core.messages import RoundReport
-from flows.compare import metric_of
+from fedx_core.wire.messages import RoundReport
+from flows.comparing.compare import metric_of
 from flows.figures import style
 
 MIB = 2**20
-LABELS = {"overall_accuracy": "overall accuracy", "micro_map": "micro mAP"}
+LABELS = {"overall_accuracy": "overall accuracy", "micro_map": "micro mAP", "mean_iou": "mean IoU"}
 
 Runs = Mapping[str, Sequence[RoundReport]]
 """Reports of all rounds by the name to show; at least one run, and one round in each."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from flows.figures import style
-from flows.run_folder import write
+from flows.runs.run_folder import write
 
 
 def save(folder: Path, name: str, figure: style.Figure) -> list[str]:

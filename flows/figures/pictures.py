@@ -34,7 +34,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image and its heat maps, one a model, in the order of the columns.
+    """One image and its heat maps, one per model, in the order of the columns.
 
     Args:
         image: float (height, width, 3) or (height, width), in [0, 1].

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from flows.comparing.points import UNPRUNED, Point, front
 from flows.figures import style
 from flows.figures.curves import LABELS
-from flows.points import UNPRUNED, Point, front
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDE_RANGE = 12
@@ -114,7 +114,7 @@ def _beside(
 
 
 def _panels(points: Sequence[Point]) -> Mapping[str, Sequence[Point]]:
-    """Part points into panels, one a model where models and methods are several."""
+    """Part points into panels, one per model where models and methods are several."""
     models = dict.fromkeys(point.model for point in points)
     if len(models) == 1 or not _several_methods(points):
         return {"": points}

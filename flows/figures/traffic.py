@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from fedx_core.messages import Traffic
+from fedx_core.wire.messages import Traffic
 from flows.figures import style
 
 MIB = 2**20

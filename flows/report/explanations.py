@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import examples, model_file, plugins
-from fedx_core.errors import FedXError, RunError
-from fedx_core.examples import Description, Examples
-from fedx_core.heat_maps import HeatMaps, heat_maps, pruned
-from fedx_core.plan import Plan
-from fedx_core.state import StateDict
+from fedx_core.base import plugins
+from fedx_core.base.errors import FedXError, RunError
+from fedx_core.base.state import StateDict
+from fedx_core.clients.plan import Plan
+from fedx_core.images import examples
+from fedx_core.images.examples import Description, Examples
+from fedx_core.predict import model_file
+from fedx_core.predict.heat_maps import HeatMaps, heat_maps, pruned
 from flows.report.gather import Run
 from flows.report.parts import Column, Drawing, Section, Table, slug
 
@@ -35,7 +37,7 @@ def section(runs: Sequence[Run], count: int) -> Section:
 
     Args:
         runs: whose final models are explained, and those before and after pruning events.
-        count: images a run; 0 leaves the section out.
+        count: images per run; 0 leaves the section out.
     """
     drawings, rows, missing = [], [], []
     if not count:
@@ -97,7 +99,7 @@ def _models(run: Run) -> tuple[Plan, dict[str, StateDict]]:
         pixels=card.pixels,
         training=settings.training,
         method=settings.method,
-        codec=settings.codec,
+        codec=settings.codec.down,
     )
     models: dict[str, StateDict] = {}
     for event in run.events:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fedx_core import __version__
-from fedx_core.errors import StoreError
-from flows.report import data, explanations, outcome, page, pruning, scores, settings
+from fedx_core.base.errors import StoreError
+from flows.report import data, explanations, outcome, page, probes, pruning, scores, settings
 from flows.report.gather import Run
 from flows.report.parts import Section
-from flows.run_folder import write
+from flows.runs.run_folder import write
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def write_report(
     Args:
         runs: at least one.
         folder: to write to.
-        heat_maps: images a run; 0 for none.
+        heat_maps: images per run; 0 for none.
         accuracy: MiB to which are told; None takes the highest that all runs reached.
 
     Raises:
@@ -86,6 +86,7 @@ def write_report(
 def _sections(runs: Sequence[Run], accuracy: float, heat_maps: int) -> list[Section]:
     return [
         *outcome.sections(runs, accuracy),
+        *probes.sections(runs),
         *pruning.sections(runs),
         explanations.section(runs, heat_maps),
         *data.sections(runs),

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedx_core.errors import ConfigError
-from fedx_core.messages import RoundReport, Traffic
-from flows import compare, record, results
-from flows.record import PruningEvent, Record
+from fedx_core.base.errors import ConfigError
+from fedx_core.wire.messages import RoundReport, Traffic
+from flows.comparing import compare
+from flows.running import results
+from flows.runs import record
+from flows.runs.record import PruningEvent, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Run:
         record: settings, rounds and notes.
         summary: what ``results/summary.json`` says, or will say of the rounds so far.
         events: pruning events; empty where the run has none or kept no traces.
-        clients: see :func:`flows.record.clients`.
+        clients: see :func:`flows.runs.record.clients`.
     """
 
     record: Record

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from fedx_core.evaluation import NO_LABEL
-from flows import compare
+from fedx_core.learning.evaluation import NO_LABEL
+from flows.comparing import compare
 from flows.report.gather import Run
 from flows.report.parts import Cell, Column, Drawing, Section, Table
-from flows.results import MIB
+from flows.runs.rows import MIB
 
 SHARE = ".1%"
 MEGABYTES = ",.2f"
+WAYS = ("down", "up", "total")
 
 
 def headline(runs: Sequence[Run], accuracy: float) -> Table:
@@ -27,6 +28,7 @@ def headline(runs: Sequence[Run], accuracy: float) -> Table:
         *([Column(f"at {budget:,.1f} MiB", SHARE)] if budget is not None else []),
         Column("MiB down", MEGABYTES), Column("MiB up", MEGABYTES), Column("MiB mask", MEGABYTES),
         Column("MiB retry", MEGABYTES), Column("MiB total", MEGABYTES),
+        *(Column(f"ratio {way}", ",.1f") for way in WAYS),
         Column("MiB paper", MEGABYTES), Column("sparsity", SHARE),
         Column(f"MiB to {_per_cent(accuracy)}", MEGABYTES), Column("seconds", ",.0f"),
         Column("clients lost", "d"),
@@ -38,11 +40,12 @@ def headline(runs: Sequence[Run], accuracy: float) -> Table:
         columns=columns,
         rows=[_cells(run, line, accuracy, budget) for run, line in zip(runs, lines, strict=True)],
         note="Final and best are test scores after the last and after the best round: the best by "
-        "the tuning images where the run chose by them, else by the test images, which flatters. "
-        '"At" is the score that was paid for when the thriftiest run had spent all its bytes. MiB '
-        "are of payloads on the wire, all rounds and clients, evaluation left out; paper MiB "
-        "follow the paper's Table I: kept parameters only. q is the share of units that pruning "
-        "removes. A client lost in two rounds counts twice.",
+        "the tuning images where the run chose by them, else by the test images, which is too "
+        'optimistic. "At" is the score when a run had sent no more bytes than the run that sent '
+        "fewest. MiB are of payloads on the wire, all rounds and clients, evaluation left out; "
+        "Ratio says how many times fewer than FedAvg's in float32, retries apart; "
+        "paper MiB follow the paper's Table I: kept parameters only. q is the share of units that "
+        "pruning removes. A client lost in two rounds counts twice.",
     )
 
 
@@ -57,6 +60,7 @@ def _cells(run: Run, line: compare.Row, accuracy: float, budget: float | None) -
         line["best"],
         *([line["equal_bytes"]] if budget is not None else []),
         *(sent[way] / MIB for way in ("downlink", "uplink", "mask", "retry", "total")),
+        *(line[f"ratio_{way}"] for way in WAYS),
         line["mib_paper"],
         line["sparsity"],
         line[f"mib_to_{accuracy:g}"],

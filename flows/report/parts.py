@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flows.csv_text import csv_text
+from flows.base.csv_text import csv_text
 
 if TYPE_CHECKING:
     from flows.figures.style import Figure

@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedx_core import overlap
-from fedx_core.masks import Mask
-from flows.record import PruningEvent
+from fedx_core.pruning import overlap
+from fedx_core.pruning.masks import Mask
 from flows.report.gather import Run
 from flows.report.parts import Cell, Column, Drawing, Section, Table, slug
+from flows.runs.record import PruningEvent
 
 SHARE = ".1%"
 
@@ -108,6 +108,7 @@ def _scores(runs: Sequence[Run]) -> Section:
         "What decided: at a pruning event the server scores every unit on its reference images, "
         "and the lowest scores go."
     )
+    missing = list(dict.fromkeys(missing))  # said once for all events of a run
     if not drawings and not missing:
         return Section("relevance", "Relevance by layer", missing=["No run was pruned."])
     return Section(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedx_core import evaluation
+from fedx_core.learning import evaluation
 from flows.report.gather import Run
 from flows.report.outcome import SHARE
 from flows.report.parts import Cell, Column, Section, Table, slug
@@ -73,7 +73,7 @@ def _by_class(dataset: str, runs: Sequence[Run]) -> Table | None:
         columns=[Column("class"), *(Column(run.name, SHARE) for run in runs)],
         rows=[[name, *(run.summary["per_class"].get(name) for run in runs)] for name in classes],
         note="Share of a class's images that were recognised where an image has one label; average "
-        "precision where it has several."
+        "precision where it has several; intersection over union where its pixels have one each."
         + (f" No test image bears {', '.join(absent)}." if absent else ""),
     )
 

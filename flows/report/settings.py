@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedx_core import strict_json
-from flows import compare, provenance
+from fedx_core.base import strict_json
+from flows.comparing import compare
 from flows.report.gather import Run
 from flows.report.parts import Cell, Column, Section, Table
+from flows.runs import provenance
 
 AGAIN = "to repeat it"
 

@@ -4,19 +4,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedx_core import start
-from fedx_core.client import Place
-from fedx_core.errors import DataError, RunError
-from fedx_core.start import Setting
-from flows import drawn, grid, preset, run_folder
-from flows.grid import Cell, Grid
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.record import Record, find
-from flows.reference import reference
+from fedx_core.base.errors import DataError, RunError
+from fedx_core.clients.client import Place
+from fedx_core.rounds import start
+from fedx_core.rounds.start import Setting
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
+from flows.report import drawn
 from flows.report.parts import Column, Table
 from flows.reproduce import printed
 from flows.reproduce.scale import DRY_IMAGES, ROUNDS, Scale, scaled
+from flows.runs import run_folder
+from flows.runs.record import Record, find
+from flows.settings import preset
+from flows.sweeps import grid
+from flows.sweeps.grid import Cell, Grid
 
 NAMES = ("fig2", "fig3", "fig4", "fig5")
 DRY_DATA = ".dry-run"

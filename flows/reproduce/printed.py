@@ -6,7 +6,7 @@ Sections V-A and V-D of the paper; BigEarthNet-S2, micro mAP. Where the text say
 
 DATASET = "bigearthnet"
 
-# Series as in flows.points: rate: score.
+# Series as in flows.comparing.points: rate: score.
 SCORES: dict[str, dict[str, dict[float, float]]] = {
     "fig2": {
         "fedx (lrp, layer)": {0.2: 0.67, 0.6: 0.69, 0.9: 0.55},

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flows import preset
-from flows.points import RATES, STRENGTHS
+from flows.comparing.points import RATES, STRENGTHS
+from flows.settings import preset
 
 ROUNDS = 20
 """Of the paper's experiments."""

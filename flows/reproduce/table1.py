@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from fedx_core import strict_json, table1
+from fedx_core.base import strict_json
+from fedx_core.paper import table1
 from flows.report.parts import Cell, Column, Table
 
 
@@ -39,13 +40,13 @@ def show(as_json: bool = False) -> str:
     lines += [
         "",
         f"{equal} of {cells} savings are equal for the five models other than ViT-B16, whose row",
-        "no selection of its parameters explains (see fedx_core/table1.py).",
+        "no selection of its parameters explains (see fedx_core/paper/table1.py).",
     ]
     return "\n".join(lines)
 
 
 def table() -> Table:
-    """Put both into a table for files, two lines a model."""
+    """Put both into a table for files, two lines per model."""
     lines: list[list[Cell]] = []
     for row in (table1.row(model) for model in table1.PRINTED):
         lines += [

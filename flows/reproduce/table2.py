@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Sequence
 
-from fedx_core import strict_json, table2
-from fedx_core.table2 import Row
+from fedx_core.base import strict_json
+from fedx_core.paper import table2
+from fedx_core.paper.table2 import Row
 from flows.report.parts import Column, Table
 
 COUNT = ".2e"
@@ -36,7 +37,7 @@ def show(found: Sequence[Row], as_json: bool = False) -> str:
         [
             "FedX, Table II: FLOPs of relevance estimation and of applying the mask",
             "(ours: one image, two FLOPs a multiply-add, mean of both data sets; mask: three",
-            "operations a prunable parameter; see fedx_core/table2.py)",
+            "operations a prunable parameter; see fedx_core/paper/table2.py)",
             "",
             table(found).as_text(),
             "",

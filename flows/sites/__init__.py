@@ -1,6 +1,5 @@
 """Institutions that own their data: what runs at them, and how the server's loop reaches them.
 
-    runtime  `run_at: sites`: orders out, reports in
     errands  one of those orders, until it is answered; inboxes: where they lie
     waking   Prefect as the doorbell of a site that does not look into its inbox
     serve    a site that stays at work, with model and data in memory; post: its letters

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from fedx_core.errors import PayloadError, TooBigError
+from fedx_core.base.errors import PayloadError, TooBigError
 
 if TYPE_CHECKING:
     from anyio.abc import Process

@@ -11,8 +11,8 @@ from typing import Any
 
 from prefect import flow
 
-from fedx_core.errors import FedXError, RunError
-from flows import exits
+from fedx_core.base.errors import FedXError, RunError
+from flows.base import exits
 from flows.sites.command import ORDER_LENGTH, ORDER_PATTERN
 
 FLOW = "fedx-site"

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from fedx_core.errors import FedXError, StoreError, TooBigError
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport
-from fedx_core.runtime import Outcome
-from fedx_core.sites import audit, manifest, notes
+from fedx_core.base.errors import FedXError, StoreError, TooBigError
+from fedx_core.rounds import audit
+from fedx_core.rounds.carrier import Outcome
+from fedx_core.sites import manifest, notes
 from fedx_core.sites.granting import Granting
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.manifest import MANIFEST_SIZE
@@ -16,6 +16,7 @@ from fedx_core.sites.notes import NOTE_SIZE
 from fedx_core.sites.orders import Order, intent_key, issue, taken_key
 from fedx_core.sites.registry import Admitted, Registry
 from fedx_core.store import Store
+from fedx_core.wire.messages import ClientFailure, ClientJob, ClientReport
 from flows.sites.inboxes import READY, Inboxes, Sent
 
 LONGEST_PAUSE = 600.0
@@ -236,7 +237,8 @@ class Errand:
             self.office.registry.folder, error, run=job.run, round_index=job.round_index,
             client=job.client, attempt=job.attempt,
         )  # fmt: skip
-        return self._failure(f"{error.code}: {error}")
+        return self._failure(f"{error.code}: {error}", refused=True)
 
-    def _failure(self, reason: str) -> ClientFailure:
-        return ClientFailure(client=self.job.client, attempt=self.job.attempt, reason=reason)
+    def _failure(self, reason: str, *, refused: bool = False) -> ClientFailure:
+        job = self.job
+        return ClientFailure(client=job.client, attempt=job.attempt, reason=reason, refused=refused)

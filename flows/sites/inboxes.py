@@ -17,16 +17,16 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
-from fedx_core import strict_json
-from fedx_core.errors import AlreadyExistsError, PayloadError, SiteError
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.locks import exclusive
-from fedx_core.messages import LARGEST_RECORD
+from fedx_core.base import strict_json
+from fedx_core.base.errors import AlreadyExistsError, PayloadError, SiteError
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.base.locks import exclusive
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.orders import MAX_ORDER, inbox_prefix
 from fedx_core.sites.presigner import MARGIN_SECONDS, MOST_SECONDS, Presigner
 from fedx_core.sites.registry import Registry
 from fedx_core.store import FileStore, S3Store
+from fedx_core.wire.messages import LARGEST_RECORD
 
 READY = "/ready"
 """Ends what a letter is about that grants a payload whose length the site has said."""
@@ -87,7 +87,7 @@ class Inboxes:
     Args:
         registry: of the sites; its folder keeps the records.
         bucket: name of the bucket.
-        plain_http: see :func:`fedx_core.sites.wire.check_address`.
+        plain_http: see :func:`fedx_core.sites.http_client.check_address`.
     """
 
     def __init__(self, registry: Registry, bucket: str, *, plain_http: bool = False) -> None:

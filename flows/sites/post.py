@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fedx_core.errors import FedXError, SiteError
-from fedx_core.frozen_json import canonical, parse
-from fedx_core.locks import exclusive
+from fedx_core.base.errors import FedXError, SiteError
+from fedx_core.base.frozen_json import canonical, parse
+from fedx_core.base.locks import exclusive
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.home import POST as FILE
 from fedx_core.sites.keys import Keys, seal

@@ -6,9 +6,10 @@ clients are the admitted sites, and what each may say it has is what it was admi
 
 from pathlib import Path
 
-from fedx_core import config, examples
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import DataError, SiteError, StoreError
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import DataError, SiteError, StoreError
+from fedx_core.images import examples
 from fedx_core.sites.registry import Registry
 
 PARTS = ("train", "test")

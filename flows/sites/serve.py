@@ -12,14 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedx_core import unfinished
-from fedx_core.errors import FedXError, GrantError, PlanError, StoreError
-from fedx_core.locks import exclusive
-from fedx_core.sites import audit, invitation, serving
+from fedx_core.base import unfinished
+from fedx_core.base.errors import FedXError, GrantError, PlanError, StoreError
+from fedx_core.base.locks import exclusive
+from fedx_core.rounds import audit
+from fedx_core.sites import invitation, serving
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.orders import Order, open_order
-from fedx_core.sites.wire import Wire
 from flows.sites.post import Post
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
@@ -34,13 +35,13 @@ class Serving:
     Args:
         home: of the site.
         images: folder with a folder of the site's name.
-        wire: carries its requests.
+        http: carries its requests.
         say: takes one line for people.
     """
 
     home: Home
     images: Path
-    wire: Wire
+    http: HttpClient
     say: Callable[[str], None] = print
     _said: str = field(default="", init=False)
     _waiting: set[str] = field(default_factory=set, init=False)
@@ -96,7 +97,7 @@ class Serving:
                     "no inbox yet: ask the coordinator's people for an invitation (`fedx site "
                     f"invite {self.home.keys.name}`), or have the site woken through Prefect"
                 )
-            if (data := GrantedStore([inbox], None, self.wire).read(inbox.key)) is None:
+            if (data := GrantedStore([inbox], None, self.http).read(inbox.key)) is None:
                 return count
             if not self.accept(bytes(data)):
                 time.sleep(TROUBLED_PAUSE)
@@ -148,7 +149,7 @@ class Serving:
 
     def _answer(self, order: Order) -> None:
         job, started = order.job, time.monotonic()
-        answer(order, self.home, self.images, self.wire)
+        answer(order, self.home, self.images, self.http)
         self._said = ""
         self.say(
             f"round {job.round_index} of {job.run}: {job.purpose}, attempt {job.attempt + 1}, "
@@ -170,14 +171,14 @@ class Serving:
             self.say(said)
 
 
-def take(letter: bytes, home: Home, images: Path, wire: Wire) -> Order:
+def take(letter: bytes, home: Home, images: Path, http: HttpClient) -> Order:
     """Answer one letter that came another way, such as Prefect's; a warm site goes on after it.
 
     Args:
         letter: of the coordinator.
         home: of the site.
         images: folder with a folder of the site's name.
-        wire: carries the requests.
+        http: carries the requests.
 
     Raises:
         FedXError: the letter can't be believed, or the job can't be done.
@@ -188,12 +189,12 @@ def take(letter: bytes, home: Home, images: Path, wire: Wire) -> Order:
     unfinished.sweep(home.folder)
     post = Post(home.folder, keys)
     post.arrived(order.job.run, letter, order.inbox, follow=False)
-    answer(order, home, images, wire)
+    answer(order, home, images, http)
     post.answered(order.job.run, letter)
     return order
 
 
-def answer(order: Order, home: Home, images: Path, wire: Wire) -> None:
+def answer(order: Order, home: Home, images: Path, http: HttpClient) -> None:
     """Do one order; no other process of this site does one at the same time.
 
     Raises:
@@ -201,4 +202,4 @@ def answer(order: Order, home: Home, images: Path, wire: Wire) -> None:
         FedXError: it can't be done; if that can't pass, the coordinator was told.
     """
     with exclusive(home.folder / ".work.lock"):
-        serving.answer_or_refuse(order, home, images, wire)
+        serving.answer_or_refuse(order, home, images, http)

@@ -15,25 +15,25 @@ import time
 import traceback
 from pathlib import Path
 
-from fedx_core import strict_json
-from fedx_core.errors import FedXError, PayloadError
+from fedx_core.base import strict_json
+from fedx_core.base.errors import FedXError, PayloadError
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.orders import open_order
-from fedx_core.sites.wire import Wire
-from flows import exits
+from flows.base import exits
 from flows.sites import serve
 from flows.sites.command import order_of
 from flows.sites.folders import plain_http, shards, site_home
 
 
-def take(text: str, home: Home, images: Path, wire: Wire) -> str:
+def take(text: str, home: Home, images: Path, http: HttpClient) -> str:
     """Do what an order asks for.
 
     Args:
         text: the order, in base64.
         home: of the site.
         images: folder with a folder of the site's name.
-        wire: carries the requests.
+        http: carries the requests.
 
     Returns:
         What was done, in a few words that its coordinator may read.
@@ -47,7 +47,7 @@ def take(text: str, home: Home, images: Path, wire: Wire) -> str:
         raise PayloadError(f"the order is not base64: {error}") from error
     # Prefect's server keeps old orders, and whoever has its password may send them again.
     open_order(letter, home.keys, home.coordinator, now=time.time())
-    job = serve.take(letter, home, images, wire).job
+    job = serve.take(letter, home, images, http).job
     return f"{job.purpose}, round {job.round_index} of {job.run}"
 
 
@@ -57,7 +57,9 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     code = exits.DONE
     try:
-        done = take(sys.stdin.read(), Home(site_home()), shards(), Wire(plain_http=plain_http()))
+        done = take(
+            sys.stdin.read(), Home(site_home()), shards(), HttpClient(plain_http=plain_http())
+        )
         said = strict_json.dumps({"done": done})
     except FedXError as error:
         code, said = exits.exit_code(error.code), exits.said(error.code, str(error), as_json=True)

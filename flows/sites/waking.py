@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fedx_core.messages import ClientJob
-from flows import children
-from flows.prompt import Away, Prompt
+from fedx_core.wire.messages import ClientJob
+from flows.prefect import children
+from flows.prefect.prompt import Away, Prompt
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -77,7 +77,7 @@ class Waking:
     def _ring(self, job: ClientJob, letter: bytes) -> None:
         from prefect.deployments import run_deployment
 
-        from flows.client import name_of
+        from flows.prefect.client import name_of
 
         run: Any = self._ask(
             run_deployment,

@@ -29,9 +29,9 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
-from fedx_core.errors import FedXError
-from fedx_core.locks import exclusive
-from fedx_core.sites import audit
+from fedx_core.base.errors import FedXError
+from fedx_core.base.locks import exclusive
+from fedx_core.rounds import audit
 from flows.sites import command
 from flows.sites.folders import site_home
 

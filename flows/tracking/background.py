@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from fedx_core.config import ExperimentConfig
-from fedx_core.messages import RoundReport
-from flows.choices import Track
-from flows.record import Record
-from flows.run_folder import RunFolder
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.wire.messages import RoundReport
+from flows.runs.record import Record
+from flows.runs.run_folder import RunFolder
+from flows.settings.choices import Track
 from flows.tracking import charts, places
 from flows.tracking.copying import Copy, Status
 from flows.tracking.visits import alone, first_line, introduce, now, visit

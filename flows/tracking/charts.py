@@ -9,10 +9,10 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fedx_core import strict_json
-from fedx_core.evaluation import PRIMARY
-from fedx_core.messages import RoundReport
-from flows.live import HEADLINES
+from fedx_core.base import strict_json
+from fedx_core.learning.evaluation import PRIMARY
+from fedx_core.wire.messages import RoundReport
+from flows.runs.live import HEADLINES
 from flows.tracking import places
 
 if TYPE_CHECKING:

@@ -3,21 +3,24 @@
 Metric names: ``test/``, ``validation/`` and ``before_pruning/`` scores, ``train/loss``,
 ``method/`` for the method's own, ``sparsity`` of the model and ``layer_sparsity/`` (share of units)
 by layer, the two ledgers ``wire/`` and ``paper/`` with running totals in MiB at the same steps,
-``seconds/`` by part of the round, ``system/`` for the machine. Step = round, or the sample's number
-for ``system/``.
+``seconds/`` by part of the round, ``probe/<data set>/`` of ``fedx probe``, ``system/`` for the
+machine. Step = round, or the sample's number for ``system/``.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from fedx_core import config, strict_json
-from fedx_core.config import ExperimentConfig
-from fedx_core.messages import RoundReport, Traffic
-from flows.monitor import Sample
-from flows.results import MIB
+from fedx_core.base import config, strict_json
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.wire.messages import RoundReport, Traffic
+from flows.runs import probe
+from flows.runs.monitor import Sample
+from flows.runs.probe import Probe
+from flows.runs.rows import MIB, ratios
 
 LONGEST = 500
 """Characters of a parameter; longer ones are cut, and ``config.yaml`` has them whole."""
@@ -97,7 +100,7 @@ def round_points(
     """
     skip = set(present)
     wire = paper = seconds = 0.0
-    for report in reports:
+    for report, fewer in zip(reports, ratios(reports), strict=True):
         wire += report.wire_bytes
         paper += report.paper_bytes
         seconds += sum(report.seconds.values())
@@ -105,12 +108,36 @@ def round_points(
             continue
         numbers = {
             "wire/cumulative_mib": wire / MIB,
+            **{f"wire/ratio_{way}": n for way, n in asdict(fewer).items() if n is not None},
             "paper/cumulative_mib": paper / MIB,
             **round_metrics(report),
         }
         at = round((began.timestamp() + seconds) * 1000)
         for name, value in numbers.items():
             yield Point(name, value, at, report.round_index)
+
+
+def probe_points(
+    probes: Iterable[Probe],
+    reports: Sequence[RoundReport],
+    began: datetime,
+    latest: Mapping[str, float],
+) -> Iterator[Point]:
+    """Return the points of probes, at the time of the round whose encoder they looked at.
+
+    Args:
+        probes: of the run.
+        reports: of all its rounds.
+        began: when the run did.
+        latest: values that MLflow has; those that are equal are left out.
+    """
+    for made in probes:
+        past = [r for r in reports if r.round_index <= made.round_index]
+        seconds = sum(sum(report.seconds.values()) for report in past)
+        at = round((began.timestamp() + seconds) * 1000)
+        for name, value in probe.metrics(made):
+            if latest.get(named(name)) != value:
+                yield Point(named(name), value, at, made.round_index)
 
 
 def sample_points(samples: Iterable[Sample]) -> Iterator[Point]:
@@ -123,7 +150,7 @@ def sample_points(samples: Iterable[Sample]) -> Iterator[Point]:
 
 
 def client_table(reports: Sequence[RoundReport]) -> str:
-    """Return one row a client and round, as JSON that MLflow's pages show as a table."""
+    """Return one row per client and round, as JSON that MLflow's pages show as a table."""
     kinds = ("downlink", "uplink", "mask", "retry", "evaluation")
     rows: list[list[Any]] = []
     for report in reports:

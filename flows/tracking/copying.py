@@ -11,8 +11,8 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
-from flows import monitor
-from flows.record import Record
+from flows.runs import monitor, probe
+from flows.runs.record import Record
 from flows.tracking import charts, content, places
 from flows.tracking.describing import describe
 
@@ -34,12 +34,14 @@ class Sent:
     Args:
         rounds: number of rounds.
         samples: of the machine.
+        probes: numbers of ``fedx probe``.
         files: uploaded.
         version: the last that was made of the registered model; 0 for none.
     """
 
     rounds: int = 0
     samples: int = 0
+    probes: int = 0
     files: int = 0
     version: int = 0
 
@@ -119,7 +121,7 @@ def open_copy(uri: str, record: Record) -> Copy:
 
 
 def send(copy: Copy, record: Record) -> Sent:
-    """Send the rounds and the samples that a copy lacks."""
+    """Send the rounds, the samples and the probes that a copy lacks."""
     began = datetime.fromisoformat(record.notes["began"])
     there = {report.round_index for report in record.reports}
     machine = monitor.samples(record.folder.system, copy.samples)
@@ -128,6 +130,11 @@ def send(copy: Copy, record: Record) -> Sent:
     copy.rounds |= there
     _log(copy, content.sample_points(machine))
     copy.samples = max((sample.index + 1 for sample in machine), default=copy.samples)
+    if probes := probe.read(record.folder):
+        latest = copy.client.get_run(copy.run_id).data.metrics
+        points = list(content.probe_points(probes, record.reports, began, latest))
+        _log(copy, points)
+        sent.probes = len(points)
     if record.reports and not copy.scores >= charts.scores_of(record.reports[-1]):
         scores = charts.scores_of(record.reports[-1])
         copy.scores = charts.prepare(copy.client, copy.experiment_id, scores)

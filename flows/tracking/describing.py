@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from fedx_core import strict_json
-from flows.record import Record
+from fedx_core.base import strict_json
+from flows.runs.record import Record
 from flows.tracking import charts, content, sweeps
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

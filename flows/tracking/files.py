@@ -4,9 +4,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedx_core import strict_json
-from flows import now
-from flows.record import Record
+from fedx_core.base import strict_json
+from flows.runs import now
+from flows.runs.record import Record
 from flows.tracking import content, registry
 from flows.tracking.copying import Copy
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedx_core.locks import exclusive
+from fedx_core.base.locks import exclusive
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fedx_core.evaluation import PRIMARY
-from flows.record import Record
+from fedx_core.learning.evaluation import PRIMARY
+from flows.runs.record import Record
 from flows.tracking import content
 
 if TYPE_CHECKING:

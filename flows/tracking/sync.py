@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flows import now, record
-from flows.record import Record
-from flows.run_folder import RunFolder
+from flows.runs import now, record
+from flows.runs.record import Record
+from flows.runs.run_folder import RunFolder
 from flows.tracking import charts, places
 from flows.tracking.copying import Sent, Status
 from flows.tracking.visits import alone, first_line, introduce, visit

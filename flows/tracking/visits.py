@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from fedx_core.locks import exclusive
-from flows.record import Record
-from flows.run_folder import RunFolder
+from fedx_core.base.locks import exclusive
+from flows.runs.record import Record
+from flows.runs.run_folder import RunFolder
 from flows.tracking import charts, copying, files, places
 from flows.tracking.copying import Copy, Sent, Status
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from fedx_core.errors import FedXError
+from fedx_core.base.errors import FedXError
 from infra.stack import bootstrap, services, settings
 from infra.stack.lifecycle import Stack
 from infra.stack.prefect_api import PrefectServer

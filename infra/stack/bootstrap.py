@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from fedx_core import strict_json
-from fedx_core.errors import RunError
+from fedx_core.base import strict_json
+from fedx_core.base.errors import RunError
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.services import CLIENT_POOL, SERVER_POOL
 from infra.stack.settings import BUCKET, HEARTBEAT_SECONDS, ROOT

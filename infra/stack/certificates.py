@@ -10,7 +10,7 @@ import datetime
 import ipaddress
 from pathlib import Path
 
-from fedx_core import unfinished
+from fedx_core.base import unfinished
 
 AUTHORITY, CERTIFICATE, KEY = "authority.pem", "certificate.pem", "key.pem"
 VALID = datetime.timedelta(days=3650)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedx_core import strict_json
+from fedx_core.base import strict_json
 from infra.stack import certificates
 from infra.stack.settings import BUCKET
 

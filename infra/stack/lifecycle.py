@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fedx_core.errors import RunError
-from fedx_core.locks import exclusive
+from fedx_core.base.errors import RunError
+from fedx_core.base.locks import exclusive
 from infra.stack import bootstrap, processes, services, settings, waiting
 from infra.stack.prefect_api import PrefectServer
 from infra.stack.services import CLIENT_POOL, SERVER_POOL, Service

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from fedx_core import strict_json
-from fedx_core.errors import RunError
+from fedx_core.base import strict_json
+from fedx_core.base.errors import RunError
 
 _RETRIES = 5
 

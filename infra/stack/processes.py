@@ -17,8 +17,8 @@ from pathlib import Path
 
 import psutil
 
-from fedx_core import strict_json
-from fedx_core.errors import RunError
+from fedx_core.base import strict_json
+from fedx_core.base.errors import RunError
 from infra.stack.services import Service
 from infra.stack.settings import ROOT
 
@@ -73,16 +73,6 @@ def start(service: Service, var: Path) -> None:
     _note(service.name, var).write_text(
         strict_json.dumps({"pid": pid, "settings": digest(service)})
     )
-    _settle(pid)
-
-
-def _settle(pid: int) -> None:
-    """Wait, for some milliseconds, until a new process shows the environment it was given."""
-    deadline = time.monotonic() + 5
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        while alive(process) and not any(_marks(process)) and time.monotonic() < deadline:
-            time.sleep(0.001)
 
 
 def find(name: str, var: Path) -> Running | None:
@@ -90,7 +80,7 @@ def find(name: str, var: Path) -> Running | None:
     try:
         note = json.loads(_note(name, var).read_text())
         process = psutil.Process(note["pid"])
-        mine = _marks(process) == (str(var), name)
+        mine = _marks(_settled(process)) == (str(var), name)
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
     return Running(process, note["settings"]) if mine and alive(process) else None
@@ -101,7 +91,7 @@ def marked(var: Path) -> dict[str, list[psutil.Process]]:
     found: dict[str, list[psutil.Process]] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            stack, name = _marks(process)
+            stack, name = _marks(process.environ())
             if stack == str(var) and name and alive(process):
                 found.setdefault(name, []).append(process)
     return found
@@ -165,6 +155,19 @@ def _note(name: str, var: Path) -> Path:
     return var / "stack" / f"{name}.pid"
 
 
-def _marks(process: psutil.Process) -> tuple[str, str]:
-    environment = process.environ()
+def _settled(process: psutil.Process) -> dict[str, str]:
+    """Read the environment of a process, and again while it replaces itself and shows none.
+
+    A service is a shell first, which becomes the server. While the kernel puts the one in place of
+    the other, some milliseconds on a busy machine, there is no environment to read marks from.
+    """
+    deadline = time.monotonic() + 5
+    environment: dict[str, str] = process.environ()
+    while not environment and alive(process) and time.monotonic() < deadline:
+        time.sleep(0.001)
+        environment = process.environ()
+    return environment
+
+
+def _marks(environment: Mapping[str, str]) -> tuple[str, str]:
     return environment.get(STACK, ""), environment.get(SERVICE, "")

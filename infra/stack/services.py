@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from infra.stack import certificates, identities
 from infra.stack.settings import BUCKET, Settings
 

@@ -10,7 +10,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
-from fedx_core.errors import ConfigError, RunError
+from fedx_core.base.errors import ConfigError, RunError
 from infra.stack import processes
 from infra.stack.services import Service
 

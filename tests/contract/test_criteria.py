@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedx_core import plugins, state
-from fedx_core.errors import ConfigError, ReferenceSetError
-from fedx_core.masks import Scores
+from fedx_core.base import plugins, state
+from fedx_core.base.errors import ConfigError, ReferenceSetError
 from fedx_core.models import catalogue
+from fedx_core.models.base import Architecture
+from fedx_core.pruning.masks import Scores
+from fedx_core.pruning.structure import UnitGraph
 from fedx_core.relevance.base import Criterion, Reference
-from fedx_core.structure import UnitGraph, unit_graph
 
 CRITERIA = plugins.names("relevance")
 EXPLAINING = [name for name in CRITERIA if plugins.load("relevance", name).needs_reference]
@@ -26,7 +27,7 @@ class Case:
 
     model: nn.Module
     graph: UnitGraph
-    entry: catalogue.Entry
+    entry: Architecture
     reference: Reference
 
 
@@ -68,7 +69,7 @@ def case(name: str) -> Case:
         for parameter in model.parameters():  # timm starts GRN at 0, where it does nothing
             if parameter.ndim == 1:
                 nn.init.uniform_(parameter, 0.1, 0.5)
-    graph = unit_graph(model, entry.family, entry.classifier, heads=name.endswith("heads"))
+    graph = entry.graph(model, heads=name.endswith("heads"))
     return Case(model, graph, entry, Reference(images, torch.tensor([0, 1, 2, 3, 0])))
 
 
@@ -220,7 +221,7 @@ def test_a_criterion_is_frozen_and_compares_by_its_settings(name: str) -> None:
         first.anything = 1
 
 
-def reference_for(entry: catalogue.Entry, images: int) -> Reference:
+def reference_for(entry: Architecture, images: int) -> Reference:
     size = entry.input_size or 64
     pixels = torch.randn(images, 3, size, size, generator=torch.Generator().manual_seed(4))
     targets: Tensor = torch.arange(images) % CLASSES
@@ -232,7 +233,7 @@ def reference_for(entry: catalogue.Entry, images: int) -> Reference:
 def test_every_architecture_of_the_catalogue_can_be_explained(name: str, architecture: str) -> None:
     entry = catalogue.entry(architecture)
     model = catalogue.build(architecture, 3, CLASSES, seed=1)
-    graph = unit_graph(model, entry.family, entry.classifier)
+    graph = entry.graph(model)
     scores = score(name, Case(model, graph, entry, reference_for(entry, 2)))
     for layer in graph.layers:
         assert torch.isfinite(scores[layer.name]).all()

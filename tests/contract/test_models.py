@@ -5,38 +5,26 @@ import pytest
 import torch
 from torch import nn
 
-from alone import alone
-from fedx_core import masks, state
-from fedx_core.config import TrainingConfig
-from fedx_core.examples import Examples
-from fedx_core.masks import Mask, keep_highest
-from fedx_core.methods.base import Local, ModelInfo, load, model_info
+from alone import alone, desk_of
+from fedx_core.base import plugins, state
+from fedx_core.desk.desk import Desk
+from fedx_core.images.examples import Examples
+from fedx_core.methods.base import load
 from fedx_core.methods.fedx import Method
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
-from fedx_core.structure import unit_graph
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask, keep_highest
+from fedx_core.relevance._streamline import streamline
+from fedx_core.relevance.base import copy_to_explain
 
-SETTINGS = TrainingConfig(
-    epochs=1,
-    batch_size=2,
-    learning_rate=1e-2,
-    weight_decay=1e-1,
-    flips=False,
-    normalisation="reference",
-    batch_norm="aggregate",
-    eval_batch_size=2,
-    device="cpu",
-    amp=False,
-    threads=1,
-    memory_format="channels_last",
-)
+SETTINGS = {"batch_size": 2, "learning_rate": 1e-2, "weight_decay": 1e-1, "flips": False}
 
 
-def described(name: str) -> tuple[nn.Module, ModelInfo, int]:
+def described(name: str) -> tuple[nn.Module, Desk, int]:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 4, 3, seed=1)
-    graph = unit_graph(model, entry.family, entry.classifier)
-    return model, model_info(model, graph, local_batch_norm=False), entry.input_size or 64
+    graph = entry.graph(model)
+    return model, desk_of(model, graph, bands=4, **SETTINGS), entry.input_size or 64
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -47,6 +35,48 @@ def test_it_takes_any_bands_and_classes_and_its_weights_come_from_the_seed(name:
     again, other = (catalogue.build(name, 4, 3, seed=seed) for seed in (1, 2))
     assert state.equal(model.state_dict(), again.state_dict())
     assert not state.equal(model.state_dict(), other.state_dict())
+
+
+def test_every_family_has_models_of_its_own_and_no_name_twice() -> None:
+    variants = [list(plugins.load("models", family).variants) for family in plugins.names("models")]
+    assert all(variants)
+    assert sorted(catalogue.names()) == sorted(name for names in variants for name in names)
+    assert len(set(catalogue.names())) == len(catalogue.names())
+    for family, names in zip(plugins.names("models"), variants, strict=True):
+        assert {catalogue.entry(name).family for name in names} == {family}
+
+
+@pytest.mark.parametrize("heads", [False, True])
+@pytest.mark.parametrize("name", catalogue.names())
+def test_the_streams_of_a_family_name_rows_and_columns_that_its_weights_have(
+    name: str, heads: bool
+) -> None:
+    with torch.device("meta"):
+        model = catalogue.entry(name).build(4, 3)
+    graph = catalogue.entry(name).graph(model, heads=heads)
+    layers = {layer.name: layer for layer in graph.layers}
+    assert catalogue.entry(name).classifier not in layers
+    for stream in graph.streams:
+        for writer, first in stream.writers:
+            assert first + stream.channels <= graph.shapes[layers[writer].weight][0]
+        for reader in stream.readers:
+            assert graph.shapes[reader][1] == stream.channels
+    for layer in graph.layers:
+        rows = graph.shapes[layer.weight][0]
+        assert {graph.shapes[scalar] for scalar in layer.scalars} <= {(rows,)}
+        assert layer.measured_at in dict(model.named_modules())
+
+
+@pytest.mark.parametrize("rounding", [False, True])
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_copy_that_runs_quicker_answers_as_the_model_does(name: str, rounding: bool) -> None:
+    model, info, size = described(name)
+    twin = copy_to_explain(model)
+    streamline(twin, info.graph)
+    catalogue.entry(name).quicken(twin, info.graph, rounding=rounding)
+    images = torch.randn(2, 4, size, size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(twin(images), model.eval()(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", catalogue.names())
@@ -68,25 +98,13 @@ def test_dead_entries_stay_zero_at_every_step_with_their_gradients_and_moments(n
     pruned = masks.apply(model.state_dict(), support)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (4, 4, size, size), dtype=np.uint8)
-    local = Local(
-        client="a",
+    local = alone(
+        desk=info,
         round_index=11,
         model=model,
-        info=info,
         downlink=state.as_section(pruned, "model"),
         mask=mask,
-        memory={},
         examples=Examples(images, np.array([0, 1, 2, 0]), np.zeros(4, np.int16)),
-        label_kind="single",
-        pixels=Pixels(
-            scale=255.0,
-            mean=(0.5,) * 4,
-            std=(0.2,) * 4,
-            input_size=None,
-            memory_format="channels_last",
-        ),
-        settings=SETTINGS,
-        seed=5,
     )
     optimisers: list[torch.optim.Adam] = []
     original = torch.optim.Adam.step
@@ -118,15 +136,15 @@ def test_dead_entries_stay_zero_at_every_step_with_their_gradients_and_moments(n
 def test_loading_keeps_local_statistics_and_starts_them_where_there_are_none() -> None:
     entry = catalogue.entry("resnet6")
     model = catalogue.build("resnet6", 4, 3, seed=1)
-    graph = unit_graph(model, entry.family, entry.classifier)
-    info = model_info(model, graph, local_batch_norm=True)
+    graph = entry.graph(model)
+    info = desk_of(model, graph, batch_norm="local")
     sent = info.shared(model.state_dict())
     assert "bn1.running_var" not in sent
     model.bn1.running_mean.fill_(7)
     values = {f"model/{k}": v for k, v in sent.items()}
 
     for memory, mean in (({}, 0.0), ({"bn1.running_mean": torch.full((64,), 3.0)}, 3.0)):
-        local = alone(model=model, info=info, downlink=values, memory=memory)
+        local = alone(model=model, desk=info, downlink=values, memory=memory)
         load(local)
         assert model.bn1.running_mean.unique().tolist() == [mean]
         assert model.bn1.running_var.unique().tolist() == [1.0]
@@ -138,3 +156,15 @@ def test_a_mask_of_parameters_is_its_own_support() -> None:
     whole = torch.ones(info.graph.shapes["fc.bias"], dtype=torch.bool)
     support = info.graph.support(Mask("parameters", {"fc.weight": kept, "fc.bias": whole}), "units")
     assert list(support) == ["fc.weight"]
+
+
+def test_threads_that_build_at_once_draw_the_same_weights() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def drawn(seed: int) -> str:
+        return state.digest(catalogue.build("resnet6", 3, 10, seed % 2).state_dict())
+
+    wanted = {seed: drawn(seed) for seed in (0, 1)}
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(drawn, range(40)))
+    assert found == [wanted[seed % 2] for seed in range(40)]

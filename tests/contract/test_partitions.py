@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedx_core import plugins
-from fedx_core.errors import ConfigError, DataError
+from fedx_core.base import plugins
+from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.partition import base
 from fedx_core.partition.base import CLIENT_NAME, Known, Shares
 

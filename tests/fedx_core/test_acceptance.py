@@ -1,7 +1,7 @@
 """Clients that lie: none counts, each refusal has a code and a line, and the round goes on."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,16 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import acceptance, evaluation, state
-from fedx_core.client import Place
-from fedx_core.errors import NormError, QuorumError
-from fedx_core.federation import federate, final_model
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport, Ref, RoundReport, Update
-from fedx_core.runtime import InProcess, Outcome, attempt
-from fedx_core.sites import audit
+from fedx_core.base import state
+from fedx_core.base.errors import NormError, QuorumError
+from fedx_core.clients.client import Place
+from fedx_core.learning import evaluation
+from fedx_core.rounds import audit
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
+from fedx_core.wire import acceptance
+from fedx_core.wire.messages import ClientFailure, ClientJob, ClientReport, Ref, RoundReport, Update
 from outside import JOB
 
 Lie = Callable[[ClientReport], ClientReport]
@@ -26,15 +28,14 @@ Lie = Callable[[ClientReport], ClientReport]
 def lying(lies: dict[str, Lie], purpose: str = "train") -> InProcess:
     """Let some clients do their work, and then say something else of it."""
 
-    @dataclass(frozen=True)
+    @dataclass
     class Lying(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            for job in jobs:
-                outcome = attempt(job, place)
-                if job.client in lies and job.purpose == purpose:
-                    assert isinstance(outcome, ClientReport)
-                    outcome = lies[job.client](outcome)
-                yield outcome
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            outcome = super().do(job, place)
+            if job.client in lies and job.purpose == purpose:
+                assert isinstance(outcome, ClientReport)
+                outcome = lies[job.client](outcome)
+            return outcome
 
     return Lying()
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedx_core.aggregate import weighted_mean
-from fedx_core.errors import RunError, SchemaError
+from fedx_core.base.errors import RunError, SchemaError
+from fedx_core.methods._averages import total, weighted_mean
 
 
 @given(st.lists(st.tuples(st.integers(1, 1000), st.integers(0, 99)), min_size=1, max_size=6))
@@ -13,10 +13,10 @@ def test_the_mean_is_equation_3_restated_slowly(clients: list[tuple[int, int]]) 
     for weight, seed in clients:
         generator = torch.Generator().manual_seed(seed)
         states.append((weight, {"w": torch.randn(3, 2, generator=generator)}))
-    total = sum(weight for weight, _ in states)
+    whole = sum(weight for weight, _ in states)
     wanted = torch.zeros(3, 2, dtype=torch.float64)
     for weight, values in states:
-        wanted += weight / total * values["w"].double()
+        wanted += weight / whole * values["w"].double()
     found = weighted_mean(iter(states))
     assert found["w"].dtype == torch.float32
     torch.testing.assert_close(found["w"], wanted.float(), atol=1e-6, rtol=1e-6)
@@ -41,3 +41,12 @@ def test_updates_of_other_shapes_or_no_updates_are_refused() -> None:
         weighted_mean([(1, {"w": torch.ones(2)}), (1, {"w": torch.ones(3)})])
     with pytest.raises(RunError, match="no update"):
         weighted_mean([])
+
+
+def test_an_entry_is_averaged_over_the_states_that_have_it() -> None:
+    both = {"a": torch.full((1,), 5.0), "b": torch.ones(2)}
+    found = total([(1, {"a": torch.ones(1)}), (3, both)])
+    assert (found.weight, found.weights) == (4, {"a": 4, "b": 3})
+    mean = {name: value.tolist() for name, value in found.mean().items()}
+    assert mean == {"a": [4.0], "b": [1.0, 1.0]}
+    assert found.sums["a"].tolist() == [16.0], "a mean leaves the sum as it is"

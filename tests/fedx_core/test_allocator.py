@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import ctypes
-from fedx_core.allocator import keep_freed_memory
+from fedx_core.base.allocator import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]

@@ -1,27 +1,31 @@
 """Updates are combined while the cohort runs, and what comes of it is what the store would give."""
 
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bed import Bed, tiny
-from fedx_core import rounds, state
-from fedx_core.arriving import Arriving, Cohort
-from fedx_core.client import Place
+from fedx_core import methods
+from fedx_core.base import state
+from fedx_core.base.errors import QuorumError
+from fedx_core.clients.client import Place
 from fedx_core.codec import dense
-from fedx_core.errors import QuorumError
-from fedx_core.federation import federate, history
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport, ServerState, Update
-from fedx_core.rounds import Server
-from fedx_core.runtime import InProcess, Outcome, attempt
+from fedx_core.rounds import dispatching, steps
+from fedx_core.rounds.arriving import Arriving, Cohort
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.steps import Server
 from fedx_core.store import open_store
+from fedx_core.wire.messages import ClientFailure, ClientJob, ClientReport, ServerState, Update
 
 
 @dataclass
-class Odd:
+class Odd(InProcess):
     """Carries a round in one thread: clients backwards, some lost, aggregation looked at.
 
     Args:
@@ -29,25 +33,60 @@ class Odd:
     """
 
     lost: frozenset[tuple[str, int]] = frozenset()
-    workers: int = 1
     seen: list[tuple[Any, ...]] = field(default_factory=list)
 
     def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
         found = step(*arguments)
         if name == "aggregate":  # now, since payloads are forgotten at the end of the round
-            server, before, closed, _ = arguments
-            self.seen.append((server, found, rounds.aggregate(server, before, closed)))
+            server, before, *_ = arguments
+            closed, aggregated = found
+            self.seen.append((server, aggregated, steps.aggregate(server, before, closed)))
         return found
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for job in reversed(jobs):
-            if (job.client, job.attempt) in self.lost:
-                yield ClientFailure(client=job.client, attempt=job.attempt, reason="struck")
-            else:
-                yield attempt(job, place)
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        super().send(jobs[::-1], place)
+
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        if (job.client, job.attempt) in self.lost:
+            return ClientFailure(client=job.client, attempt=job.attempt, reason="struck")
+        return super().do(job, place)
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedpaq", "fedlp", "fedadam", "local_only"])
+MEDIAN = """
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from fedx_core.base import state
+from fedx_core.methods import base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(base.Method):
+    sees_each: ClassVar[bool] = True
+
+    def settle(self, desk, before, total):
+        raise AssertionError("asked for the sum of what it has to see one by one")
+
+    def settle_each(self, desk, before, updates):
+        models = [state.section(update.payload, "model") for update in updates]
+        model = {n: torch.stack([m[n] for m in models]).median(0).values for n in models[0]}
+        return replace(before, round_index=before.round_index + 1, model=model)
+"""
+
+
+@pytest.fixture
+def median(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A method that has to see each update, as one file beside the others."""
+    (tmp_path / "median.py").write_text(MEDIAN)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    yield
+    sys.modules.pop("fedx_core.methods.median", None)
+
+
+@pytest.mark.usefixtures("median")
+@pytest.mark.parametrize("method", ["fedavg", "fedpaq", "fedlp", "fedadam", "local_only", "median"])
 @pytest.mark.parametrize(
     "lost",
     [frozenset(), frozenset({("client-00", 0)}), frozenset({("client-01", 0), ("client-01", 1)})],
@@ -59,7 +98,7 @@ def test_what_was_combined_as_it_came_is_what_the_stored_updates_give(
         method__name=method,
         federation__rounds=1, federation__attempts=2, federation__min_reports=1,
     )  # fmt: skip
-    runtime = Odd(lost)
+    runtime = Odd(lost=lost)
     (report,) = federate(settings, bed.setting(), runtime)
     assert [failure.client for failure in report.failures] == (
         ["client-01"] if ("client-01", 1) in lost else []
@@ -81,8 +120,8 @@ def test_in_their_order_every_update_is_decoded_once(
         return original(self, *arguments)
 
     class Backwards(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            return super().run_cohort(jobs[::-1], place)
+        def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+            super().send(jobs[::-1], place)
 
     monkeypatch.setattr(dense.Codec, "decode", counted)
     settings = tiny(method__name="fedavg", federation__rounds=1, codec__name="dense")
@@ -95,29 +134,26 @@ def test_in_their_order_every_update_is_decoded_once(
 
 
 @dataclass
-class Handing:
+class Handing(InProcess):
     """Hands out finished updates of pretended clients, in the order that is asked for."""
 
-    server: Server
-    order: Sequence[int]
+    server: Server = field(kw_only=True)
+    order: Sequence[int] = ()
     watch: Callable[[], None] = lambda: None
-    workers: int = 1
 
-    def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        super().send([jobs[index] for index in self.order], place)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        bench = self.server.bench
-        for index in self.order:
-            job = jobs[index]
-            model = {n: v + index for n, v in bench.model.state_dict().items()}
-            data = bench.codec.encode(state.as_section(model, "model"), bench.wire(None).up)
-            yield ClientReport(
-                client=job.client, attempt=0, purpose="train",
-                uplink=self.server.store.put(job.uplink_key, data),
-                examples=index + 1, metrics={}, memory=None, seconds=0.0,
-            )  # fmt: skip
-            self.watch()
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        self.watch()
+        desk, index = self.server.desk, int(job.client[-2:])
+        model = {n: v + index for n, v in desk.model.state_dict().items()}
+        data, _ = desk.up.encode(state.as_section(model, "model"), desk.wire(None).up, {}, 0)
+        return ClientReport(
+            client=job.client, attempt=0, purpose="train",
+            uplink=self.server.store.put(job.uplink_key, data),
+            examples=index + 1, metrics={}, memory=None, seconds=0.0,
+        )  # fmt: skip
 
 
 CLIENTS = 12
@@ -135,10 +171,10 @@ def server(bed: Bed) -> Server:
 def arriving(
     server: Server, bed: Bed, order: Sequence[int], watch: Callable[[], None] = lambda: None
 ) -> Arriving:
-    state_now = ServerState(round_index=1, model=server.bench.model.state_dict())
+    state_now = ServerState(round_index=1, model=server.desk.model.state_dict())
     names = [f"pretended-{index:02d}" for index in range(CLIENTS)]
-    jobs = rounds.jobs_for(server, state_now, names, 2, "train", {})
-    runtime = Handing(server, order, watch)
+    jobs = dispatching.jobs_for(server, state_now, names, 2, "train", {})
+    runtime = Handing(server=server, order=order, watch=watch)
     return Arriving(Cohort(server, runtime, bed.setting().place, jobs, state_now))
 
 
@@ -184,22 +220,22 @@ def test_few_updates_are_held_however_many_come_before_their_turn(
     def count() -> None:
         held.append(sum(type(one) is Update for one in gc.get_objects()))
 
-    mean = server.bench.method.aggregate(
-        ServerState(round_index=1, model=server.bench.model.state_dict()),
+    mean = server.desk.method.settle_each(
+        server.desk,
+        ServerState(round_index=1, model=server.desk.model.state_dict()),
         arriving(server, bed, order, count),
-        server.bench.info,
     )
     # While the next one comes, those that wait are held alone: one for each worker.
     assert len(held) == CLIENTS
     assert max(held) <= 2
     weighted = sum(index * (index + 1) for index in range(CLIENTS)) / sum(range(1, CLIENTS + 1))
     name = "fc.bias"
-    moved = mean.model[name].double() - server.bench.model.state_dict()[name].double()
+    moved = mean.model[name].double() - server.desk.model.state_dict()[name].double()
     assert moved.tolist() == pytest.approx([weighted] * len(moved), rel=1e-6)
 
 
 def test_too_few_clients_stop_a_method_that_never_looks_at_updates(bed: Bed) -> None:
     settings = tiny(method__name="local_only", federation__rounds=1, federation__attempts=1)
     with pytest.raises(QuorumError, match=r"2 of 3 clients reported, 3 needed.*struck"):
-        list(federate(settings, bed.setting(), Odd(frozenset({("client-02", 0)}))))
+        list(federate(settings, bed.setting(), Odd(lost=frozenset({("client-02", 0)}))))
     assert history(open_store(bed.setting().place.store)) == []

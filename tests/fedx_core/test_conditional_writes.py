@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import plain_s3
-from fedx_core.errors import AlreadyExistsError, StoreError
+from fedx_core.base.errors import AlreadyExistsError, StoreError
 from fedx_core.store import FileStore, S3Store, open_store
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bed import tiny
-from fedx_core import config, parsing, plugins
-from fedx_core.errors import ConfigError, UnknownNameError
+from bed import ROOT, tiny
+from fedx_core.base import config, parsing, plugins, strict_yaml
+from fedx_core.base.errors import ConfigError, UnknownNameError
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -54,7 +54,12 @@ def test_settings_survive_the_way_to_plain_values_and_back() -> None:
         ("dataset", "eurosta", r"did you mean 'eurosat'"),
         ("dataset", "eurosta", r"^dataset: no data set 'eurosta'"),
         ("prepare", ["eurosta"], r"^prepare: no data set 'eurosta' in datasets; did you mean 'eu"),
-        ("optimiser", {"name": "sgd"}, r"no setting 'optimiser'; params.yaml takes seed, prepare"),
+        (
+            "optimiser",
+            {"name": "sgd"},
+            r"did you mean 'training.optimiser'\?",
+        ),
+        ("zzz", {"name": "sgd"}, r"no setting 'zzz'; params.yaml takes seed, prepare"),
         ("federation.cliens", 8, r"no setting 'federation.cliens'.*federation takes rounds, part"),
         ("federation.round", 8, r"did you mean 'federation.rounds'\? federation takes"),
         ("trainin.epochs", 8, r"no setting 'trainin'; did you mean 'training'\?"),
@@ -159,6 +164,7 @@ def plugin_of(package: str, name: str, params: dict[str, Any]) -> config.Plugin:
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "fedx": {"pruning_rate": 0.5},
+    "relevance": {"pruning_rate": 0.5},
     "folder": {"source": "images"},
     "torchgeo": {"data_set": "EuroSAT", "root": "raw"},
     "iid": {"clients": 3},
@@ -227,3 +233,36 @@ def test_what_is_no_plain_value_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="settings must be numbers, text"):
         config.load(PARAMS, {"seed": datetime.date(2024, 1, 1)})
+
+
+def test_annotations_say_which_blocks_a_new_name_empties() -> None:
+    raw = strict_yaml.read(ROOT / "params.yaml")
+    blocks = set(parsing.choosing(config.ExperimentConfig, raw))
+    assert {"method", "method.relevance", "codec", "datasets.eurosat.source"} <= blocks
+    assert {"datasets.synthetic.partition", "training.schedule"} <= blocks
+    assert not blocks & {"model", "training", "federation", "datasets", "datasets.eurosat"}
+    changed = config.override(raw, {"model.name": "resnet18", "method.relevance.name": "random"})
+    assert changed["model"]["weights"] == raw["model"]["weights"]
+    assert changed["method"]["relevance"] == {"name": "random"}
+    assert changed["method"]["pruning_rate"] == raw["method"]["pruning_rate"]
+
+
+@pytest.mark.parametrize(
+    ("codec", "says"),
+    [
+        (
+            {"down": {"name": "deadzone", "bits": "a"}, "up": {"name": "dense"}},
+            r"codec\.down\.bits: ",
+        ),
+        (
+            {"down": {"name": "dense"}, "up": {"name": "deadzone", "bits": 9}},
+            r"codec\.up\.bits must",
+        ),
+        ({"down": {"name": "dense"}, "up": {"name": "deadzone", "bit": 1}}, r"codec\.up: .*'bits'"),
+        ({"down": {"name": "dnse"}, "up": {"name": "dense"}}, r"codec\.down: no codec 'dnse'"),
+        ({"name": "deadzone", "bits": 9}, r"^codec\.bits must"),
+    ],
+)
+def test_what_is_wrong_with_one_direction_is_said_of_that_one(codec: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        config.load(PARAMS, {"codec": codec})

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import cores
+from fedx_core.base import cores
 
 
 def groups(tmp_path: Path, own: str, files: dict[str, str]) -> list[float]:

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from crafted import CANARY, FILES, FOREIGN, packed, pickled, weights
-from fedx_core import model_file, state
-from fedx_core.checkpoint import unpack_server_state
-from fedx_core.errors import FedXError
-from fedx_core.masks import Mask
-from fedx_core.messages import Ref
+from fedx_core.base import state
+from fedx_core.base.errors import FedXError
 from fedx_core.models import catalogue
+from fedx_core.predict import model_file
+from fedx_core.pruning.masks import Mask
+from fedx_core.record.checkpoint import unpack_server_state
 from fedx_core.store import FileStore
+from fedx_core.wire.messages import Ref
 from outside import Reader, readers, server_state
 
 READERS = readers()

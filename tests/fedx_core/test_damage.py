@@ -11,13 +11,13 @@ import pytest
 
 from bed import Bed, tiny
 from coordinators import final_state
-from fedx_core import checkpoint
-from fedx_core.client import Place
-from fedx_core.errors import PayloadError, StoreError, VersionError
-from fedx_core.federation import federate, history
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base.errors import PayloadError, StoreError, VersionError
+from fedx_core.clients.client import Place
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import FileStore
 
 MIB = 2**20

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,43 +12,39 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bed import Bed, tiny
-from fedx_core import client
-from fedx_core.client import Place
-from fedx_core.errors import ConfigError, QuorumError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.messages import ClientFailure, ClientJob
-from fedx_core.retention import collect_garbage
-from fedx_core.runtime import InProcess, Outcome, attempt, late
+from fedx_core.base.errors import ConfigError, QuorumError
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.asking import late
+from fedx_core.rounds.carrier import InProcess, Outcome, attempt
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.retention import collect_garbage
 from fedx_core.store import Store, open_store
+from fedx_core.wire.messages import ClientFailure, ClientJob
 
 
 @dataclass
-class Scripted:
+class Scripted(InProcess):
     """Does with each try of a client as a script says, in an order that it says too."""
 
-    script: dict[str, list[str]]
-    order: list[int]
-    workers: int = 1
-    tried: list[tuple[str, int]] | None = None
+    script: dict[str, list[str]] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    tried: list[tuple[str, int]] = field(default_factory=list)
 
-    def server_step(self, name: str, step: Any, *arguments: Any) -> Any:
-        return step(*arguments)
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        super().send(sorted(jobs, key=lambda job: self.order[int(job.client[-2:])]), place)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for job in sorted(jobs, key=lambda job: self.order[int(job.client[-2:])]):
-            if job.purpose != "train":
-                yield attempt(job, place)
-                continue
-            self.tried = [*(self.tried or []), (job.client, job.attempt)]
-            match self.script[job.client][job.attempt]:
-                case "reports":
-                    yield attempt(job, place)
-                case "fails":
-                    yield ClientFailure(client=job.client, attempt=job.attempt, reason="E_X: no")
-                case "is late":
-                    attempt(job, place)  # its update is stored, and comes too late
-                    yield late(job)
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        outcome = attempt(job, place)
+        if job.purpose != "train":
+            return outcome
+        self.tried.append((job.client, job.attempt))
+        said = self.script[job.client][job.attempt]
+        if said == "fails":
+            return ClientFailure(client=job.client, attempt=job.attempt, reason="E_X: no")
+        # Who is late has stored an update all the same.
+        return late(job) if said == "is late" else outcome
 
 
 tries = st.lists(st.sampled_from(["reports", "fails", "is late"]), min_size=2, max_size=2)
@@ -65,7 +61,7 @@ def test_whoever_reports_in_time_counts_once_and_nobody_else(
     scripts: list[list[str]], order: list[int], quorum: int, bed: Bed
 ) -> None:
     script = dict(zip(("client-00", "client-01", "client-02"), scripts, strict=True))
-    runtime = Scripted(script, order)
+    runtime = Scripted(script=script, order=order)
     setting = bed.setting(f"run-{next(number)}")
     config = tiny(federation__rounds=1, federation__min_reports=quorum, federation__attempts=2)
     counts = {c: said.index("reports") for c, said in script.items() if in_time(said)}
@@ -81,7 +77,7 @@ def test_whoever_reports_in_time_counts_once_and_nobody_else(
         with pytest.raises(QuorumError, match=f"{len(counts)} of 3 clients reported"):
             list(federate(config, setting, runtime))
         assert Journal(open_store(setting.place.store)).closed(1) is None
-    assert sorted(runtime.tried or []) == sorted(
+    assert sorted(runtime.tried) == sorted(
         (c, n) for c, said in script.items() for n in range(tried(said))
     )
 

@@ -18,10 +18,10 @@ import pytest
 
 from bed import ROOT, Bed, tiny
 from coordinators import final_state
-from fedx_core.errors import FedXError
-from fedx_core.federation import federate, history
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base.errors import FedXError
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 
 LIBRARY = r"""

@@ -5,10 +5,10 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from fedx_core import evaluation
-from fedx_core.examples import Examples
+from fedx_core.images.examples import Examples
+from fedx_core.images.pixels import Pixels
+from fedx_core.learning import evaluation
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
 
 PIXELS = Pixels(
     scale=255.0, mean=(0.4,) * 3, std=(0.2,) * 3, input_size=None, memory_format="contiguous"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from fedx_core import examples, moments
-from fedx_core.errors import DataError, StoreError, VersionError
-from fedx_core.examples import Description, Examples, Image, Stream
+from fedx_core.base.errors import DataError, StoreError, VersionError
+from fedx_core.images import examples, moments
+from fedx_core.images.examples import Description, Examples, Image, ImageStream
 
 
 def description(**changes: Any) -> Description:
@@ -78,7 +78,7 @@ def test_the_parts_that_are_wanted_are_read_where_others_are_kept_elsewhere(tmp_
 
 def test_equal_content_gives_equal_bytes_whether_streamed_or_not(tmp_path: Path) -> None:
     whole = tiny(6)
-    streamed = Stream((image for image in whole.images), whole.labels, whole.groups)
+    streamed = ImageStream((image for image in whole.images), whole.labels, whole.groups)
     examples.write(tmp_path / "a", description(), {"train": whole}, {"x": 1, "y": 2})
     examples.write(tmp_path / "b", description(), {"train": streamed}, {"y": 2, "x": 1})
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
@@ -173,7 +173,7 @@ def test_a_source_that_fails_half_way_leaves_the_old_set(tmp_path: Path) -> None
         yield tiny(1).images[0]
         raise DataError("image 1 does not decode")
 
-    broken = Stream(failing(), np.zeros(2, np.int64), np.zeros(2, np.int16))
+    broken = ImageStream(failing(), np.zeros(2, np.int64), np.zeros(2, np.int16))
     with pytest.raises(DataError, match="image 1 does not decode"):
         examples.write(tmp_path / "set", description(), {"train": broken}, {})
     assert files_of(tmp_path / "set") == before
@@ -189,8 +189,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from fedx_core import examples
-from fedx_core.errors import StoreError
+from fedx_core.images import examples
+from fedx_core.base.errors import StoreError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
@@ -229,7 +229,7 @@ def test_a_set_larger_than_the_free_space_is_refused_before_any_work(tmp_path: P
         raise AssertionError("an image was read")
         yield
 
-    huge = Stream(never(), np.zeros(count, np.int64), np.zeros(count, np.int16))
+    huge = ImageStream(never(), np.zeros(count, np.int64), np.zeros(count, np.int16))
     wide = description(image_size=4096, published_mean=None)
     with pytest.raises(StoreError, match=r"needs .* GB and .* GB are free"):
         examples.write(tmp_path / "set", wide, {"train": huge}, {})

@@ -3,7 +3,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import checkpoint, client, examples, moments, seeding, state
-from fedx_core.client import Place
-from fedx_core.errors import (
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import (
     ConfigError,
     DataError,
     LostRaceError,
@@ -25,17 +24,29 @@ from fedx_core.errors import (
     RunExistsError,
     VersionError,
 )
-from fedx_core.federation import federate, final_model, history
-from fedx_core.frozen_json import parse
-from fedx_core.journal import Closed, Evidence, Journal
-from fedx_core.messages import POOLED, ClientFailure, ClientJob, RoundReport, Traffic
+from fedx_core.base.frozen_json import parse
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
+from fedx_core.clients.plan import Plan, set_up
+from fedx_core.images import examples, moments
+from fedx_core.learning.training import batches
 from fedx_core.methods import base
-from fedx_core.plan import Plan, set_up
-from fedx_core.retention import collect_garbage
-from fedx_core.runtime import InProcess, Outcome, attempt
-from fedx_core.start import Branch, Setting
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Closed, Evidence, Journal
+from fedx_core.rounds.branching import Branch
+from fedx_core.rounds.carrier import InProcess, Outcome, attempt
+from fedx_core.rounds.federation import federate, final_model, history
+from fedx_core.rounds.retention import collect_garbage
+from fedx_core.rounds.start import Setting
 from fedx_core.store import FileStore, open_store
-from fedx_core.training import batches
+from fedx_core.wire.messages import (
+    POOLED,
+    ClientFailure,
+    ClientJob,
+    ClientReport,
+    RoundReport,
+    Traffic,
+)
 
 
 def model_digest(setting: Setting) -> str:
@@ -115,12 +126,12 @@ def test_a_killed_run_does_not_train_again_the_clients_that_had_reported(
 ) -> None:
     trained: list[str] = []
 
-    @dataclass(frozen=True)
+    @dataclass
     class DiesAfterTwo(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            for job in jobs[:2]:
-                yield attempt(job, place)
-            raise Killed
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            if job.client == "client-02":
+                raise Killed
+            return super().do(job, place)
 
     with pytest.raises(Killed):
         list(federate(tiny(), bed.setting(), DiesAfterTwo()))
@@ -226,15 +237,12 @@ def test_a_branch_from_other_settings_is_refused_by_the_block(bed: Bed) -> None:
 def losing(who: str, times: int = 99) -> InProcess:
     left = itertools.count()
 
-    @dataclass(frozen=True)
+    @dataclass
     class Losing(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            for job in jobs:
-                lose = job.client == who and job.purpose == "train" and next(left) < times
-                if lose:
-                    yield ClientFailure(client=who, attempt=job.attempt, reason="went away")
-                else:
-                    yield attempt(job, place)
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            if job.client == who and job.purpose == "train" and next(left) < times:
+                return ClientFailure(client=who, attempt=job.attempt, reason="went away")
+            return super().do(job, place)
 
     return Losing()
 
@@ -296,9 +304,9 @@ def test_a_late_client_is_lost_and_the_round_goes_on(
 
 
 def poisoning(value: float) -> InProcess:
-    @dataclass(frozen=True)
+    @dataclass
     class Poisoning(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        def do(self, job: ClientJob, place: Place) -> Outcome:
             original = base.Method.finish
 
             def bad(self: Any, local: Any, loss: float) -> Any:
@@ -309,8 +317,7 @@ def poisoning(value: float) -> InProcess:
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(base.Method, "finish", bad)
-                for job in jobs:
-                    yield attempt(job, place)
+                return super().do(job, place)
 
     return Poisoning()
 
@@ -333,17 +340,16 @@ def test_an_update_with_nan_is_refused_and_the_round_goes_on(value: float, bed: 
 def test_an_uplink_that_was_changed_in_the_store_is_refused(bed: Bed) -> None:
     settings = tiny(federation__min_reports=2, federation__rounds=1, federation__attempts=1)
 
-    @dataclass(frozen=True)
+    @dataclass
     class Tampering(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        def do(self, job: ClientJob, place: Place) -> Outcome:
             store = open_store(place.store)
-            for job in jobs:
-                outcome = attempt(job, place)
-                if job.client == "client-00" and job.purpose == "train":
-                    data = bytearray(store.read(job.uplink_key) or b"")
-                    data[len(data) // 2] ^= 1
-                    store.put(job.uplink_key, data)
-                yield outcome
+            outcome = super().do(job, place)
+            if job.client == "client-00" and job.purpose == "train":
+                data = bytearray(store.read(job.uplink_key) or b"")
+                data[len(data) // 2] ^= 1
+                store.put(job.uplink_key, data)
+            return outcome
 
     (report,) = federate(settings, bed.setting(), Tampering())
     assert [f.client for f in report.failures] == ["client-00"]
@@ -367,11 +373,10 @@ def test_a_run_folder_of_another_version_is_refused(bed: Bed) -> None:
 
 
 def test_a_job_of_another_version_is_refused_with_both_named(bed: Bed) -> None:
-    @dataclass(frozen=True)
+    @dataclass
     class Newer(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            for job in jobs:
-                yield attempt(replace(job, protocol=99), place)
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            return super().do(replace(job, protocol=99), place)
 
     with pytest.raises(QuorumError, match=r"E_VERSION: job of protocol 99, this .* protocol 1 \("):
         list(federate(tiny(federation__rounds=1), bed.setting(), Newer()))
@@ -403,17 +408,20 @@ def test_a_corrupt_checkpoint_is_refused_and_never_loaded(damage: str, bed: Bed)
 def test_a_corrupt_mask_reaches_no_client(bed: Bed) -> None:
     settings = tiny(method__warmup_rounds=1, federation__min_reports=1, federation__attempts=1)
 
-    @dataclass(frozen=True)
+    @dataclass
     class BreaksMask(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
             if jobs[0].mask is not None:
                 store = open_store(place.store)
                 data = bytearray(store.read(jobs[0].mask.key) or b"")
                 data[-1] ^= 0x80
                 store.put(jobs[0].mask.key, data)
+            super().send(jobs, place)
+
+        def do(self, job: ClientJob, place: Place) -> Outcome:
             # A thread of its own, since clients of one thread keep what they decoded last.
             with ThreadPoolExecutor(1) as fresh:
-                yield from fresh.map(lambda job: attempt(job, place), jobs)
+                return fresh.submit(attempt, job, place).result()
 
     with pytest.raises(QuorumError, match=r"0 of 3.*E_PAYLOAD.*corrupt"):
         list(federate(settings, bed.setting(), BreaksMask()))
@@ -424,14 +432,15 @@ def test_two_servers_cannot_close_one_round_differently(bed: Bed) -> None:
     settings = tiny(federation__rounds=1, federation__min_reports=2)
     journal = Journal(open_store(setting.place.store))
 
-    @dataclass(frozen=True)
+    @dataclass
     class Raced(InProcess):
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            outcomes = [attempt(job, place) for job in jobs]
-            yield from outcomes
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            outcome = super().do(job, place)
             # The other server has lost a client and closes first.
-            if jobs[0].purpose == "train":
-                journal.close(Closed(round_index=1, reports=(outcomes[0],), failures=()))
+            if job.purpose == "train" and job.client == "client-00":
+                assert isinstance(outcome, ClientReport)
+                journal.close(Closed(round_index=1, reports=(outcome,), failures=()))
+            return outcome
 
     with pytest.raises(LostRaceError, match="another server"):
         list(federate(settings, setting, Raced()))
@@ -495,8 +504,8 @@ def test_kept_moments_do_not_move_what_is_dead(bed: Bed) -> None:
     commit = Journal(store).commits()[-1]
     found = checkpoint.unpack_server_state(store.get(commit.state))
     plan = parse(Plan, json.loads(bytes(store.get(commit.plan))))
-    bench = set_up(plan)
-    support = bench.method.support(bench.info, found.mask, "slices")
+    desk = set_up(plan)
+    support = desk.method.support(desk, found.mask, "slices")
     assert support
     for holding in commit.holdings.values():
         assert holding.memory is not None
@@ -528,12 +537,23 @@ def test_a_branch_from_clients_that_keep_things_to_themselves_is_refused(bed: Be
         list(federate(tiny(**kept), bed.setting("branch"), InProcess(1), branch=branch))
 
 
-def test_recalibrated_statistics_are_the_reference_sets_and_cost_no_byte(bed: Bed) -> None:
+def test_recalibrated_statistics_are_the_reference_sets_and_do_not_travel(bed: Bed) -> None:
     setting = bed.setting("new")
     reports = list(federate(tiny(training__batch_norm="recalibrate"), setting, InProcess(1)))
     plain = list(federate(tiny(), bed.setting("old"), InProcess(1)))
-    assert [r.traffic for r in reports] == [r.traffic for r in plain]
     new, old = (final_model(open_store(bed.setting(run).place.store)) for run in ("new", "old"))
+    statistics = sum(v.nbytes for n, v in new.items() if "running_" in n or "batches_tracked" in n)
+
+    def travelled(report: RoundReport) -> list[int]:
+        return [size for sent in report.traffic.values() for size in (sent.downlink, sent.uplink)]
+
+    *before, after = (
+        {dense - ours for dense, ours in zip(travelled(theirs), travelled(mine), strict=True)}
+        for theirs, mine in zip(plain, reports, strict=True)
+        if mine.traffic
+    )
+    assert before == [{statistics}, {statistics}]
+    assert all(0 < less < statistics for less in after), "those of pruned units went before"
     # Training uses batch statistics, so the weights are the same and only what they are judged
     # with differs; the mask here is by magnitude and does not see statistics either.
     assert torch.equal(new["conv1.weight"], old["conv1.weight"])
@@ -630,7 +650,7 @@ def test_rounds_can_be_added_on_resume_and_nothing_else_changes(bed: Bed) -> Non
 def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from fedx_core.errors import NonFiniteError, SchemaError, TooBigError
+    from fedx_core.base.errors import NonFiniteError, SchemaError, TooBigError
     from fedx_core.models import catalogue
 
     weights = catalogue.build("resnet6", 3, 10, seed=77).state_dict()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fuzzing
+from long_tier import measured, times
 from outside import Reader
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,7 +57,9 @@ def test_a_million_mutations_raise_nothing_but_errors_of_ours_in_bounded_memory(
 @pytest.mark.long
 @pytest.mark.parametrize("family", COUNTS)
 def test_ten_million_other_mutations_raise_nothing_but_errors_of_ours(family: str) -> None:
-    check(attacked(family, 10 * COUNTS[family], seed=7), 10 * COUNTS[family])
+    count = times(10 * COUNTS[family])
+    check(attacked(family, count, seed=7), count)
+    measured(f"mutations of {family}", all=count, errors_of_others=0)
 
 
 def test_the_attack_finds_a_reader_that_trips() -> None:

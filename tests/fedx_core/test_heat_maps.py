@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from bed import tiny
-from fedx_core import examples, state
-from fedx_core.errors import SchemaError
-from fedx_core.examples import Examples
-from fedx_core.heat_maps import HeatMaps, heat_maps, pruned
-from fedx_core.masks import Mask
-from fedx_core.moments import measure
-from fedx_core.plan import Plan, pixels_of, plan_of, set_up
-from fedx_core.state import StateDict
+from fedx_core.base import state
+from fedx_core.base.errors import SchemaError
+from fedx_core.base.state import StateDict
+from fedx_core.clients.plan import Plan, pixels_of, plan_of, set_up
+from fedx_core.images import examples
+from fedx_core.images.examples import Examples
+from fedx_core.images.moments import measure
+from fedx_core.predict.heat_maps import HeatMaps, heat_maps, pruned
+from fedx_core.pruning.masks import Mask
 
 
 def some(
@@ -52,10 +53,10 @@ def test_relevance_of_all_pixels_is_the_logit_where_no_bias_takes_any(
 
 def test_logits_and_probabilities_are_the_models(tiny_data: Path) -> None:
     plan, data = some(tiny_data, "synthetic")
-    bench = set_up(plan, 1)
+    desk = set_up(plan, 1)
     with torch.no_grad():
-        logits = bench.model.eval()(plan.pixels.to_input(data.images, torch.device("cpu")))
-    [found] = explain(plan, data, state.copy(bench.model.state_dict()))
+        logits = desk.model.eval()(plan.pixels.to_input(data.images, torch.device("cpu")))
+    [found] = explain(plan, data, state.copy(desk.model.state_dict()))
     rows = np.arange(5)
     np.testing.assert_allclose(found.logits, logits[rows, data.labels], rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(found.probabilities, logits.softmax(1)[rows, data.labels], rtol=1e-3)
@@ -86,7 +87,7 @@ def test_an_image_is_explained_alike_alone_and_among_others(
     model = weights(plan, 1)
     kept = state.copy(model)
     [together] = explain(plan, data, model)
-    monkeypatch.setattr("fedx_core.heat_maps.BATCH", 2)
+    monkeypatch.setattr("fedx_core.predict.heat_maps.BATCH", 2)
     [apart] = explain(plan, data, model)
     # Where a layer's sum is all but zero, the epsilon rule divides by it and rounding shows: one
     # pixel of 5,120 differs by two thousandths of the largest.
@@ -104,11 +105,9 @@ def test_models_of_other_families_are_explained_too(tiny_data: Path) -> None:
 
 def test_a_pruned_model_has_no_pruned_unit(tiny_data: Path) -> None:
     plan, data = some(tiny_data, "synthetic")
-    bench = set_up(plan, 1)
-    model = state.copy(bench.model.state_dict())
-    kept = {
-        layer.name: torch.ones(layer.units, dtype=torch.bool) for layer in bench.info.graph.layers
-    }
+    desk = set_up(plan, 1)
+    model = state.copy(desk.model.state_dict())
+    kept = {layer.name: torch.ones(layer.units, dtype=torch.bool) for layer in desk.graph.layers}
     kept["conv1"][:5] = False
     after = pruned(plan, model, Mask("units", kept))
     assert not after["conv1.weight"][:5].any()

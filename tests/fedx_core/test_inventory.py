@@ -1,6 +1,6 @@
 """What a copy of a run's store holds, taken by what the journal names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from bed import Bed, tiny
-from fedx_core import inventory
-from fedx_core.client import Place
-from fedx_core.errors import PayloadError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.messages import ClientJob
-from fedx_core.rollback import roll_back
-from fedx_core.runtime import InProcess, Outcome
+from fedx_core.base.errors import PayloadError
+from fedx_core.clients.client import Place
+from fedx_core.record.journal import Journal
+from fedx_core.rounds import inventory
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.rollback import roll_back
 from fedx_core.store import FileStore, open_store
+from fedx_core.wire.messages import ClientJob
 
 
 class Cut(InProcess):
@@ -31,9 +31,10 @@ class Cut(InProcess):
 class Untrained(InProcess):
     """Trains nobody: what clients have sent must be there."""
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        assert {job.purpose for job in jobs} == {"evaluate"}
-        return super().run_cohort(jobs, place)
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
+        asked = [job for job in jobs if job.purpose == "train"]
+        assert all(Path(place.store, f"{job.uplink_key}.report").exists() for job in asked)
+        super().send(jobs, place)
 
 
 def copied(bed: Bed, uri: str, folder: str) -> str:

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from fedx_core.errors import LostRaceError, PayloadError, RunExistsError, VersionError
-from fedx_core.frozen_json import canonical, plain
-from fedx_core.journal import Closed, Commit, Journal, Opened, Run
-from fedx_core.messages import PROTOCOL, Ref, RoundReport
+from fedx_core.base.errors import LostRaceError, PayloadError, RunExistsError, VersionError
+from fedx_core.base.frozen_json import canonical, plain
+from fedx_core.record.journal import Closed, Commit, Journal, Opened, Run
 from fedx_core.store import MemoryStore
+from fedx_core.wire.messages import PROTOCOL, Ref, RoundReport
 
 REF = Ref("states/a", "a" * 64, 3)
 RUN = Run(protocol=PROTOCOL, version="0", name="one", config={"seed": 1})

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
+import final_hashes
 from bed import Bed, tiny
 from coordinators import InProcesses, Point, coordinate, final_state, objects, start
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 
 POINTS = {
@@ -47,6 +48,7 @@ def unkilled(
     """The last state of a run that nobody has killed, and all that it leaves behind."""
     setting = Bed(tiny_data, tmp_path_factory.mktemp("unkilled")).setting()
     assert run(tiny(), setting) == 0
+    final_hashes.check("fedx", setting)
     return final_state(setting), objects(setting)
 
 
@@ -75,7 +77,7 @@ def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     bed = Bed(tiny_data, tmp_path_factory.mktemp("expected"))
     list(federate(tiny(**ONE), bed.setting("whole"), InProcess(1)))
     found["whole"] = final_state(bed.setting("whole"))
-    without = InProcesses("client-01", Point("get", "plans/"))
+    without = InProcesses(victim="client-01", point=Point("get", "plans/"))
     list(federate(tiny(federation__min_reports=2, federation__attempts=1, **ONE),
                   bed.setting("without"), without))  # fmt: skip
     found["without"] = final_state(bed.setting("without"))
@@ -87,7 +89,9 @@ def test_a_round_closes_without_a_killed_client_if_enough_others_report(
     name: str, bed: Bed, expected: dict[str, str]
 ) -> None:
     settings = tiny(federation__min_reports=2, federation__attempts=1, **ONE)
-    (report,) = federate(settings, bed.setting(), InProcesses("client-01", CLIENT[name]))
+    (report,) = federate(
+        settings, bed.setting(), InProcesses(victim="client-01", point=CLIENT[name])
+    )
     assert [f.client for f in report.failures] == ["client-01"]
     assert report.failures[0].reason == "its process ended with -9"
     closed = Journal(open_store(bed.setting().place.store)).closed(1)
@@ -101,7 +105,9 @@ def test_a_killed_client_that_is_tried_again_counts_once(
     name: str, bed: Bed, expected: dict[str, str]
 ) -> None:
     settings = tiny(federation__attempts=2, **ONE)
-    (report,) = federate(settings, bed.setting(), InProcesses("client-01", CLIENT[name]))
+    (report,) = federate(
+        settings, bed.setting(), InProcesses(victim="client-01", point=CLIENT[name])
+    )
     assert report.failures == ()
     closed = Journal(open_store(bed.setting().place.store)).closed(1)
     assert closed is not None

@@ -9,9 +9,9 @@ import pytest
 
 from bed import Bed, tiny
 from coordinators import Point, coordinate, final_state, start
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import history
-from fedx_core.start import Setting
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.rounds.federation import history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 from long_tier import measured, times
 

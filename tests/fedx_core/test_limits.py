@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from fedx_core import limits
-from fedx_core.errors import ConfigError
+from fedx_core.base import limits
+from fedx_core.base.errors import ConfigError
 
 
 def refused(says: str) -> pytest.RaisesExc[ConfigError]:

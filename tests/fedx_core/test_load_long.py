@@ -3,25 +3,23 @@
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 import coordinators
 from bed import Bed, tiny
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate
-from fedx_core.messages import ClientJob
-from fedx_core.runtime import Outcome, attempt
-from fedx_core.start import Setting
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.clients.client import Place
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
+from fedx_core.wire.messages import ClientJob
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
 from long_tier import measured, times
 
 pytestmark = pytest.mark.long
@@ -30,22 +28,17 @@ ROUNDS = max(2, times(20))
 
 
 @dataclass
-class Timed:
+class Timed(InProcess):
     """Clients one after another in the server's process; what they take is not the server's."""
 
-    workers: int = 1
     clients: np.ndarray = field(default_factory=lambda: np.zeros(2))
     """Wall seconds and CPU seconds so far."""
 
-    def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
-        return step(*arguments)
-
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for job in jobs:
-            began = clock()
-            outcome = attempt(job, place)
-            self.clients += clock() - began
-            yield outcome
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        began = clock()
+        outcome = super().do(job, place)
+        self.clients += clock() - began
+        return outcome
 
 
 def clock() -> np.ndarray:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.locks import exclusive
-from flows.run_folder import RunFolder
+from fedx_core.base.locks import exclusive
+from flows.runs.run_folder import RunFolder
 
 
 def test_notes_of_many_threads_are_all_kept(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedx_core import masks
-from fedx_core.errors import MaskError
-from fedx_core.masks import Mask, keep_highest
+from fedx_core.base.errors import MaskError
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask, keep_highest
 
 layers = st.lists(st.integers(1, 40), min_size=1, max_size=4)
 rates = st.floats(0, 0.99)

@@ -1,11 +1,15 @@
+import dataclasses
 import json
 import pickle
 
 import pytest
 
-from fedx_core.errors import PayloadError
-from fedx_core.frozen_json import parse, plain
-from fedx_core.messages import ClientJob, ClientReport, Ref, RoundReport, Traffic
+from fedx_core.base.errors import PayloadError, UnknownNameError
+from fedx_core.base.frozen_json import parse, plain
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
+from fedx_core.store import open_store
+from fedx_core.wire.messages import ClientJob, ClientReport, Ref, RoundReport, Traffic
 
 JOB = ClientJob(
     protocol=1,
@@ -63,7 +67,6 @@ def test_a_round_report_survives_json() -> None:
     [
         ({"round_index": "17"}, "round_index: wanted int"),
         ({"round_index": True}, "round_index: wanted int"),
-        ({"purpose": "destroy"}, "none of train"),
         ({"plan": None}, "plan: wanted an object"),
         ({"base": {"key": "x"}}, "base"),
         ({"command": "rm"}, "unknown field 'command'"),
@@ -72,6 +75,13 @@ def test_a_round_report_survives_json() -> None:
 def test_a_malformed_job_is_refused_by_the_field(change: dict[str, object], message: str) -> None:
     with pytest.raises(PayloadError, match=message):
         parse(ClientJob, {**plain(JOB), **change})
+
+
+def test_a_job_that_asks_for_what_nobody_knows_is_refused_before_anything_is_fetched() -> None:
+    job = dataclasses.replace(JOB, purpose="destroy")
+    place = Place(store="memory://none", shards="", memory="memory://none")
+    with pytest.raises(UnknownNameError, match=r"no question 'destroy'.*evaluate, statistics"):
+        client.work(job, open_store(place.store), place)
 
 
 def test_a_missing_field_is_named() -> None:

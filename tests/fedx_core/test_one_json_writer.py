@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import strict_json
-from fedx_core.errors import PayloadError
-from fedx_core.frozen_json import canonical, parse
+from fedx_core.base import strict_json
+from fedx_core.base.errors import PayloadError
+from fedx_core.base.frozen_json import canonical, parse
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = [

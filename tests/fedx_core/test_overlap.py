@@ -3,9 +3,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from fedx_core import overlap
-from fedx_core.errors import MaskError
-from fedx_core.masks import Mask
+from fedx_core.base.errors import MaskError
+from fedx_core.pruning import overlap
+from fedx_core.pruning.masks import Mask
 
 
 def mask(**layers: str) -> Mask:

@@ -1,7 +1,7 @@
 import pytest
 
-from fedx_core.errors import ConfigError
-from fedx_core.pruning import Schedule
+from fedx_core.base.errors import ConfigError
+from fedx_core.pruning.schedule import Schedule
 
 
 def events(schedule: Schedule, rounds: int = 30, *, rising: bool = True) -> dict[int, float]:

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from bed import Bed, tiny
-from fedx_core import examples
-from fedx_core.federation import federate, final_model
-from fedx_core.frozen_json import parse
-from fedx_core.journal import Journal
+from fedx_core.base.frozen_json import parse
+from fedx_core.clients.plan import Plan
+from fedx_core.images import examples
 from fedx_core.models import catalogue
-from fedx_core.plan import Plan
-from fedx_core.runtime import InProcess
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
 
 

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedx_core import resident, seeding
-from fedx_core.pixels import Pixels
-from fedx_core.resident import Residents
+from fedx_core.base import seeding
+from fedx_core.images import resident
+from fedx_core.images.pixels import Pixels
+from fedx_core.images.resident import Residents
 
 CPU = torch.device("cpu")
 PIXELS = Pixels(

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from bed import Bed, tiny
-from fedx_core.errors import ConfigError, RunError
-from fedx_core.federation import federate, history
-from fedx_core.journal import Journal
-from fedx_core.rollback import kept, roll_back
-from fedx_core.runtime import InProcess
-from fedx_core.start import Branch
+from fedx_core.base.errors import ConfigError, RunError
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.branching import Branch
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.rollback import kept, roll_back
 from fedx_core.store import open_store
 from poison import PAYLOADS, Lying
 
@@ -81,12 +81,12 @@ def test_a_branch_leaves_pruned_rounds_of_the_same_method(bed: Bed) -> None:
         list(federate(other, bed.setting("other"), InProcess(1), branch=branch))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Killed(InProcess):
-    """Is killed when it should aggregate."""
+    """Is killed once the round is closed, and before it is committed."""
 
     def server_step(self, name: str, step: Any, *arguments: Any) -> Any:
-        if name == "aggregate":
+        if name == "relevance":
             raise KeyboardInterrupt
         return super().server_step(name, step, *arguments)
 

@@ -1,8 +1,10 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedx_core import seeding
+from fedx_core.base import seeding
 
 
 @given(st.integers(0, 2**62), st.integers(0, 100), st.text(max_size=9))
@@ -25,3 +27,16 @@ def test_generators_are_their_own_and_leave_the_global_one_alone() -> None:
     assert torch.equal(*draws)
     assert torch.equal(before, torch.random.get_rng_state())
     assert seeding.numpy_generator(5).random() == seeding.numpy_generator(5).random()
+
+
+def test_threads_that_draw_initial_weights_at_once_get_those_of_their_seeds() -> None:
+    def drawn(seed: int) -> torch.Tensor:
+        with seeding.initial_weights(seed):
+            return torch.cat([torch.nn.Linear(64, 64).weight.detach() for _ in range(20)])
+
+    alone = [drawn(seed) for seed in range(4)]
+    before = torch.random.get_rng_state()
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(drawn, [0, 1, 2, 3] * 8))
+    assert all(torch.equal(together[i], alone[i % 4]) for i in range(32))
+    assert torch.equal(before, torch.random.get_rng_state())

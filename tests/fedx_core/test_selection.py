@@ -10,18 +10,22 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import checkpoint, evaluation, examples, state
-from fedx_core.config import ExperimentConfig, SelectionConfig
-from fedx_core.errors import ConfigError
-from fedx_core.federation import best_model, federate, final_model, history
-from fedx_core.journal import Journal
-from fedx_core.messages import RoundReport
-from fedx_core.pruning import Schedule
-from fedx_core.retention import collect_garbage
-from fedx_core.runtime import InProcess
-from fedx_core.selection import Standing, check, standing
-from fedx_core.start import Branch, load, open_server
+from fedx_core.base import state
+from fedx_core.base.config import ExperimentConfig, SelectionConfig
+from fedx_core.base.errors import ConfigError
+from fedx_core.images import examples
+from fedx_core.learning import evaluation
+from fedx_core.pruning.schedule import Schedule
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.branching import Branch
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import best_model, federate, final_model, history
+from fedx_core.rounds.retention import collect_garbage
+from fedx_core.rounds.selection import Standing, check, standing
+from fedx_core.rounds.start import load, open_server
 from fedx_core.store import FileStore, open_store
+from fedx_core.wire.messages import RoundReport
 
 CHOICE = SelectionConfig(metric="overall_accuracy", patience=2, min_delta=0.0)
 UNREACHABLE = {"metric": "overall_accuracy", "patience": 1, "min_delta": 10.0}
@@ -172,11 +176,11 @@ def test_scores_are_the_tuning_sets_and_the_best_state_is_kept(bed: Bed) -> None
     server = open_server(
         settings, setting, InProcess(1), Journal(store), load(setting, settings), commit.plan
     )
-    server.bench.model.load_state_dict(model)
+    server.desk.model.load_state_dict(model)
     tuning = examples.read(setting.data / "reference").parts["tuning"]
     logits = evaluation.predict(
-        server.bench.model, tuning, pixels=server.bench.plan.pixels, batch_size=7,
-        device=server.bench.device,
+        server.desk.model, tuning, pixels=server.desk.plan.pixels, batch_size=7,
+        device=server.desk.device,
     )  # fmt: skip
     found_by_hand = evaluation.metrics(logits, tuning.labels, "single")
     assert reports[0].validation == pytest.approx(found_by_hand)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from bed import Bed
-from fedx_core import examples, set_manifest
-from fedx_core.errors import DataError
+from fedx_core.base.errors import DataError
+from fedx_core.images import examples, set_manifest
 
 Change = Callable[[dict[str, Any]], object]
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from fedx_core.masks import Mask
-from fedx_core.sparsity import (
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.sparsity import (
     churn,
     erdos_renyi_kernel,
     largest,

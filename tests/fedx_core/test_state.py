@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fedx_core import state
-from fedx_core.errors import NonFiniteError, SchemaError
+from fedx_core.base import state
+from fedx_core.base.errors import NonFiniteError, SchemaError
 
 
 def sample() -> state.StateDict:

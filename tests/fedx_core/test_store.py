@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     AlreadyExistsError,
     ConfigError,
     ObjectMissingError,
     PayloadError,
     StoreError,
 )
-from fedx_core.messages import Ref
 from fedx_core.store import (
     FileStore,
     S3Store,
@@ -23,6 +22,7 @@ from fedx_core.store import (
     reference,
 )
 from fedx_core.store.files import _explained
+from fedx_core.wire.messages import Ref
 
 
 @pytest.fixture(params=["memory", "file"])

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedx_core import strata
-from fedx_core.errors import ReferenceSetError
+from fedx_core.base.errors import ReferenceSetError
+from fedx_core.images import strata
 
 weights = st.lists(st.floats(0, 100), min_size=1, max_size=12)
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedx_core.errors import PayloadError, TooBigError
-from fedx_core.strict_json import DEPTH, loads
+from fedx_core.base.errors import PayloadError, TooBigError
+from fedx_core.base.strict_json import DEPTH, loads
 
 VALUES = st.recursive(
     st.none()

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fedx_core import strict_yaml
-from fedx_core.errors import ConfigError
+from fedx_core.base import strict_yaml
+from fedx_core.base.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

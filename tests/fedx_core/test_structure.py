@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from fedx_core import masks
-from fedx_core.errors import MaskError
-from fedx_core.masks import Mask, keep_highest
+from fedx_core.base.errors import MaskError
 from fedx_core.models import catalogue
-from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask, keep_highest
+from fedx_core.pruning.structure import UnitGraph
 
 SMALL = ["resnet6", "resnet18", "resnet50", "convnextv2_atto"]
 PARAMETERS = {
@@ -14,6 +14,7 @@ PARAMETERS = {
     "resnet50": 23_568_915,
     "convnextv2_atto": 3_397_979,
     "convnextv2_nano": 15_003_939,
+    "vit_tiny": 2_808_979,  # ours
     "vit_base_patch16_224": 87_189_523,
 }
 
@@ -21,7 +22,7 @@ PARAMETERS = {
 def build(name: str, *, heads: bool = False) -> tuple[torch.nn.Module, UnitGraph]:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 10, 19, seed=3)
-    return model, unit_graph(model, entry.family, entry.classifier, heads=heads)
+    return model, entry.graph(model, heads=heads)
 
 
 def random_mask(graph: UnitGraph, rate: float, seed: int = 0) -> Mask:

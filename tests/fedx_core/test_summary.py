@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedx_core import examples, summary
 from fedx_core.data.base import SPLITS, Source, Split
-from fedx_core.examples import Description, Stream
-from fedx_core.tally import Tally
+from fedx_core.images import examples
+from fedx_core.images.examples import Description, ImageStream
+from flows.data import summary
+from flows.data.tally import Tally
 
 BANDS = ("B04", "B08")
 
@@ -17,7 +18,7 @@ def tallied(parts: dict[str, tuple[list[np.ndarray], list[int]]], **named: list[
     tally = Tally()
     for part, (images, labels) in parts.items():
         groups = np.zeros(len(labels), np.int16)
-        stream = Stream(images, np.array(labels), groups, named.get(part, ()))
+        stream = ImageStream(images, np.array(labels), groups, named.get(part, ()))
         list(tally.over(part, stream).images)
     return tally
 
@@ -58,7 +59,7 @@ def test_images_with_the_same_pixels_are_found_in_all_parts_with_their_names() -
 def test_several_labels_are_compared_as_a_whole() -> None:
     several = np.array([[0, 1], [1, 1]])
     tally = Tally()
-    stream = Stream([image(0), image(0)], several, np.zeros(2, np.int16))
+    stream = ImageStream([image(0), image(0)], several, np.zeros(2, np.int16))
     list(tally.over("train", stream).images)
     assert tally.as_plain(BANDS)["alike"]["train, train"]["contrary"] == 1
 
@@ -73,7 +74,7 @@ def prepared(
     )  # fmt: skip
     dtype = about.pixel_dtype
     parts = {
-        part: Stream(
+        part: ImageStream(
             [image(k).astype(dtype) for k in range(len(own))], own, np.zeros(len(own), np.int16)
         )
         for part, own in labels.items()

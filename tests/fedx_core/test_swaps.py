@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedx_core import examples, swaps
-from fedx_core.errors import StoreError
-from fedx_core.examples import Description, Stream
+from fedx_core.base import swaps
+from fedx_core.base.errors import StoreError
+from fedx_core.images import examples
+from fedx_core.images.examples import Description, ImageStream
 
 KNOWN = Description(
     name="t",
@@ -29,7 +30,7 @@ def write(folder: Path, value: int, between: threading.Barrier | None = None) ->
                 between.wait(60)
             yield np.full((1, 4, 4), value, np.uint8)
 
-    stream = Stream(images(), np.full(10, value), np.zeros(10, np.int16))
+    stream = ImageStream(images(), np.full(10, value), np.zeros(10, np.int16))
     examples.write(folder, KNOWN, {"train": stream}, {"value": value})
 
 

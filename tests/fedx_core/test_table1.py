@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fedx_core import table1
+from fedx_core.paper import table1
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import torch
 
-from fedx_core import table2
 from fedx_core.models import catalogue
-from fedx_core.table2 import Image
+from fedx_core.paper import table2
+from fedx_core.paper.table2 import Image
 from flows.reproduce import table2 as shown
 
 
@@ -42,7 +42,7 @@ def test_the_masks_operations_are_the_printed_ones_but_for_vit() -> None:
         entry = catalogue.entry(model)
         with torch.device("meta"):
             built = catalogue.build(model, bands=10, classes=19, seed=0)
-        graph = table2.unit_graph(built, entry.family, entry.classifier)
+        graph = entry.graph(built)
         equal[model] = f"{table2.MASK_OPERATIONS * graph.prunable:.2e}" == f"{printed:.2e}"
     assert [model for model, same in equal.items() if not same] == ["vit_base_patch16_224"]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from fedx_core import state, tensor_file
-from fedx_core.errors import SchemaError, TooBigError
+from fedx_core.base import state, tensor_file
+from fedx_core.base.errors import SchemaError, TooBigError
 from fedx_core.models import catalogue
 
 TENSORS = {

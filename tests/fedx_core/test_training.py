@@ -5,13 +5,15 @@ import numpy as np
 import pytest
 import torch
 
-from fedx_core import checkpoint, seeding, state, training
-from fedx_core.config import TrainingConfig
-from fedx_core.errors import ConfigError, DataError
-from fedx_core.examples import Examples
+from fedx_core.base import seeding, state
+from fedx_core.base.config import TrainingConfig
+from fedx_core.base.errors import ConfigError, DataError
+from fedx_core.images.examples import Examples
+from fedx_core.images.pixels import Pixels
+from fedx_core.learning import training
+from fedx_core.learning.training import LocalRule, batches, fit, pick_device
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
-from fedx_core.training import LocalRule, batches, fit, pick_device
+from fedx_core.record import checkpoint
 
 SETTINGS = TrainingConfig(
     epochs=2,
@@ -61,7 +63,7 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1).to(memory_format=torch.channels_last)
     examples = draw()
     settings = replace(SETTINGS, flips=False, epochs=1)
-    by_hand = copy.deepcopy(model)
+    by_hand, start = copy.deepcopy(model), copy.deepcopy(model).state_dict()
     optimiser = torch.optim.Adam(by_hand.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     losses = []
     for images, labels in batches(examples, settings, seeding.derive(9, 0)):
@@ -77,8 +79,10 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
     found = fit(model, examples, label_kind="single", pixels=PIXELS, settings=settings, seed=9)
     assert found == pytest.approx(sum(a * n for a, n in losses) / sum(n for _, n in losses), 1e-5)
     for name, value in by_hand.state_dict().items():
-        # Adam makes a step of up to the learning rate of any gradient, a rounding's too.
-        torch.testing.assert_close(model.state_dict()[name], value, atol=3e-4, rtol=1e-3)
+        # Adam makes a step of up to the learning rate of any gradient, a rounding's too, and later
+        # gradients follow it: 0.02 of the way on some processors; without weight decay 0.24.
+        apart = (model.state_dict()[name] - value).double().norm()
+        assert apart <= 0.06 * (value - start[name]).double().norm(), name
 
 
 def test_kept_moments_make_several_fits_one_long_training() -> None:
@@ -130,21 +134,21 @@ def test_flips_mirror_images_and_nothing_else() -> None:
     assert all(image.tobytes() in originals | mirrored for image in seen)
 
 
-@pytest.mark.parametrize("pairs", [True, False])
+@pytest.mark.parametrize("least", [1, 2, 8])
 @pytest.mark.parametrize("size", [1, 2, 8, 16, 40])
 @pytest.mark.parametrize("count", [0, 1, 2, 9, 16, 17])
 def test_images_that_are_seen_are_images_that_are_counted(
-    count: int, size: int, pairs: bool
+    count: int, size: int, least: int
 ) -> None:
     sizes = [
         len(labels)
         for _, labels in batches(
-            draw(count), replace(SETTINGS, batch_size=size), 1, torch.device("cpu"), pairs
+            draw(count), replace(SETTINGS, batch_size=size), 1, torch.device("cpu"), least
         )
     ]
-    assert sum(sizes) == training.seen_in_epoch(count, size, pairs=pairs)
-    lone = count > 1 and size > 1 and count % size == 1
-    assert sum(sizes) == count - (lone and pairs)
+    assert sum(sizes) == training.seen_in_epoch(count, size, least)
+    assert sum(sizes) == count - (count % size if count > size and count % size < least else 0)
+    assert all(length >= min(least, size) for length in sizes[1:])
 
 
 def test_a_batch_size_of_one_trains_on_every_image_where_there_is_no_batch_norm() -> None:

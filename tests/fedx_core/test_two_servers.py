@@ -1,7 +1,7 @@
 """Two servers of one run: what one of them has committed, the other leaves alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,13 @@ import pytest
 
 from bed import Bed, tiny
 from coordinators import final_state
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import LostRaceError
-from fedx_core.federation import federate
-from fedx_core.messages import ClientJob
-from fedx_core.runtime import InProcess, Outcome
-from fedx_core.start import Setting
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import LostRaceError
+from fedx_core.clients.client import Place
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
+from fedx_core.wire.messages import ClientJob
 
 WHAT_STAYS = ("journal", "states", "masks-units", "pruning", "plans")
 
@@ -31,25 +31,26 @@ def records(setting: Setting) -> dict[str, bytes]:
 
 
 @dataclass
-class Beaten:
+class Beaten(InProcess):
     """Lets a second server do all the rounds once the first one has come to some step."""
 
-    settings: ExperimentConfig
-    setting: Setting
-    at: str
+    settings: ExperimentConfig = field(kw_only=True)
+    setting: Setting = field(kw_only=True)
+    at: str = field(kw_only=True)
     left: dict[str, bytes] | None = None
-    workers: int = 1
 
     def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
         self._come_to(name)
         return step(*arguments)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+    def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
         self._come_to("train")
-        for number, outcome in enumerate(InProcess(1).run_cohort(jobs, place)):
-            yield outcome
-            if number == 0:
-                self._come_to("amid training")
+        super().send(jobs, place)
+
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        if job.client == "client-01":
+            self._come_to("amid training")
+        return super().do(job, place)
 
     def _come_to(self, step: str) -> None:
         if step == self.at and self.left is None:
@@ -71,7 +72,7 @@ def test_a_server_that_another_one_has_overtaken_leaves_having_changed_nothing(
     at: str, bed: Bed, alone: str
 ) -> None:
     settings = tiny(federation__rounds=2, method__warmup_rounds=1)
-    beaten = Beaten(settings, bed.setting(), at)
+    beaten = Beaten(settings=settings, setting=bed.setting(), at=at)
     with pytest.raises(LostRaceError, match="another server of this run; this one stops"):
         list(federate(settings, bed.setting(), beaten))
     assert beaten.left is not None

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import unfinished
+from fedx_core.base import unfinished
 from fedx_core.store import FileStore
 
 WRITER = """
 import sys, time
 from pathlib import Path
-from fedx_core import unfinished
+from fedx_core.base import unfinished
 with unfinished.beside(Path(sys.argv[1])) as under_way:
     under_way.write(b"half", durable=False)
     print("half", flush=True)

@@ -9,8 +9,8 @@ import yaml
 
 import flows  # noqa: F401  switches telemetry off before Prefect is imported
 from bed import tiny
-from fedx_core import config
-from flows.run_folder import RunFolder
+from fedx_core.base import config
+from flows.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def prefect_server() -> Iterator[None]:
     """A temporary Prefect server with a database of its own, for the whole session."""
     from prefect.testing.utilities import prefect_test_harness
 
-    from flows import own_server
+    from flows.prefect import own_server
 
     own_server.protect()  # as the server of a run
     with prefect_test_harness(server_startup_timeout=120):
@@ -60,8 +60,9 @@ def fedx(
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
     """Folder of a run of three rounds, pruned after the second, that no MLflow knows of."""
-    from flows.experiment import Request, carry_out, settle
-    from flows.live import display
+    from flows.running.experiment import carry_out, settle
+    from flows.runs.live import display
+    from flows.settings.request import Request
     from flows.tracking import NoTracker
 
     root = tmp_path_factory.mktemp("finished")

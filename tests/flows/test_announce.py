@@ -17,14 +17,15 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bed import Bed, tiny
-from fedx_core.errors import QuorumError
-from fedx_core.federation import federate
-from fedx_core.messages import RoundReport
-from fedx_core.runtime import InProcess
-from flows import announce, links, logs
-from flows.announce import Announced, key_of, lost_payload, round_payload, rows
-from flows.live import Lines
-from flows.run_folder import RunFolder
+from fedx_core.base.errors import QuorumError
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.wire.messages import RoundReport
+from flows.base import logs
+from flows.deployments import announce, links
+from flows.deployments.announce import Announced, key_of, lost_payload, round_payload, rows
+from flows.runs.live import Lines
+from flows.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.sites import audit
+from fedx_core.rounds import audit
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from bed import ROOT
-from fedx_core.errors import RunError
-from flows import away
-from flows.run_folder import RunFolder
+from fedx_core.base.errors import RunError
+from flows.ending import away
+from flows.runs.run_folder import RunFolder
 
 
 def unreachable() -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_with_a_server_nothing_changes(folder: RunFolder) -> None:
 def test_a_command_leaves_at_once_where_the_server_is_away(folder: RunFolder) -> None:
     script = """
 import threading
-from flows import away
+from flows.ending import away
 away._gone.set()
 threading.Thread(target=threading.Event().wait).start()
 print("done")

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from fedx_core.errors import FedXError, StoreError
-from fedx_core.journal import Journal
+from fedx_core.base.errors import FedXError, StoreError
+from fedx_core.record.journal import Journal
 from fedx_core.sites.home import Home
 from fedx_core.sites.registry import Registry
 from fedx_core.store import open_store
 from flows.backup import archive, restore
 from flows.backup.archive import Writer
 from flows.backup.restore import Places
-from flows.run_folder import RunFolder
+from flows.runs.run_folder import RunFolder
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]

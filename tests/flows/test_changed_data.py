@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from bed import Bed, tiny
-from fedx_core import examples
-from fedx_core.errors import DataError
-from fedx_core.federation import federate, history
-from fedx_core.journal import RUN_KEY, Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Branch
+from fedx_core.base.errors import DataError
+from fedx_core.images import examples
+from fedx_core.record.journal import RUN_KEY, Journal
+from fedx_core.rounds.branching import Branch
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
 from fedx_core.store import open_store
-from flows.federate import name_of
-from flows.partition import partition
-from flows.reference import reference
+from flows.data.partition import partition
+from flows.data.reference import reference
+from flows.stages.federate import name_of
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import pytest
 import yaml
 
 from bed import ROOT, Bed, tiny
-from fedx_core import config
-from fedx_core.federation import federate, final_model, history
+from fedx_core.base import config
+from fedx_core.base.state import equal
 from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
-from fedx_core.state import equal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.store import open_store
-from flows.run_folder import RunFolder
+from flows.runs.run_folder import RunFolder
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]

@@ -1,5 +1,5 @@
-from fedx_core.client import Place
-from flows.client import at_site, name_of
+from fedx_core.clients.client import Place
+from flows.prefect.client import at_site, name_of
 
 PLACE = Place(store="s3://fedx/runs/a", shards="/server/shards", memory="/server/clients")
 

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core.errors import ConfigError
-from fedx_core.messages import ClientFailure, RoundReport, Traffic
-from flows import compare, tables
-from flows.record import Record
-from flows.run_folder import RunFolder
+from fedx_core.base.errors import ConfigError
+from fedx_core.wire.messages import ClientFailure, RoundReport, Traffic
+from flows.base import tables
+from flows.comparing import compare
+from flows.runs.record import Record
+from flows.runs.run_folder import RunFolder
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -33,6 +34,7 @@ def report(index: int, score: float, traffic: Traffic, **more: Any) -> RoundRepo
         "pruned": False,
         "traffic": {"a": traffic},
         "paper_bytes": 3 * MIB,
+        "dense_bytes": 4 * MIB,
         "sparsity": 0.0,
         "units_kept": {},
         "train_loss": 1.0,
@@ -73,6 +75,7 @@ def test_rows_follow_their_definitions() -> None:
         "final": 0.7, "validation": None, "best": 0.8, "best_round": 2,
         "equal_bytes": 0.8,  # of 8, 16, 24 MiB, 16 is the last within 18
         "mib_down": 12, "mib_up": 12, "mib_total": 24, "mib_paper": 9,
+        "ratio_down": 1, "ratio_up": 1, "ratio_total": 1,
         "sparsity": 0.0, "seconds": 9.0, "clients_lost": 0,
         "mib_to_0.75": 16, "rounds_to_0.75": 2, "mib_to_0.95": None, "rounds_to_0.95": None,
     }  # fmt: skip
@@ -80,6 +83,7 @@ def test_rows_follow_their_definitions() -> None:
     assert (pruned["relevance"], pruned["pruning_rate"]) == ("magnitude", 0.5)
     assert (pruned["mib_down"], pruned["mib_up"], pruned["mib_total"]) == (9, 6, 18)
     assert (pruned["mib_to_0.75"], pruned["rounds_to_0.75"]) == (18, 3)
+    assert (pruned["ratio_down"], pruned["ratio_up"]) == (12 / 9, 2)
     assert (pruned["equal_bytes"], pruned["sparsity"], pruned["clients_lost"]) == (0.75, 0.5, 1)
 
 
@@ -183,6 +187,16 @@ def test_the_command_shows_all_runs_or_the_named_ones(
     assert found["equal_mib"] == min(row["mib_total"] for row in found["runs"])
     with Path("out/runs.csv").open() as file:
         assert [row["run"] for row in csv.DictReader(file)] == ["a-pruned", "base"]
+
+    assert fedx("compare", "--bytes", "--json") == 0
+    front = {point["runs"]: point for point in json.loads(capsys.readouterr().out)["front"]}
+    runs = {row["run"]: row for row in found["runs"]}
+    assert runs["base"]["ratio_total"] == 1 < runs["a-pruned"]["ratio_total"]
+    assert front["a-pruned"]["ratio"] == runs["a-pruned"]["ratio_total"]
+    better = runs["base"]["final"] > runs["a-pruned"]["final"]
+    assert ("base" in front) == better, "it sends more, so it must score more"
+    assert fedx("compare", "--bytes") == 0
+    assert "no other sends fewer bytes and scores as well" in capsys.readouterr().out
 
     assert fedx("compare", "base", "runs/a-pruned") == 0
     said = capsys.readouterr()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bed import ROOT
-from fedx_core import plugins
+from fedx_core.base import plugins
 from fedx_core.models import catalogue
 
 SCRIPT = r"""

@@ -3,8 +3,8 @@ import io
 
 import pytest
 
+from flows.base.csv_text import csv_text
 from flows.commands import answers
-from flows.csv_text import csv_text
 from flows.report.parts import Column, Table
 
 

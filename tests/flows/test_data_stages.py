@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 import yaml
 
-from fedx_core import config, examples
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import DataError, ReferenceSetError
-from flows.partition import partition
-from flows.prepare import prepare, run
-from flows.reference import reference
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import DataError, ReferenceSetError
+from fedx_core.images import examples
+from flows.data.partition import partition
+from flows.data.prepare import prepare, run
+from flows.data.reference import reference
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 CLIENTS = 3
@@ -147,6 +149,71 @@ def test_reference_and_tuning_part_the_validation_split(name: str, tmp_path: Pat
         assert np.bincount(parts["reference"].labels).tolist() == [2] * 10
     else:
         assert parts["reference"].labels.sum(axis=0).min() >= 2
+
+
+def asking(name: str, public: int) -> ExperimentConfig:
+    """Settings that ask for public images of a data set."""
+    found = settings()
+    own = replace(found.datasets[name].reference, public=public)
+    return replace(
+        found,
+        datasets={**found.datasets, name: replace(found.datasets[name], reference=own)},
+    )
+
+
+@pytest.mark.parametrize("name", ["one", "several"])
+def test_public_images_have_no_labels_and_are_in_no_other_part(name: str, tmp_path: Path) -> None:
+    for stage in (prepare, partition, reference):
+        stage(settings(), name, tmp_path)
+    before = examples.read(tmp_path / name / "reference")
+    assert list(before.parts) == ["reference", "tuning"]
+    assert "public" not in before.manifest["settings"]["reference"]
+    reference(asking(name, 7), name, tmp_path)
+    after = examples.read(tmp_path / name / "reference")
+    examples.verify(tmp_path / name / "reference")
+    assert {part: len(found) for part, found in after.parts.items()} == {
+        "reference": len(before.parts["reference"]),
+        "tuning": len(before.parts["tuning"]) - 7,
+        "public": 7,
+    }
+    assert not after.parts["public"].labels.any()
+    kept = [image.tobytes() for image in before.parts["reference"].images]
+    assert [image.tobytes() for image in after.parts["reference"].images] == kept
+    seen: dict[bytes, str] = {}
+    prepared = examples.read(tmp_path / name / "prepared").parts
+    others = {**after.parts, "train": prepared["train"], "test": prepared["test"]}
+    for part, found in others.items():
+        for image in found.images:
+            assert seen.setdefault(image.tobytes(), part) == part
+
+
+def test_more_public_images_than_are_left_are_refused_and_the_old_set_stays(tmp_path: Path) -> None:
+    for stage in (prepare, reference):
+        stage(settings(), "one", tmp_path)
+    before = hashes(tmp_path / "one" / "reference")
+    with pytest.raises(ReferenceSetError, match="asks for 1000 images, and the validation split"):
+        reference(asking("one", 1000), "one", tmp_path)
+    assert hashes(tmp_path / "one" / "reference") == before
+
+
+def test_a_public_image_that_another_part_holds_too_is_refused(tmp_path: Path) -> None:
+    prepare(settings(), "one", tmp_path)
+    folder = tmp_path / "one" / "prepared"
+    found = examples.read(folder)
+    twins = {
+        part: replace(each, images=np.repeat(np.asarray(each.images[:1]), len(each), axis=0))
+        if part == "train"
+        else each
+        for part, each in found.parts.items()
+    }
+    shown = np.asarray(found.parts["train"].images[:1])
+    everywhere = replace(
+        found.parts["validation"], images=np.repeat(shown, len(twins["validation"]), 0)
+    )
+    examples.write(folder, found.description, {**twins, "validation": everywhere}, {})
+    with pytest.raises(ReferenceSetError, match=r"images of one's train split.*public to 0"):
+        reference(asking("one", 2), "one", tmp_path)
+    assert not (tmp_path / "one" / "reference").exists()
 
 
 def test_a_class_missing_from_validation_is_an_error(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 import typer
 
 from bed import ROOT
-from fedx_core import errors
-from flows import exits
+from fedx_core.base import errors
+from flows.base import exits
 from flows.cli import app
 
 Fedx = Callable[..., int]

@@ -10,14 +10,15 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core import config
-from fedx_core.errors import DataError, FedXError, RunError, RunExistsError
-from fedx_core.federation import history
+from fedx_core.base import config
+from fedx_core.base.errors import DataError, FedXError, RunError, RunExistsError
+from fedx_core.rounds.federation import history
 from fedx_core.store import open_store
-from flows.experiment import Order, Request, carry_out, settle
-from flows.live import Beside, display
-from flows.partition import partition
-from flows.run_folder import RunFolder
+from flows.data.partition import partition
+from flows.running.experiment import SettledRun, carry_out, settle
+from flows.runs.live import Beside, display
+from flows.runs.run_folder import RunFolder
+from flows.settings.request import Request
 from flows.tracking import NoTracker
 
 Asked = Callable[..., Request]
@@ -34,7 +35,7 @@ def asked(tmp_path: Path, tiny_data: Path) -> Asked:
     return lambda **changes: replace(plain, **changes)
 
 
-def carried(order: Order, shown: Beside | None = None) -> None:
+def carried(order: SettledRun, shown: Beside | None = None) -> None:
     carry_out(
         order,
         run_at="here",

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import lifeline
+from flows.ending import lifeline
 
 CHILD = """
 import subprocess, sys, time
@@ -20,7 +20,7 @@ time.sleep(600)
 """
 PARENT = f"""
 import subprocess, sys, time
-from flows import lifeline
+from flows.ending import lifeline
 with lifeline.held():
     child = subprocess.Popen(
         [sys.executable, "-c", {CHILD!r}], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -78,7 +78,7 @@ def test_a_process_that_ends_by_itself_leaves_no_watcher(tmp_path: Path) -> None
             each
             for each in psutil.process_iter(["cmdline"])
             if str(parent.pid) in (each.info["cmdline"] or [])
-            and "flows.lifeline" in each.cmdline()
+            and "flows.ending.lifeline" in each.cmdline()
         ]
     finally:
         for pid in children:

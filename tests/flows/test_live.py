@@ -5,10 +5,10 @@ import pytest
 from rich.console import Console
 
 from bed import Bed, tiny
-from fedx_core.federation import federate
-from fedx_core.runtime import InProcess
-from flows import live
-from flows.live import Beside, Lines, Terminal, Watched, line
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from flows.runs import live
+from flows.runs.live import Beside, Lines, Terminal, Watched, line
 
 
 def test_a_line_says_the_numbers_of_its_round_and_the_bytes_of_all(bed: Bed) -> None:
@@ -68,7 +68,7 @@ def test_a_terminal_shows_a_bar_the_step_and_when_the_run_may_end(bed: Bed) -> N
     assert "in Prefect: http://prefect" in shown
     last = shown[shown.rindex("base  1/10 rounds") :]
     assert "train 2/3 clients, for 0 s; " in last
-    assert " s a round; about " in last
+    assert " s per round; about " in last
 
 
 def test_a_display_with_a_log_writes_its_lines_there_too(

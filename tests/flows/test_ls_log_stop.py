@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from bed import ROOT
-from flows import now, watch
-from flows.run_folder import RunFolder
+from flows.runs import now
+from flows.runs.run_folder import RunFolder
+from flows.watching import watch
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]

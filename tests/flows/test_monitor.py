@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import monitor
-from flows.run_folder import RunFolder
+from flows.runs import monitor
+from flows.runs.run_folder import RunFolder
 
 
 def test_samples_are_lines_that_a_later_session_adds_to(tmp_path: Path) -> None:

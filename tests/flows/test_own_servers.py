@@ -12,7 +12,7 @@ from bed import ROOT
 
 RUN = """
 import sys, time
-from flows.commands.run import _reach_prefect
+from flows.deployments.start import _reach_prefect
 _reach_prefect(quietly=True)
 from prefect.client.orchestration import get_client
 with get_client(sync_client=True) as client:
@@ -70,7 +70,7 @@ def test_the_prefect_server_of_a_run_wants_a_password_that_nobody_is_shown(
 def test_dask_on_this_machine_takes_nobody_without_a_certificate(tmp_path: Path) -> None:
     pytest.importorskip("prefect_dask")
     program = """
-from flows import dask_cluster
+from flows.carriers import dask_cluster
 def main():
     import sys
     with dask_cluster.task_runner(2) as runner:

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from scipy import stats
 
-from flows import grid as grids
-from flows import paired
-from flows.grid import Grid
+from flows.sweeps import grid as grids
+from flows.sweeps import paired
+from flows.sweeps.grid import Grid
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from bed import tiny
-from fedx_core.messages import RoundReport, Traffic
-from flows import paired, points
-from flows.points import Point
-from flows.record import Record
-from flows.run_folder import RunFolder
+from fedx_core.wire.messages import RoundReport, Traffic
+from flows.comparing import points
+from flows.comparing.points import Point
+from flows.runs.record import Record
+from flows.runs.run_folder import RunFolder
+from flows.sweeps import paired
 
 MIB = 2**20
 

@@ -17,11 +17,12 @@ from PIL import Image as pillow
 from rasterio import Affine
 from torch import nn
 
-from fedx_core import examples, model_file
 from fedx_core.data import eurosat
-from fedx_core.model_file import Card
+from fedx_core.images import examples
+from fedx_core.images.pixels import Pixels
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
+from fedx_core.predict import model_file
+from fedx_core.predict.model_file import Card
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core import config, plugins
-from fedx_core.errors import ConfigError, UnknownNameError
-from flows import grid as grids
-from flows import preset
+from fedx_core.base import config, plugins
+from fedx_core.base.errors import ConfigError, UnknownNameError
+from flows.settings import preset
+from flows.sweeps import grid as grids
 
 Fedx = Callable[..., int]
 
@@ -45,7 +45,8 @@ def test_under_the_protocol_methods_differ_in_their_own_settings_alone(method: s
 def test_all_methods_that_the_server_can_judge_get_the_same_number_of_trials(
     method: str, tmp_path: Path
 ) -> None:
-    if plugins.load("methods", method).personal:
+    kind = plugins.load("methods", method)
+    if kind.personal or kind.pre_trains:
         with pytest.raises(ConfigError, match="nothing of"):
             preset.tuning_grid(method)
         return
@@ -144,3 +145,29 @@ def test_the_page_on_methods_names_what_is_tuned() -> None:
             }
             said = "; ".join(f"`{path}`: {values}" for path, values in shown.items())
             assert f"| `{method}` | {said} |" in page
+
+
+def test_the_parts_of_a_method_are_listed_with_what_may_take_their_place(
+    fedx: Fedx,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = {}
+    for method in ("fedx", "fedavg", "fedprox", "spafl"):
+        assert fedx("methods", method, "--json") == 0
+        found[method] = json.loads(capsys.readouterr().out)["parts"]
+    assert list(found["fedx"]) == ["local", "exchange", "server", "pruner"]
+    assert found["fedx"]["pruner"]["is"] == "relevance"
+    assert "part of its own" in found["fedx"]["pruner"]["fixed"]
+    assert found["fedx"]["server"] == {
+        "is": "average",
+        "others": ["fedadam", "fedavgm", "fedyogi"],
+        "fixed": "",
+    }
+    assert "layers" not in found["fedx"]["exchange"]["others"], "layers can't go under a mask"
+    assert "layers" in found["fedavg"]["exchange"]["others"]
+    assert "votes" not in found["fedavg"]["pruner"]["others"], "its clients send none"
+    assert found["fedprox"]["local"]["is"] == "proximal"
+    assert "thresholds" in found["spafl"]["exchange"]["fixed"]
+    assert fedx("methods", "fedx") == 0
+    said = capsys.readouterr().out
+    assert "  server: average, or fedadam, fedavgm, fedyogi\n" in said

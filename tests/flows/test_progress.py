@@ -5,14 +5,14 @@ import sys
 import numpy as np
 import pytest
 
-from fedx_core.examples import Stream
-from flows import progress
+from fedx_core.images.examples import ImageStream
+from flows.base import progress
 
 
 def test_counting_keeps_the_names_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     images = [np.zeros((1, 2, 2), np.uint8)] * 2
-    stream = Stream(images, np.zeros(2, np.int64), np.zeros(2, np.int16), ["a.png", "b.png"])
+    stream = ImageStream(images, np.zeros(2, np.int64), np.zeros(2, np.int16), ["a.png", "b.png"])
     with progress.step("reading", 2) as counted:
         same = counted(stream)
         assert list(same.names) == ["a.png", "b.png"]

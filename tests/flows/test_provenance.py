@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from bed import Bed
-from fedx_core import examples
-from flows import provenance
+from fedx_core.images import examples
+from flows.runs import provenance
 
 
 def test_data_that_dvc_does_not_know_are_named_by_their_manifests(bed: Bed) -> None:

@@ -4,15 +4,17 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import checkpoint, examples
-from fedx_core.errors import RunError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import keep_highest
-from fedx_core.runtime import InProcess
+from fedx_core.base.errors import RunError
+from fedx_core.images import examples
+from fedx_core.pruning.masks import keep_highest
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
-from flows import record, results, run_folder
-from flows.run_folder import RunFolder
+from flows.running import results
+from flows.runs import record, run_folder
+from flows.runs.run_folder import RunFolder
 
 
 def test_a_record_gives_back_what_the_run_wrote(bed: Bed) -> None:

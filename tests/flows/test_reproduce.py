@@ -11,13 +11,14 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core import examples
+from fedx_core.images import examples
 from fedx_core.models import catalogue
-from flows import preset, sharing
-from flows.grid import Grid
 from flows.reproduce import figures, printed, scale
 from flows.reproduce.scale import Scale, scaled
-from flows.run_folder import RunFolder
+from flows.runs.run_folder import RunFolder
+from flows.settings import preset
+from flows.sweeps import sharing
+from flows.sweeps.grid import Grid
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -55,7 +56,7 @@ def test_each_figure_has_the_cells_that_the_paper_draws(tmp_path: Path) -> None:
     assert of(two, "method.scope") == {None, "layer", "global"}
     assert of(three, "dataset") == {"bigearthnet", "eurosat"}
     assert {cell.settings.method.params["pruning_rate"] for cell in three.cells} == {0.9}
-    assert of(four, "model.name") == set(catalogue.names())
+    assert of(four, "model.name") == set(catalogue.names()) - {"vit_tiny"}  # which is ours
     assert len(four.cells) == 2 * 6 * 10
     assert {"fedx", "feddst", "feddip", "fedavg"} <= of(five, "method.name")
     assert of(two, "method.pruning_rate") == of(four, "method.pruning_rate") == {None, *RATES}

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from bed import ROOT
-from fedx_core import examples
 from fedx_core.data._metadata import BANDS
-from flows import sweep
+from fedx_core.images import examples
 from flows.reproduce import figures
 from flows.reproduce.scale import Scale
-from flows.sweep import Places
+from flows.sweeps import sweep
+from flows.sweeps.sweep import Places
 from sweeping import Here
 
 V1 = "v1/BigEarthNet-v1.0"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import checkpoint, state
-from fedx_core.federation import best_model
+from fedx_core.base import state
+from fedx_core.record import checkpoint
+from fedx_core.rounds.federation import best_model
 from fedx_core.store import open_store
-from flows import record
-from flows.run_folder import RunFolder
+from flows.runs import record
+from flows.runs.run_folder import RunFolder
 
 Fedx = Callable[..., int]
 QUIETLY = ("--no-engine", "--track", "nothing", "--workers", "1")

@@ -10,14 +10,15 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
 from bed import ROOT, Bed, tiny
-from fedx_core import plugins
-from fedx_core.federation import federate
-from fedx_core.models.catalogue import CATALOGUE
-from fedx_core.runtime import InProcess
-from flows import again, form, preset
-from flows.choices import RunAt
-from flows.experiment import Request
-from flows.round_loop import fedx
+from fedx_core.base import plugins
+from fedx_core.models import catalogue
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from flows.deployments.round_loop import fedx
+from flows.running import again
+from flows.settings import form, preset
+from flows.settings.choices import RunAt
+from flows.settings.request import Request
 
 SCHEMA = parameter_schema(fedx).model_dump_for_openapi()
 FIELDS: dict[str, dict[str, Any]] = SCHEMA["properties"]
@@ -26,7 +27,7 @@ FIELDS: dict[str, dict[str, Any]] = SCHEMA["properties"]
 def test_the_choices_of_the_form_are_the_plug_ins_the_models_and_the_data_sets() -> None:
     assert FIELDS["method"]["enum"] == [form.AS_SET, *plugins.names("methods")]
     assert FIELDS["relevance"]["enum"] == [form.AS_SET, *plugins.names("relevance")]
-    assert FIELDS["model"]["enum"] == [form.AS_SET, *CATALOGUE]
+    assert FIELDS["model"]["enum"] == [form.AS_SET, *catalogue.names()]
     assert FIELDS["preset"]["enum"] == [form.AS_SET, *preset.NAMES]
     assert set(tiny().datasets) < set(FIELDS["dataset"]["enum"])
     assert FIELDS["run_at"]["enum"] == list(get_args(RunAt))
@@ -69,7 +70,8 @@ def test_deploying_imports_neither_torch_nor_mlflow() -> None:
     said = subprocess.run(
         [
             sys.executable, "-c",
-            "import sys, flows.round_loop; print(*{'torch', 'mlflow', 'boto3'} & set(sys.modules))",
+            "import sys, flows.deployments.round_loop\n"
+            "print(*{'torch', 'mlflow', 'boto3'} & set(sys.modules))",
         ],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip

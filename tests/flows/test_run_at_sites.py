@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bed import Bed
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from flows.cli import app
 
 
@@ -30,8 +30,8 @@ def test_a_store_without_tls_elsewhere_is_refused_before_anything_is_sent(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://192.0.2.1:8333")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "fedx")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    from fedx_core.client import Place
-    from flows.runtimes import choose
+    from fedx_core.clients.client import Place
+    from flows.carriers.runtimes import choose
 
     place = Place(store="s3://fedx/runs/x", shards="", memory="")
     with pytest.raises(ConfigError, match=r"http://192.0.2.1:8333 is plain HTTP"):

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import StoreError
-from flows.run_folder import write
+from fedx_core.base.errors import StoreError
+from flows.runs.run_folder import write
 
 
 def test_a_file_in_the_way_of_a_folder_is_a_clear_error(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,25 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter
 from prefect.states import Completed, Crashed
 
+import final_hashes
 from bed import Bed, tiny
-from fedx_core import client
-from fedx_core.client import Place
-from fedx_core.errors import ConfigError, RunError
-from fedx_core.federation import federate, history
-from fedx_core.frozen_json import canonical
-from fedx_core.journal import Journal
-from fedx_core.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport, Ref
-from fedx_core.runtime import InProcess, Outcome, Runtime
-from fedx_core.start import Setting
+from fedx_core.base.errors import ConfigError, RunError
+from fedx_core.base.frozen_json import canonical
+from fedx_core.clients import client
+from fedx_core.clients.client import Place
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.asking import Asking
+from fedx_core.rounds.carrier import Carrier, InProcess, Outcome
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
-from flows import runtimes, work_pools
-from flows.choices import RunAt
-from flows.client import fedx_client
-from flows.round_loop import fedx
-from flows.runtimes import OnTaskRunner, choose
-from flows.work_pools import OnWorkPools
+from fedx_core.wire.messages import PROTOCOL, ClientFailure, ClientJob, ClientReport, Ref
+from flows.carriers import runtimes, work_pools
+from flows.carriers.runtimes import OnTaskRunner, choose
+from flows.carriers.work_pools import OnWorkPools
+from flows.deployments.round_loop import fedx
+from flows.prefect.client import fedx_client
+from flows.settings.choices import RunAt
 
 
 def what_came(store: str) -> tuple[object, ...]:
@@ -54,6 +57,7 @@ def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     setting = Bed(tiny_data, tmp_path_factory.mktemp("expected")).setting()
     reports = list(federate(tiny(), setting, InProcess(1)))
     assert [report.pruned for report in reports] == [False, True, False]
+    final_hashes.check("fedx", setting)
     return what_came(setting.place.store)
 
 
@@ -161,7 +165,7 @@ def test_of_several_clients_in_a_task_one_is_lost_without_the_others(
 
 @pytest.mark.parametrize("run_at", ["here", "work-pools"])
 def test_clients_in_groups_are_refused_where_there_are_no_tasks(run_at: RunAt) -> None:
-    with pytest.raises(ConfigError, match=f"3 clients a task.*--run-at {run_at}"):
+    with pytest.raises(ConfigError, match=f"3 clients per task.*--run-at {run_at}"):
         choose(run_at, 1, Place(store="/s", shards="", memory="/m"), clients_per_task=3)
 
 
@@ -231,6 +235,15 @@ def test_a_late_task_is_a_lost_client(
     assert failure.reason.startswith("late: no report after 6 seconds")
 
 
+def pool_processes() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # others come and go, such as git
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_killed_processes_are_replaced_and_their_clients_tried_again(
     bed: Bed, expected: tuple[object, ...], prefect_server: None
 ) -> None:
@@ -238,20 +251,22 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
     class Killing:
         """Kills the pool's processes before the second round."""
 
-        inner: Runtime
+        inner: Carrier
         workers: int = 1
 
         def server_step(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
             return self.inner.server_step(name, step, *arguments)
 
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+        def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
             if jobs[0].round_index == 2 and jobs[0].attempt == 0:
-                children = psutil.Process().children(recursive=True)
-                pool = [c for c in children if "spawn_main" in " ".join(c.cmdline())]
-                assert pool
-                for child in pool:
-                    child.kill()
-            yield from self.inner.run_cohort(jobs, place)
+                assert [child.kill() for child in pool_processes()]
+            self.inner.send(jobs, place)
+
+        def heard(self, timeout: float | None) -> Sequence[Outcome]:
+            return self.inner.heard(timeout)
+
+        def drop(self, jobs: Sequence[ClientJob]) -> None:
+            self.inner.drop(jobs)
 
     @flow
     def run() -> None:
@@ -263,6 +278,32 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
     assert found[0] == expected[0]
     second = history(open_store(bed.setting().place.store))[1]
     assert second.retry_bytes > 0
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_late_updates_of_tasks_count_as_those_of_this_process_do(
+    kind: Any, bed: Bed, prefect_server: None
+) -> None:
+    settings = tiny(
+        federation__close_at=2, federation__staleness=1, federation__rounds=3,
+        federation__clip="none",
+    )  # fmt: skip
+    list(federate(settings, bed.setting("here"), InProcess(1)))
+
+    @flow
+    def run() -> None:
+        with OnTaskRunner.opened(1, kind) as runtime:
+            list(federate(settings, bed.setting("tasks"), runtime))
+
+    run()
+    here, tasks = (Journal(open_store(bed.setting(name).place.store)) for name in ("here", "tasks"))
+    for round_index in (2, 3):
+        there, closed_here = tasks.closed(round_index), here.closed(round_index)
+        assert there is not None
+        assert closed_here is not None
+        assert len(there.late) == 1
+        assert there.late == closed_here.late
+    assert [c.state for c in tasks.commits()] == [c.state for c in here.commits()]
 
 
 def test_a_store_in_memory_is_refused_where_clients_are_in_other_processes() -> None:
@@ -282,16 +323,30 @@ def job(client: str, deadline: float) -> ClientJob:
     )  # fmt: skip
 
 
+def answers(
+    carrier: Carrier, place: Place, jobs: Sequence[ClientJob], needed: int = 0
+) -> dict[str, Outcome]:
+    """Ask until that many have reported, as long as patience lasts."""
+    found: dict[str, Outcome] = {}
+
+    def lacking() -> int:
+        return needed - sum(isinstance(outcome, ClientReport) for outcome in found.values())
+
+    for asked, outcome in Asking(carrier, place, jobs, lacking).outcomes():
+        found[asked.client] = outcome
+    return found
+
+
 def test_without_the_deployment_work_pools_say_how_to_make_it(
     tmp_path: Path, prefect_server: None
 ) -> None:
     runtime = OnWorkPools(1, deployment="fedx-client/nobody-made-this")
     place = Place(store=str(tmp_path), shards="", memory="")
     with pytest.raises(RunError, match="prefect --no-prompt deploy --all"):
-        list(runtime.run_cohort([job("client-00", 0)], place))
+        answers(runtime, place, [job("client-00", 0)])
 
 
-def test_crashed_silent_and_late_flow_runs_are_lost_clients(
+def test_crashed_silent_and_late_flow_runs_are_lost_clients_and_babble_is_refused(
     tmp_path: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with get_client(sync_client=True) as client:
@@ -299,30 +354,35 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients(
         flow_id = client.create_flow(fedx_client)
         client.create_deployment(flow_id, "train", work_pool_name="fedx-clients")
         place = Place(store=str(tmp_path), shards="", memory="")
-        jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late")]
+        jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late", "babbling")]
+        open_store(place.store).put(jobs[-1].report_key, b"babble")
         monkeypatch.setattr(work_pools, "PATIENCE_SECONDS", 2.0)
         warnings: list[str] = []
-        outcomes = OnWorkPools(1, warnings.append).run_cohort(jobs, place)
+        carrier = OnWorkPools(1, warnings.append)
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["run:pools"]))
 
         def strike() -> None:
             with get_client(sync_client=True) as other:
                 runs = {}
-                while not {"r4-crashed", "r4-silent"} <= set(runs):
+                while not {"r4-crashed", "r4-silent", "r4-babbling"} <= set(runs):
                     runs = {r.name: r.id for r in other.read_flow_runs(flow_run_filter=tagged)}
                     time.sleep(0.1)
                 other.set_flow_run_state(runs["r4-crashed"], Crashed(message="hit"), force=True)
-                other.set_flow_run_state(runs["r4-silent"], Completed(), force=True)
+                for name in ("silent", "babbling"):
+                    other.set_flow_run_state(runs[f"r4-{name}"], Completed(), force=True)
 
         striker = threading.Thread(target=strike)
         striker.start()
-        found = {outcome.client: outcome for outcome in outcomes}
+        found = answers(carrier, place, jobs)
         striker.join()
         assert all(isinstance(outcome, ClientFailure) for outcome in found.values())
         reasons = {name: str(getattr(o, "reason", "")) for name, o in found.items()}
         assert "is Crashed without a report: hit" in reasons["crashed"]
         assert "is Completed without a report" in reasons["silent"]
         assert reasons["late"].startswith("late: no report after 4 seconds")
+        assert reasons["babbling"].startswith("E_PAYLOAD: unreadable report")
+        # It has answered, so a round that wants all goes on without it.
+        assert [name for name, o in found.items() if getattr(o, "refused", False)] == ["babbling"]
         states = {r.name: r.state_name for r in client.read_flow_runs(flow_run_filter=tagged)}
         (warning,) = warnings
         assert "1 runs of fedx-client/train have waited 2 s" in warning
@@ -339,10 +399,7 @@ def test_a_work_pools_round_that_lacks_its_quorum_waits_through_its_grace(
         client.create_work_pool(WorkPoolCreate(name=run, type="process"))
         flow_id = client.create_flow(fedx_client)
         client.create_deployment(flow_id, run, work_pool_name=run)
-    jobs = [
-        replace(job(name, deadline=1.0), run=run, grace=grace, needed=1)
-        for name in ("slow", "never")
-    ]
+    jobs = [replace(job(name, deadline=1.0), run=run, grace=grace) for name in ("slow", "never")]
 
     def report_after_the_deadline() -> None:
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[f"run:{run}"]))
@@ -362,7 +419,7 @@ def test_a_work_pools_round_that_lacks_its_quorum_waits_through_its_grace(
     client_thread.start()
     runtime = OnWorkPools(1, deployment=f"fedx-client/{run}")
     place = Place(store=str(tmp_path), shards="", memory="")
-    found = {outcome.client: outcome for outcome in runtime.run_cohort(jobs, place)}
+    found = answers(runtime, place, jobs, needed=1)
     client_thread.join()
     assert type(found["slow"]) is kind
     never = found["never"]
@@ -385,11 +442,11 @@ def test_each_client_may_have_a_deployment_and_a_queue_of_its_own(
             client.create_deployment(flow_id, name, work_pool_name="sites")
         with choose("work-pools", 1, place, warnings.append) as runtime:
             # Long enough for a busy server to have started both.
-            outcomes = runtime.run_cohort([job("north", 8), job("south", 8)], place)
-            assert {outcome.client for outcome in outcomes} == {"north", "south"}
+            asked = [job("north", 8), job("south", 8)]
+            assert set(answers(runtime, place, asked)) == {"north", "south"}
             further = [replace(job(name, 2), round_index=5) for name in ("north", "east")]
             with pytest.raises(RunError, match=r"'fedx-client/east'.*FEDX_CLIENT_DEPLOYMENT"):
-                list(runtime.run_cohort(further, place))
+                answers(runtime, place, further)
         tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=["client:north"]))
         runs = client.read_flow_runs(flow_run_filter=tagged)
         assert {run.work_queue_name for run in runs} == {"queue-of-north"}

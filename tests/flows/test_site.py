@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from asked import COORDINATOR, job, plan
-from fedx_core.frozen_json import canonical
-from fedx_core.sites import audit
+from fedx_core.base.frozen_json import canonical
+from fedx_core.rounds import audit
 from fedx_core.sites.home import Home
 from fedx_core.sites.registry import Admitted, Registry
 from fedx_core.store import reference
@@ -124,7 +124,7 @@ def test_a_plan_is_read_before_it_is_agreed_to(
     assert fedx("site", "approve") == 0
     said = capsys.readouterr().out
     assert waiting in said
-    assert "bytes of update a round" in said
+    assert "bytes of update per round" in said
     assert "May this be done with the data of this site?" in said
     assert approvals.approved() == ()
     types("y\n", monkeypatch)

@@ -9,8 +9,9 @@ import anyio
 import psutil
 import pytest
 
-from fedx_core.errors import PayloadError, RunError, TooBigError
-from fedx_core.sites import audit, orders
+from fedx_core.base.errors import PayloadError, RunError, TooBigError
+from fedx_core.rounds import audit
+from fedx_core.sites import orders
 from flows.sites import command, deploy
 from flows.sites.worker import SiteJob, SiteWorker
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from asked import COORDINATOR, job, plan
-from fedx_core.frozen_json import canonical
+from fedx_core.base.frozen_json import canonical
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.home import Home
 from fedx_core.sites.registry import Registry
 from fedx_core.store import reference
-from flows.doctor import Check
-from flows.sites import doctor
+from flows.doctor import site
+from flows.doctor.checks import Check
 from flows.sites.post import Post
 
 Fedx = Callable[..., int]
@@ -71,7 +71,7 @@ def shards(tmp_path: Path, tiny_data: Path) -> Path:
 
 
 def found(home: Home, shards: Path) -> dict[str, Check]:
-    return {check.what: check for check in doctor.examine(home, shards)}
+    return {check.what: check for check in site.examine(home, shards)}
 
 
 def test_a_site_that_has_everything_is_well(home: Home, shards: Path) -> None:
@@ -192,7 +192,7 @@ def test_the_command_says_each_thing_and_ends_with_1_if_one_is_missing(
 
 
 def coordinators(folder: Path) -> dict[str, Check]:
-    return {check.what: check for check in doctor.examine_coordinator(folder)}
+    return {check.what: check for check in site.examine_coordinator(folder)}
 
 
 def test_a_coordinators_folder_is_made_as_closed_as_a_sites(tmp_path: Path, home: Home) -> None:
@@ -207,7 +207,7 @@ def test_a_coordinators_folder_is_made_as_closed_as_a_sites(tmp_path: Path, home
 
 
 def test_nothing_is_said_of_a_coordinators_folder_that_is_not_there(tmp_path: Path) -> None:
-    assert doctor.examine_coordinator(tmp_path / "none") == []
+    assert site.examine_coordinator(tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
 
 

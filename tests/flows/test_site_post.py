@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import SiteError
+from fedx_core.base.errors import SiteError
 from fedx_core.sites import keys
 from fedx_core.sites.grants import Grant
 from flows.sites.post import FILE, Post

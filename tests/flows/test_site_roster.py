@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bed import Bed, tiny
-from fedx_core import start
+from fedx_core.rounds import start
 from fedx_core.sites import keys
 from fedx_core.sites.registry import Registry
 

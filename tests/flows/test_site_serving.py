@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from asked import job
-from fedx_core.sites import audit, keys, orders
+from fedx_core.rounds import audit
+from fedx_core.sites import keys, orders
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.keys import DAY
 from fedx_core.sites.orders import Order
 from fedx_core.sites.registry import Registry
-from fedx_core.sites.wire import Wire
 from flows.sites.post import Post
 from flows.sites.serve import Serving
 
@@ -43,7 +44,7 @@ def test_a_letter_of_an_earlier_coordinator_is_refused_and_the_site_goes_on(
     home.trust(new.keys.public)
     post, said = Post(home.folder, home.keys), []
     post.arrived("old", letter(old, "old"), None)
-    site = Serving(home, tmp_path / "images", Wire(), said.append)
+    site = Serving(home, tmp_path / "images", HttpClient(), said.append)
     assert site.answer_all() == 1
     assert post.letters == {}
     assert said[0].startswith("refused: E_SIGNATURE")
@@ -73,5 +74,5 @@ def test_a_letter_to_keys_that_are_gone_is_refused_and_the_site_goes_on(
     other = keys.make("north")
     registry.admit(other.public)
     post.arrived("run", letter(registry, "run"), None)  # sealed to other keys than the site has
-    assert Serving(home, tmp_path / "images", Wire(), said.append).answer_all() == 1
+    assert Serving(home, tmp_path / "images", HttpClient(), said.append).answer_all() == 1
     assert "can't be opened with the keys of north" in said[0]

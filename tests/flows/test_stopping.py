@@ -20,7 +20,7 @@ time.sleep(600)
 """
 RUN = f"""
 import subprocess, sys, time
-from flows.stopping import stopping
+from flows.ending.stopping import stopping
 child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], stdout=subprocess.PIPE)
 child.stdout.readline()
 with stopping(lambda: "told", lambda: print("stopped", flush=True)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bed import ROOT
-from flows import surroundings
+from flows.doctor import surroundings
 
 DOWN = "http://127.0.0.1:9"
 

@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core.errors import DataError, RunExistsError
-from fedx_core.federation import final_model
-from fedx_core.journal import Journal
-from fedx_core.state import equal
+from fedx_core.base.errors import DataError, RunExistsError
+from fedx_core.base.state import equal
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.federation import final_model
 from fedx_core.store import open_store
-from flows import grid as grids
-from flows import sharing, sweep
-from flows.grid import Grid
-from flows.sweep import Job, Outcome, Places
+from flows.sweeps import grid as grids
+from flows.sweeps import sharing, sweep
+from flows.sweeps.grid import Grid
+from flows.sweeps.sweep import Job, Outcome, Places
 from sweeping import Here
 
 TWO_RATES = {"method.pruning_rate": [0.3, 0.5], "seed": [1]}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core.errors import RunError
+from fedx_core.base.errors import RunError
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -15,7 +15,7 @@ def test_the_flow_runs_what_is_missing_leaves_what_is_done_and_names_what_fails(
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.sweep_flow import fedx_sweep
+    from flows.deployments.sweep_flow import fedx_sweep
 
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     grid = tmp_path / "seeds.yaml"

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core.errors import ConfigError
-from flows import grid as grids
-from flows import sharing
-from flows.grid import Grid
+from fedx_core.base.errors import ConfigError
+from flows.sweeps import grid as grids
+from flows.sweeps import sharing
+from flows.sweeps.grid import Grid
 
 SEEDS = [1, 2]
 BLOCKS: list[dict[str, Any]] = [
@@ -127,7 +127,9 @@ def test_a_later_event_goes_on_from_where_an_earlier_one_branched(
         {"method.warmup_rounds": [3], "method.pruning_rate": [0.5, 0.9]},  # as many as rounds
         {"training.batch_norm": "local", "method.pruning_rate": [0.5, 0.9]},
         {"training.optimiser_state": "kept", "method.pruning_rate": [0.5, 0.9]},
+        {"codec.up.name": "signs", "method.pruning_rate": [0.5, 0.9]},
         {"training.learning_rate": [0.01, 0.001]},
+        {"training.schedule": {"name": "cosine"}, "method.pruning_rate": [0.5, 0.9]},
         {"model.name": ["resnet6", "resnet18"]},
         {"federation.participation": [0.5, 1.0]},
         {"method.pruning_rate": [0.5]},
@@ -207,3 +209,12 @@ def test_a_misspelt_column_or_key_of_a_grid_names_the_nearest(
         load(tmp_path, tiny_params, baselin={})
     with pytest.raises(ConfigError, match=r"did you mean 'method\.name'"):
         load(tmp_path, tiny_params, baseline={"method.nam": "fedavg"})
+
+
+def test_the_codec_of_each_direction_is_an_axis_of_its_own(
+    tmp_path: Path, tiny_params: Path
+) -> None:
+    axes = {"method.name": "fedavg", "codec.up.name": ["signs", "masked"], "seed": [1]}
+    grid = load(tmp_path, tiny_params, axes)
+    assert [cell.label for cell in grid.cells] == ["fedavg-signs", "fedavg-masked"]
+    assert [cell.settings.codec.down.name for cell in grid.cells] == ["masked", "masked"]

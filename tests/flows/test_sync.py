@@ -14,9 +14,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bed import ROOT
-from flows import live, now, record
-from flows.experiment import Request, carry_out, settle
-from flows.run_folder import RunFolder
+from flows.running.experiment import carry_out, settle
+from flows.runs import live, now, record
+from flows.runs.run_folder import RunFolder
+from flows.settings.request import Request
 from flows.tracking import MlflowTracker, copying
 from flows.tracking.sync import status_of, sync
 from flows.tracking.visits import introduce
@@ -208,7 +209,7 @@ def heard(event, arguments):
         contacts.append((event, arguments[-1]))
 sys.addaudithook(heard)
 from pathlib import Path
-from flows.run_folder import RunFolder
+from flows.runs.run_folder import RunFolder
 from flows.tracking.sync import sync
 (outcome,) = sync(RunFolder(Path(sys.argv[1])), sys.argv[2])
 assert outcome.sent.rounds == 3, outcome

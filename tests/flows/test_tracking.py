@@ -11,11 +11,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bed import Bed
-from fedx_core.federation import history
+from fedx_core.rounds.federation import history
 from fedx_core.store import open_store
-from flows import live
-from flows.experiment import Request, carry_out, settle
-from flows.run_folder import RunFolder
+from flows.running.experiment import carry_out, settle
+from flows.runs import live
+from flows.runs.run_folder import RunFolder
+from flows.settings.request import Request
 from flows.tracking import MlflowTracker
 
 # MLflow 3.17, and Prefect 3.8 in the same process, map tables in ways that SQLAlchemy 2.1 is about

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from bed import tiny
-from fedx_core.messages import ClientFailure
-from flows import record, results
-from flows.run_folder import RunFolder
+from fedx_core.wire.messages import ClientFailure
+from flows.runs import record
+from flows.runs.rows import ratio, rows
+from flows.runs.run_folder import RunFolder
 from flows.tracking import content
 
 BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -36,6 +37,9 @@ def test_ledgers_accumulate_apart_at_the_steps_of_the_scores(base: RunFolder) ->
     ):
         values = [p.value * 2**20 for p in points if p.key == name]
         assert values == pytest.approx([sum(amounts[: n + 1]) for n in range(3)])
+    ratios = [p.value for p in points if p.key == "wire/ratio_total"]
+    assert ratios == [ratio(found.reports[: n + 1]).total for n in range(3)]
+    assert ratios[0] == 1 < ratios[2]
     places = {
         name: [(p.step, p.timestamp) for p in points if p.key == name]
         for name in ("test/overall_accuracy", "wire/cumulative_mib", "sparsity")
@@ -69,7 +73,7 @@ def test_values_that_are_no_numbers_are_left_out(base: RunFolder) -> None:
 def test_a_methods_own_numbers_have_names_of_their_own(base: RunFolder) -> None:
     report = replace(record.read(base).reports[0], method_metrics={"churn": 0.25})
     assert content.round_metrics(report)["method/churn"] == 0.25
-    assert results.rows([report])[0]["method_churn"] == 0.25
+    assert rows([report])[0]["method_churn"] == 0.25
 
 
 def test_the_table_of_clients_adds_up_to_the_ledger_and_names_the_lost(base: RunFolder) -> None:

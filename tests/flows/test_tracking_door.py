@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from flows.tracking import door
 
 HOST, PAGE = b"127.0.0.1:5050", b"http://127.0.0.1:5050"

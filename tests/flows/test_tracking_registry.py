@@ -1,8 +1,8 @@
 import pytest
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
-from flows import record
-from flows.run_folder import RunFolder
+from flows.runs import record
+from flows.runs.run_folder import RunFolder
 from flows.tracking import registry
 
 

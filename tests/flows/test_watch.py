@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 
 from bed import ROOT, Bed, tiny
-from fedx_core.errors import RunError, StoppedError
-from fedx_core.federation import federate
-from fedx_core.messages import ClientFailure
-from fedx_core.runtime import InProcess
-from flows import live, now, results, run_folder, under_way, watch, watching_table
-from flows.now import Noted
-from flows.run_folder import RunFolder
+from fedx_core.base.errors import RunError, StoppedError
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.wire.messages import ClientFailure
+from flows.running import results
+from flows.runs import live, now, run_folder, under_way
+from flows.runs.now import Noted
+from flows.runs.run_folder import RunFolder
+from flows.watching import watch, watching_table
 
 Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]
@@ -139,7 +141,7 @@ def test_the_state_follows_from_the_folder(bed: Bed) -> None:
         )
         shown = watching_table.step(seen, seen.now.time + 200)
         assert shown.startswith("train 0/3 clients, for 3 min 20 s; ")
-        assert " s a round; about " in shown
+        assert " s per round; about " in shown
     assert watch.look(folder).state == "stopped"
     results.write_rounds(folder, reports)
     results.write_summary(folder, results.summary(settings, reports, {"run": "run"}))

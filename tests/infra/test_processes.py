@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedx_core.errors import ConfigError, RunError
+from fedx_core.base.errors import ConfigError, RunError
 from infra.stack import processes, waiting
 from infra.stack.services import Service
 
@@ -68,6 +68,17 @@ def test_what_was_just_started_is_found_at_once(var: Path) -> None:
         sleeper = Service(name=name, command=("/bin/sleep", "600"), environment={"FEDX_X": "1"})
         processes.start(sleeper, var)
         assert processes.find(name, var) is not None
+
+
+def test_a_service_is_found_while_its_shell_becomes_its_server(var: Path) -> None:
+    """Each time a program replaces itself it shows no environment for some microseconds."""
+    script = var / "again.sh"
+    script.write_text('[ "$1" = 0 ] && exec sleep 600\nexec /bin/sh "$0" $(($1 - 1))\n')
+    command = ("/bin/sh", str(script), "500")
+    processes.start(Service(name="one", command=command, environment={"FEDX_X": "1"}), var)
+    while (found := processes.find("one", var)) and found.process.name() != "sleep":
+        pass
+    assert found is not None
 
 
 def test_a_shell_that_ignores_interrupts_does_not_make_services_ignore_them(var: Path) -> None:

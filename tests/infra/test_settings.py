@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from infra.stack import settings
 
 SECRETS = tuple(settings._SECRETS)

@@ -8,27 +8,31 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+import final_hashes
 from bed import Bed, tiny
-from fedx_core.client import Place, train
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.messages import ClientFailure, ClientJob, ClientReport
-from fedx_core.runtime import InProcess
+from carrying import first_jobs, keeps_to_the_rules
+from fedx_core.base.errors import ConfigError
+from fedx_core.clients.client import Place, train
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.asking import Asking
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
 from fedx_core.sites import notes, serving
 from fedx_core.sites import presigner as presigning
-from fedx_core.sites.wire import Wire
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.store import Store, open_store
-from flows.runtimes import choose
+from fedx_core.wire.messages import ClientFailure, ClientJob, ClientReport
+from flows.carriers.at_sites import AtSites
+from flows.carriers.runtimes import choose
 from flows.sites.errands import Errand
 from flows.sites.post import Post
-from flows.sites.runtime import AtSites
 from flows.sites.serve import take
-from institutions import Sites, answer, errand, first_jobs
+from institutions import Sites, answer, at_work, errand
 
 pytestmark = pytest.mark.integration
 
@@ -56,12 +60,25 @@ def keys(uri: str) -> set[str]:
     return {found.key.removeprefix(prefix) for found in bucket.objects.filter(Prefix=prefix)}
 
 
+@pytest.mark.parametrize(
+    ("row", "settings"),
+    [
+        ("fedx", {}),
+        ("", {**final_hashes.CODED, "federation__participation": 1.0}),
+    ],
+    ids=["whole models", "coded changes"],
+)
 def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
-    sites: Sites, bed: Bed, monkeypatch: pytest.MonkeyPatch
+    row: str,
+    settings: dict[str, Any],
+    sites: Sites,
+    bed: Bed,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(sites.registry.folder))
-    here, there = bed.setting("here"), sites.setting("there")
-    list(federate(tiny(), here, InProcess(1)))
+    run = "whole" if row else "coded"
+    here, there = bed.setting("here"), sites.setting(run)
+    list(federate(tiny(**settings), here, InProcess(1)))
     others = keys("s3://fedx/inbox")
     done = threading.Event()
 
@@ -78,13 +95,17 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
             sites.process("client-02", "--invitation", str(sites.invite("client-02"))),
         ):
             with choose("sites", 1, there.place, sites.said.append, engine=False) as runtime:
-                reports = list(federate(tiny(), there, runtime))
+                reports = list(federate(tiny(**settings), there, runtime))
             known = Path(f"/proc/{first.pid}/environ").read_bytes()
     finally:
         done.set()
         watching.join()
-    assert [report.pruned for report in reports] == [False, True, False]
     assert what_came(there.place.store) == what_came(here.place.store)
+    if row:
+        assert [report.pruned for report in reports] == [False, True, False]
+        final_hashes.check(row, here)
+    else:
+        assert max(report.wire_bytes for report in reports) < reports[-1].evaluation_bytes / 5
     assert any("waits for its people to agree" in line for line in sites.said)
     # The sites have neither the store's credentials nor each other's data.
     assert b"AWS" not in known
@@ -101,7 +122,7 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
     site = sites.home("client-00")
     assert not Post(site.folder, site.keys).letters
     assert [path.relative_to(site.outbox) for path in site.outbox.glob("*/*")] == [
-        Path("there/0003")
+        Path(run, "0003")
     ]
 
 
@@ -201,7 +222,7 @@ def test_a_late_update_is_kept_and_not_counted(sites: Sites) -> None:
     runtime = sites.runtime()
     site = sites.serving("client-00")
     sites.welcome(site)
-    (outcome,) = runtime.run_cohort([jobs["client-00"]], setting.place)
+    ((_, outcome),) = Asking(runtime, setting.place, [jobs["client-00"]]).outcomes()
     assert isinstance(outcome, ClientFailure)
     assert outcome.late
     answer(site)
@@ -234,7 +255,13 @@ def test_a_round_at_sites_that_lacks_its_quorum_waits_through_its_grace(sites: S
     working = threading.Thread(target=answer_after_the_deadline)
     working.start()
     runtime = sites.runtime()
-    found = {o.client: o for o in runtime.run_cohort(list(jobs.values()), setting.place)}
+    found: dict[str, Outcome] = {}
+    asking = Asking(
+        runtime, setting.place, list(jobs.values()),
+        lambda: 1 - sum(isinstance(outcome, ClientReport) for outcome in found.values()),
+    )  # fmt: skip
+    for asked, outcome in asking.outcomes():
+        found[asked.client] = outcome
     working.join()
     assert isinstance(found.pop("client-00"), ClientReport)
     assert all(isinstance(lost, ClientFailure) and lost.late for lost in found.values())
@@ -251,7 +278,7 @@ def test_a_coordinator_that_was_killed_finds_what_was_answered_meanwhile(sites: 
     answer(site)
     assert asked._sent is not None
     assert asked.office.inboxes.store.read(asked._sent.key) is not None
-    (outcome,) = sites.runtime().run_cohort([job], setting.place)
+    ((_, outcome),) = Asking(sites.runtime(), setting.place, [job]).outcomes()
     assert isinstance(outcome, ClientReport)
     assert site.fetch() == 0  # and nobody was asked again
     assert asked.office.inboxes.store.read(asked._sent.key) is None
@@ -324,9 +351,9 @@ def test_a_site_that_does_not_look_into_its_inbox_is_woken_with_the_same_letter(
     assert len(rung) == 1
     site = sites.serving("client-00")
     with pytest.raises(Exception, match="nobody at this site has agreed"):
-        take(rung[0], site.home, site.images, Wire())
+        take(rung[0], site.home, site.images, HttpClient())
     sites.agree("client-00")
-    take(rung[0], site.home, site.images, Wire())
+    take(rung[0], site.home, site.images, HttpClient())
     assert isinstance(asked.look(), ClientReport)
     # From then on it knows where its letters lie.
     next_job = replace(job, attempt=1, uplink_key="uplink/0001/client-00.1")
@@ -358,7 +385,7 @@ def test_a_bell_that_nobody_heard_is_rung_again_soon(sites: Sites) -> None:
 
 def test_the_same_job_with_less_time_is_not_done_again(sites: Sites) -> None:
     job = first_jobs(sites.setting("run"), tiny())["client-00"]
-    hurried = replace(job, deadline=3.0, grace=1.0, needed=2)
+    hurried = replace(job, deadline=3.0, grace=1.0)
     assert notes.digest(hurried) == notes.digest(job)
     assert notes.digest(replace(job, seed=job.seed + 1)) != notes.digest(job)
 
@@ -428,11 +455,21 @@ def test_a_letter_that_nobody_answers_goes_once_it_has_expired(sites: Sites) -> 
     ]
 
 
+def test_sites_keep_to_the_rules_of_carriers(sites: Sites) -> None:
+    setting = sites.setting("run")
+    jobs = first_jobs(setting, tiny())
+    serving = [sites.serving(name) for name in jobs]
+    for site in serving:
+        sites.welcome(site)
+    with at_work(*serving):
+        keeps_to_the_rules(sites.runtime(), setting.place, list(jobs.values()))
+
+
 def test_a_client_that_was_not_admitted_is_a_lost_client(sites: Sites) -> None:
     setting = sites.setting("run")
     job = first_jobs(setting, tiny())["client-00"]
     stranger = replace(job, client="south")
-    (outcome,) = sites.runtime().run_cohort([stranger], setting.place)
+    ((_, outcome),) = Asking(sites.runtime(), setting.place, [stranger]).outcomes()
     assert isinstance(outcome, ClientFailure)
     assert outcome.reason.startswith("E_UNKNOWN_SITE")
 

@@ -12,18 +12,18 @@ import yaml
 from typer.testing import CliRunner
 
 from bed import Bed, tiny
-from fedx_core import config
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 from flows.backup.gather import Wanted, back_up
 from flows.backup.restore import Places, restore
+from flows.carriers.runtimes import choose
 from flows.cli import app
-from flows.run_folder import RunFolder
-from flows.runtimes import choose
+from flows.runs.run_folder import RunFolder
 from institutions import CLIENTS, Sites
 
 pytestmark = pytest.mark.integration

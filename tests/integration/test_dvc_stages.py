@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bed import TINY
-from fedx_core.config import override
+from fedx_core.base.config import override
 
 ROOT = Path(__file__).parents[2]
 DATA = ("prepare", "partition", "reference")

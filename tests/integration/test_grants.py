@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     AlreadyExistsError,
     ConfigError,
     GrantError,
@@ -23,12 +23,12 @@ from fedx_core.errors import (
     StoreError,
     TooBigError,
 )
-from fedx_core.messages import Ref
 from fedx_core.sites import presigner as presigning
 from fedx_core.sites.grants import Grant, GrantedStore
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.presigner import Presigner
-from fedx_core.sites.wire import Wire
 from fedx_core.store import FileStore, S3Store, create_once, open_store
+from fedx_core.wire.messages import Ref
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ def granted(tmp_path: Path) -> Callable[..., GrantedStore]:
     """A site's store of some grants; it remembers in one folder what it has sent."""
 
     def of(*grants: Grant) -> GrantedStore:
-        return GrantedStore(grants, FileStore(tmp_path / "sent"), Wire())
+        return GrantedStore(grants, FileStore(tmp_path / "sent"), HttpClient())
 
     return of
 
@@ -249,7 +249,7 @@ def test_no_signature_is_in_a_log_or_a_message(
         site.create("uplink", b"four")
         dead = replace(grant, url=re.sub(r"127.0.0.1:\d+", "127.0.0.1:9", grant.url))
         with pytest.raises(StoreError, match=r"failed 1 times.*NewConnectionError") as refused:
-            GrantedStore([dead], None, Wire(attempts=1)).read("base")
+            GrantedStore([dead], None, HttpClient(attempts=1)).read("base")
     for secret in (g.url.rpartition("=")[2] for g in (grant, put)):
         assert len(secret) == 64
         assert secret not in caplog.text

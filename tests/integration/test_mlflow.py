@@ -19,11 +19,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from bed import Bed, tiny
-from fedx_core import config
-from fedx_core.messages import RoundReport
-from flows import live, run_folder
-from flows.experiment import Request, carry_out, settle
-from flows.run_folder import RunFolder
+from fedx_core.base import config
+from fedx_core.wire.messages import RoundReport
+from flows.running.experiment import carry_out, settle
+from flows.runs import live, run_folder
+from flows.runs.run_folder import RunFolder
+from flows.settings.request import Request
 from flows.tracking import MlflowTracker, NoTracker
 from flows.tracking.charts import chart_url
 from flows.tracking.sync import sync

@@ -13,11 +13,11 @@ import yaml
 
 from bed import tiny
 from browsing import Browser, browser
-from fedx_core import config, plugins
-from fedx_core.models.catalogue import CATALOGUE
-from flows import announce
-from flows.form import AS_SET
-from flows.run_folder import RunFolder
+from fedx_core.base import config, plugins
+from fedx_core.models import catalogue
+from flows.deployments import announce
+from flows.runs.run_folder import RunFolder
+from flows.settings.form import AS_SET
 from infra.stack.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -126,10 +126,10 @@ def fill_in(page: Any, params: Path) -> None:
     page.get_by_role("button", name="Select method").wait_for()
     assert choices(page, "method") == [AS_SET, *plugins.names("methods")]
     assert choices(page, "relevance") == [AS_SET, *plugins.names("relevance")]
-    assert choices(page, "model") == [AS_SET, *CATALOGUE]
+    assert choices(page, "model") == [AS_SET, *catalogue.names()]
     assert "synthetic" in choices(page, "dataset")
     assert "Criterion by which units are pruned" in field(page, "relevance").inner_text()
-    assert "units removed by a pruning event" in field(page, "pruning_rate").inner_text()
+    assert "units that a pruning event removes" in field(page, "pruning_rate").inner_text()
 
     choose(page, "relevance", "lrp")
     choose(page, "run_at", "threads")

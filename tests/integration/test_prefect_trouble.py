@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from bed import Bed, tiny
-from fedx_core import config
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate, final_model, history
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.state import equal
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.state import equal
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.store import Store, open_store
-from flows import run_folder
+from flows.runs import run_folder
 from infra.stack import processes
 from infra.stack.settings import Settings
 
@@ -201,7 +201,7 @@ def test_cancelled_and_killed_loops_take_their_clients_along(
         federation__rounds=2,
         federation__participation=0.6,
         method__warmup_rounds=1,
-        training__epochs=30,  # some seconds a client
+        training__epochs=30,  # some seconds per client
     )
     list(federate(settings, bed.setting(), InProcess(2)))
     store = open_store(f"{s3}/runs/troubled")

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
+import final_hashes
 import tracked
 from bed import Bed, tiny
-from fedx_core import config
-from fedx_core.federation import federate, final_model, history
-from fedx_core.runtime import InProcess
-from fedx_core.state import equal
+from fedx_core.base import config
+from fedx_core.base.state import equal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.store import open_store
 from infra.stack.settings import Settings
 
@@ -23,8 +24,9 @@ def test_sites_on_work_pools_and_s3_give_the_bytes_of_one_process(
     stack: tuple[Any, Settings], s3: str, bed: Bed
 ) -> None:
     live, addresses = stack
-    settings = tiny(federation__rounds=2, federation__participation=0.5, method__warmup_rounds=1)
+    settings = tiny(**final_hashes.POOLS)
     expected = list(federate(settings, bed.setting(), InProcess(1)))
+    final_hashes.check("half of the clients", bed.setting())
     params = live.folder / "pools.yaml"
     params.write_text(yaml.safe_dump(config.as_plain(settings)))
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 import pytest
 
 from bed import Bed, tiny
-from fedx_core import state
-from fedx_core.errors import (
+from fedx_core.base import state
+from fedx_core.base.errors import (
     AlreadyExistsError,
     ObjectMissingError,
     PayloadError,
     StoreError,
     TooBigError,
 )
-from fedx_core.federation import federate, final_model
-from fedx_core.runtime import InProcess
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import create_once, open_store, put_by_hash
 
 pytestmark = pytest.mark.integration

@@ -19,11 +19,11 @@ import pytest
 from bed import Bed, tiny
 from coordinators import InProcesses, Point, coordinate, final_state, insist, start
 from fault_proxy import Fault, FaultProxy
-from fedx_core.errors import AlreadyExistsError, QuorumError, StoreError
-from fedx_core.federation import federate, history
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base.errors import AlreadyExistsError, QuorumError, StoreError
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 
 pytestmark = pytest.mark.integration
@@ -151,7 +151,7 @@ def test_a_client_killed_amid_its_upload_to_s3_leaves_nothing(
     s3: str, bed: Bed, proxy: FaultProxy
 ) -> None:
     setting = on_s3(bed, s3, "client-killed")
-    victim = InProcesses("client-01", sending="uplink/0001/client-01.0")
+    victim = InProcesses(victim="client-01", sending="uplink/0001/client-01.0")
     proxy.watch = victim.watch
     config = settings(federation__rounds=1, federation__min_reports=2, federation__attempts=1)
     (report,) = federate(config, setting, victim)

@@ -16,11 +16,11 @@ import pytest
 from bed import Bed, tiny
 from coordinators import final_state, insist, start
 from fault_proxy import Fault, FaultProxy
-from fedx_core.errors import QuorumError, StoreError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.base.errors import QuorumError, StoreError
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 from infra.stack import processes
 from long_tier import measured, times

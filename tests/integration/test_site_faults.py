@@ -1,19 +1,20 @@
 """A site and its coordinator before an S3 server that fails: slower, never another result."""
 
+import itertools
 import os
 from pathlib import Path
 
 import pytest
 
 from bed import Bed, tiny
+from carrying import first_jobs
 from fault_proxy import Fault, FaultProxy
-from fedx_core.client import train
-from fedx_core.errors import StoreError
-from fedx_core.messages import ClientReport
-from fedx_core.runtime import Patience
-from fedx_core.sites.wire import Wire
-from flows.sites import runtime as at_sites
-from institutions import Sites, answer, errand, first_jobs
+from fedx_core.base.errors import StoreError
+from fedx_core.clients.client import train
+from fedx_core.sites.http_client import HttpClient
+from fedx_core.wire.messages import ClientReport
+from flows.carriers import at_sites
+from institutions import Sites, answer, errand
 
 pytestmark = pytest.mark.integration
 
@@ -39,7 +40,7 @@ def test_a_store_that_fails_often_costs_time_and_nothing_else(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         asked = errand(sites, sites.runtime(), setting, job)
         site = sites.serving("client-00")
-        site.wire = Wire(attempts=8, first_pause=0.01)
+        site.http = HttpClient(attempts=8, first_pause=0.01)
         sites.welcome(site)
         asked.begin()
         proxy.faults = (
@@ -69,7 +70,7 @@ def test_a_store_that_is_away_is_waited_for_and_the_letter_is_kept(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         asked = errand(sites, sites.runtime(), setting, job)
         site = sites.serving("client-00")
-        site.wire = Wire(attempts=2, first_pause=0.01)
+        site.http = HttpClient(attempts=2, first_pause=0.01)
         sites.welcome(site)
         asked.begin()
         assert site.fetch() == 1
@@ -93,9 +94,8 @@ def test_a_coordinator_waits_for_its_store_and_then_stops_in_words(
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         runtime = sites.runtime()
         monkeypatch.setattr(at_sites, "OUTAGE_SECONDS", 0.2)
-        asked = errand(sites, runtime, setting, job)
-        asked.begin()
+        runtime.send([job], setting.place)
         proxy.faults = (Fault(kind="down"),)
         with pytest.raises(StoreError, match="fedx resume"):
-            list(runtime._look_after([asked], Patience([job])))
+            all(not runtime.heard(None) for _ in itertools.count())
     assert any("trying again" in said for said in sites.said)

@@ -6,11 +6,8 @@ import logging
 import os
 import shutil
 import sqlite3
-import threading
-import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +17,22 @@ import yaml
 
 import leaks
 from bed import tiny
-from fedx_core import config
-from fedx_core.sites import audit
+from fedx_core.base import config
+from fedx_core.rounds import audit
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.keys import FILE, Keys
 from fedx_core.sites.registry import Registry
-from fedx_core.sites.wire import Wire
 from fedx_core.store import S3Store, open_store
-from flows.experiment import Request, carry_out, settle
-from flows.live import display
+from flows.running.experiment import carry_out, settle
+from flows.runs.live import display
+from flows.settings.request import Request
 from flows.sites.inboxes import Inboxes, Sent
+from flows.sites.post import Post
 from flows.sites.serve import Serving
 from flows.tracking import tracker
 from infra.stack.identities import MLFLOW_PART
+from institutions import at_work
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +59,16 @@ class Party:
             }
         return found
 
+    def serving(self, bucket: str, said: list[str]) -> list[Serving]:
+        """All sites, which know where their letters will lie."""
+        inboxes = Inboxes(self.registry, bucket)
+        for home in self.homes:
+            Post(home.folder, home.keys).invited(inboxes.invite(home.keys.name))
+        return [
+            Serving(home, self.shards / home.keys.name, HttpClient(), said.append)
+            for home in self.homes
+        ]
+
     def leaked(self, said: bytes) -> list[str]:
         """Name the secrets in bytes, and whether a signed URL is among them."""
         return leaks.leaked(said, self.secrets)
@@ -79,41 +89,6 @@ def party(s3: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         shutil.copytree(tiny_data / "synthetic" / "shards" / name, shard)
         homes.append(home)
     return Party(registry, homes, tmp_path / "shards")
-
-
-@contextmanager
-def at_work(party: Party, bucket: str) -> Iterator[list[str]]:
-    """Keep all sites at work, with people who agree to whatever plan they read."""
-    inboxes, said = Inboxes(party.registry, bucket), list[str]()
-    over = threading.Event()
-    troubles: list[BaseException] = []
-
-    def work(home: Home) -> None:
-        try:
-            site = Serving(home, party.shards / home.keys.name, Wire(), said.append)
-            while not over.is_set():
-                site.fetch()
-                site.answer_all()
-                for asked in list(home.approvals.asked()):
-                    home.approvals.approve(asked.sha256)
-                time.sleep(0.05)
-        except BaseException as error:
-            troubles.append(error)
-
-    from flows.sites.post import Post
-
-    for home in party.homes:
-        Post(home.folder, home.keys).invited(inboxes.invite(home.keys.name))
-    threads = [threading.Thread(target=work, args=(home,)) for home in party.homes]
-    for thread in threads:
-        thread.start()
-    try:
-        yield said
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
-        assert troubles == []
 
 
 def stored(bucket: str) -> dict[str, bytes]:
@@ -160,7 +135,7 @@ def test_a_run_at_sites_leaves_and_says_no_secret(
         )
     )  # fmt: skip
     bucket = s3.removeprefix("s3://")
-    shown, letters = display("log"), list[bytes]()
+    shown, letters, said = display("log"), list[bytes](), list[str]()
     send = Inboxes.send
 
     def kept(*arguments: Any, **named: Any) -> Sent:
@@ -169,7 +144,7 @@ def test_a_run_at_sites_leaves_and_says_no_secret(
         return sent
 
     monkeypatch.setattr(Inboxes, "send", kept)
-    with at_work(party, bucket) as said:
+    with at_work(*party.serving(bucket, said)):
         found = carry_out(
             order, run_at="sites", workers=1, display=shown,
             tracker=tracker("mlflow", shown.warn, shown.mention),

@@ -17,17 +17,17 @@ import yaml
 
 import leaks
 from bed import ROOT, tiny
-from fedx_core import config
-from fedx_core.client import Place
-from fedx_core.config import ExperimentConfig
-from fedx_core.federation import federate, final_model, history
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
-from fedx_core.state import equal
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.state import equal
+from fedx_core.clients.client import Place
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model, history
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
 from infra.stack import bootstrap
 from infra.stack.settings import Settings
 from people import Person, installed, people

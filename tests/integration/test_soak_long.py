@@ -14,12 +14,12 @@ import mortal
 from bed import Bed, tiny
 from coordinators import final_state, start
 from fault_proxy import Fault, FaultProxy
-from fedx_core.journal import Journal
-from fedx_core.retention import collect_garbage
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.retention import collect_garbage
 from fedx_core.store import open_store
-from flows.partition import partition
-from flows.prepare import prepare
-from flows.reference import reference
+from flows.data.partition import partition
+from flows.data.prepare import prepare
+from flows.data.reference import reference
 from long_tier import measured, times
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]

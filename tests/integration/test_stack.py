@@ -18,7 +18,7 @@ import yaml
 
 import tracked
 from bed import ROOT, tiny
-from fedx_core import config
+from fedx_core.base import config
 from fedx_core.store import open_store
 from infra.stack import bootstrap, processes
 from infra.stack.settings import Settings

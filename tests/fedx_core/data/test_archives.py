@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import limits
+from fedx_core.base import limits
+from fedx_core.base.errors import DataError, FedXError
 from fedx_core.data._files import Archive, open_files
-from fedx_core.errors import DataError, FedXError
 
 
 def zipped(path: Path, *entries: tuple[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:

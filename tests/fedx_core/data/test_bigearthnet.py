@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import rasterio
 
-from fedx_core import examples
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import bigearthnet
 from fedx_core.data._metadata import BANDS, CLASS_NAMES, COUNTRIES_IN_SUMMER, read_metadata
 from fedx_core.data.bigearthnet import DataSet
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.images import examples
 from fedx_core.partition import by_country
 from fedx_core.partition.base import Known
 

@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
-from fedx_core import cores
+from fedx_core.base import cores
 from fedx_core.data.base import decoded
-from fedx_core.examples import Image
+from fedx_core.images.examples import Image
 
 
 def slow_at_first(number: int) -> Image:

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from fedx_core import examples, moments
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import eurosat
 from fedx_core.data.eurosat import ALL_BANDS, CLASS_NAMES, DataSet
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.images import examples, moments
 
 Shared = Callable[[str], Path]
 

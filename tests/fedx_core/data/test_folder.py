@@ -8,10 +8,10 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from fedx_core import examples
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data.base import Source
 from fedx_core.data.folder import DataSet
-from fedx_core.errors import ConfigError, DataError, SourceMissingError
+from fedx_core.images import examples
 
 
 def pixels(seed: int, bands: int = 3, side: int = 8, dtype: type = np.uint8) -> NDArray[np.integer]:
@@ -229,7 +229,7 @@ def test_images_that_are_not_square_need_a_size(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_images_or_with_one_class_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="wanted one folder a class"):
+    with pytest.raises(DataError, match="wanted one folder per class"):
         DataSet(source=str(tmp_path)).open()
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "0.png").write_bytes(png(pixels(0)))
@@ -252,12 +252,12 @@ def test_a_class_too_small_for_three_splits_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("", "has 0 rows and the columns none; wanted a row an image"),
+        ("", "has 0 rows and the columns none; wanted a row per image"),
         ("file,label\n", "has 0 rows"),
         ("file,a,a\n0.png,0,1\n", "the columns file, a, a; wanted"),
         (
             "name,label\nabsent,a\n",
-            "name, label; wanted a row an image, a column 'file'",
+            "name, label; wanted a row per image, a column 'file'",
         ),
         ("file,a,b\n0.png,1,2\n", "line 2: b is '2', wanted 0 or 1"),
         ("file,a,b\n0.png,1,\n", "line 2: b is '', wanted 0 or 1"),

@@ -12,13 +12,14 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from fedx_core import examples, limits
+from fedx_core.base import limits
+from fedx_core.base.errors import DataError
 from fedx_core.data import _band_names
 from fedx_core.data._files import decode
 from fedx_core.data._images import read
 from fedx_core.data._units import INT16, Target, converted, stored_as
 from fedx_core.data.folder import DataSet
-from fedx_core.errors import DataError
+from fedx_core.images import examples
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 RANDOM = np.random.default_rng(5)

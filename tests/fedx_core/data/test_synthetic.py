@@ -7,12 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fedx_core import examples
+from fedx_core.base.errors import ConfigError, SourceMissingError
 from fedx_core.data import synthetic
 from fedx_core.data._metadata import CLASS_NAMES
 from fedx_core.data.synthetic import DataSet
-from fedx_core.errors import ConfigError, SourceMissingError
-from fedx_core.examples import Examples
+from fedx_core.images import examples, strata
+from fedx_core.images.examples import Examples
 
 
 def drawn(data_set: DataSet) -> dict[str, Examples]:
@@ -169,6 +169,30 @@ def test_scenes_can_have_the_labels_of_real_patches(shared: Callable[[str], Path
     assert next(iter(streams["train"].images)).shape == (10, 16, 16)
 
 
+def test_a_class_for_each_pixel_is_the_cover_that_the_pixel_was_drawn_as() -> None:
+    several, pixels = (tiny(label_kind=kind).open() for kind in ("multi", "pixels"))
+    about = pixels.description
+    assert (about.label_kind, about.name, about.source) == ("pixels", "synthetic", "drawn in code")
+    for name, split in pixels.splits.items():
+        other = several.splits[name]
+        assert split.labels.shape == (len(other), about.image_size, about.image_size)
+        borne = strata.borne(split.labels, len(about.class_names))
+        assert borne.any(1).all()
+        assert not (borne & ~other.labels.astype(bool)).any(), "covers are among the labels"
+        np.testing.assert_array_equal(split.groups, other.groups)
+        every = np.arange(len(split))
+        for one, same in zip(split.read(every), other.read(every), strict=True):
+            np.testing.assert_array_equal(one, same)
+    water, image = CLASS_NAMES.index("Marine waters"), None
+    for split in pixels.splits.values():
+        for position, label_map in enumerate(split.labels):
+            wet = label_map == water
+            if 20 < wet.sum() < wet.size - 20:
+                image = next(split.read(np.array([position])))
+                assert image[6][wet].mean() < 0.5 * image[6][~wet].mean(), "water is dark"
+    assert image is not None
+
+
 def test_metadata_that_is_not_there_says_how_to_fetch_it(tmp_path: Path) -> None:
     with pytest.raises(SourceMissingError, match=r"absent.parquet; fetch it .3.6 MB. with: .*curl"):
         tiny(label_kind="multi", metadata=str(tmp_path / "absent.parquet")).open()
@@ -177,11 +201,15 @@ def test_metadata_that_is_not_there_says_how_to_fetch_it(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"label_kind": "several"}, "label_kind must be single or multi, got 'several'"),
+        (
+            {"label_kind": "several"},
+            "label_kind must be one of single, multi, pixels, got 'several'",
+        ),
         ({"image_size": 0}, "image_size must be 1 or more"),
         ({"train": -5}, "train must be 1 or more, got -5"),
         ({"limit": -1}, "limit must be 0"),
         ({"metadata": "auto"}, "set label_kind: multi"),
+        ({"metadata": "auto", "label_kind": "pixels"}, "set label_kind: multi"),
     ],
 )
 def test_impossible_settings_are_refused(changes: dict[str, object], message: str) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
+from fedx_core.base.errors import DataError, SourceMissingError
 from fedx_core.data.base import Source
 from fedx_core.data.folder import DataSet
-from fedx_core.errors import DataError, SourceMissingError
 
 COUNT = 6
 

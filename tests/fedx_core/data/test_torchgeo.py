@@ -10,11 +10,11 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image as pillow
 
-from fedx_core import examples
+from fedx_core.base.errors import ConfigError, DataError, SourceMissingError, UnknownNameError
 from fedx_core.data import torchgeo
 from fedx_core.data.base import SPLITS
 from fedx_core.data.torchgeo import DataSet
-from fedx_core.errors import ConfigError, DataError, SourceMissingError, UnknownNameError
+from fedx_core.images import examples
 
 # What is drawn here lies nowhere on the map.
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -205,7 +205,7 @@ def test_each_kind_is_prepared_with_torchgeos_own_pixels(name: str, tmp_path: Pa
     assert prepared.description.citation.startswith("https://")
     assert len(prepared.description.bands) == prepared.parts["train"].images.shape[1]
     parts = torchgeo._parts(data_set._make, torchgeo._splits(torchgeo._class(name)))
-    theirs = [torchgeo._pixels(part, row) for part in parts.values() for row in range(len(part))]
+    theirs = [torchgeo.pixels(part, row) for part in parts.values() for row in range(len(part))]
     low, high = prepared.description.value_range or (0.0, prepared.description.scale)
     # Fractions are kept in steps of the range, and sizes that torchgeo changes in whole numbers.
     step = (high - low) / prepared.description.scale if prepared.description.value_range else 1.0

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as pillow
 
+from fedx_core.base.errors import DataError
 from fedx_core.data.base import Source
 from fedx_core.data.folder import DataSet
-from fedx_core.errors import DataError
 
 
 def classes(folder: Path, names: tuple[str, ...] = ("a", "b"), each: int = 10) -> None:
@@ -142,7 +142,7 @@ def test_what_is_not_read_is_counted_in_a_sentence(tmp_path: Path) -> None:
 def test_a_folder_of_images_that_are_not_read_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "0.webp").write_bytes(b"")
-    with pytest.raises(DataError, match=r"wanted one folder a class .*; found files 1 .webp"):
+    with pytest.raises(DataError, match=r"wanted one folder per class .*; found files 1 .webp"):
         opened(tmp_path)
 
 

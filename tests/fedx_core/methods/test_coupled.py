@@ -7,19 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedx_core import masks, state
-from fedx_core.masks import keep_highest
-from fedx_core.messages import ServerState
-from fedx_core.methods.base import model_info
+from alone import desk_of, pruned
+from fedx_core.base import state
 from fedx_core.methods.fedx import Method
 from fedx_core.models import catalogue
-from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import keep_highest
+from fedx_core.pruning.structure import UnitGraph
+from fedx_core.wire.messages import ServerState
 
 
 def graph_of(name: str) -> tuple[torch.nn.Module, UnitGraph]:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 3, 10, seed=0)
-    return model, unit_graph(model, entry.family, entry.classifier)
+    return model, entry.graph(model)
 
 
 MODEL, GRAPH = graph_of("resnet18")
@@ -78,16 +79,16 @@ def test_the_channel_with_the_lowest_sum_goes_though_no_writer_ranks_it_last() -
 
 
 def test_whole_residual_channels_go_and_less_is_left() -> None:
-    info = model_info(MODEL, GRAPH, local_batch_norm=False)
+    info = desk_of(MODEL, GRAPH)
     start = ServerState(round_index=1, model=state.copy(MODEL.state_dict()))
     generator = torch.Generator().manual_seed(0)
     scores = {x.name: torch.rand(x.units, generator=generator) for x in GRAPH.layers}
     left = {}
     for coupled in (False, True):
         method = Method(pruning_rate=0.9, warmup_rounds=1, coupled=coupled)
-        pruned = method.prune(start, scores, info)
-        assert pruned.mask is not None
-        support = GRAPH.support(pruned.mask, "slices")
+        found = pruned(method, start, info, scores)
+        assert found.mask is not None
+        support = GRAPH.support(found.mask, "slices")
         left[coupled] = sum(
             masks.kept_count(support[n], GRAPH.shapes[n]) if n in support else v.numel()
             for n, v in MODEL.state_dict().items()
@@ -99,7 +100,7 @@ def test_whole_residual_channels_go_and_less_is_left() -> None:
 
 
 def test_later_events_keep_dead_channels_dead_in_all_writers() -> None:
-    info = model_info(MODEL, GRAPH, local_batch_norm=False)
+    info = desk_of(MODEL, GRAPH)
     method = Method(
         pruning_rate=0.6, warmup_rounds=1, recompute_every=1, recompute_times=2, coupled=True
     )
@@ -107,9 +108,8 @@ def test_later_events_keep_dead_channels_dead_in_all_writers() -> None:
     dead = None
     for round_index in (1, 2):
         scores = {x.name: torch.rand(x.units) for x in GRAPH.layers}
-        server = method.prune(
-            ServerState(round_index=round_index, model=server.model, mask=server.mask), scores, info
-        )
+        before = ServerState(round_index=round_index, model=server.model, mask=server.mask)
+        server = pruned(method, before, info, scores)
         assert server.mask is not None
         for group in GROUPS:
             kept = [server.mask.entries[name] for name in group]

@@ -2,59 +2,32 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alone import alone, desk_of, ended
 from bed import Bed, tiny
-from fedx_core import checkpoint, seeding, state
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
 from fedx_core.codec.base import HEADER
-from fedx_core.errors import ConfigError
-from fedx_core.examples import Examples
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, ServerState, Update
-from fedx_core.methods.base import Local, load, model_info
+from fedx_core.learning.training import batches
+from fedx_core.methods.base import Local, load
 from fedx_core.methods.feddip import Method, prune_through
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
-from fedx_core.runtime import InProcess
-from fedx_core.sparsity import erdos_renyi_kernel
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.sparsity import erdos_renyi_kernel
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
-from fedx_core.training import batches
+from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 
 def local(round_index: int, mask: Mask | None) -> Local:
-    model = catalogue.build("resnet6", 3, 4, seed=1)
-    random = np.random.default_rng(0)
-    return Local(
-        client="a",
-        round_index=round_index,
-        model=model,
-        info=model_info(model, unit_graph(model, "resnet", "fc"), local_batch_norm=False),
-        downlink=state.as_section(state.copy(model.state_dict()), "model"),
-        mask=mask,
-        memory={},
-        examples=Examples(
-            random.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8),
-            random.integers(0, 4, 12),
-            np.zeros(12, np.int16),
-        ),
-        label_kind="single",
-        pixels=Pixels(
-            scale=255.0,
-            mean=(0.5,) * 3,
-            std=(0.2,) * 3,
-            input_size=None,
-            memory_format="contiguous",
-        ),
-        settings=tiny(training__batch_size=4, training__weight_decay=0.01).training,
-        seed=5,
-    )
+    return alone(round_index=round_index, mask=mask)
 
 
 def test_the_gradient_at_the_pruned_weights_moves_all_weights() -> None:
@@ -69,23 +42,27 @@ def test_the_gradient_at_the_pruned_weights_moves_all_weights() -> None:
 
 def test_local_training_is_the_papers_step_written_out() -> None:
     method = Method(target_round=4, penalty=0.5, first_penalty=0.1)
-    mask = method.first_mask(local(2, None).info, seed=3)
+    mask = method.first_mask(local(2, None).desk, seed=3)
     trained = local(2, mask)
     update = method.train(trained)
     slow = local(2, mask)
     load(slow)
     dense = {n: p.detach().clone().requires_grad_() for n, p in slow.model.named_parameters()}
     optimiser = torch.optim.Adam(
-        dense.values(), lr=slow.settings.learning_rate, weight_decay=slow.settings.weight_decay
+        dense.values(),
+        lr=slow.desk.plan.training.learning_rate,
+        weight_decay=slow.desk.plan.training.weight_decay,
     )
     slow.model.train()
-    for images, labels in batches(slow.examples, slow.settings, seeding.derive(slow.seed, 0)):
+    for images, labels in batches(
+        slow.examples, slow.desk.plan.training, seeding.derive(slow.seed, 0)
+    ):
         with torch.no_grad():
             for name, parameter in slow.model.named_parameters():
                 kept = mask.entries.get(name, torch.ones(()))
                 parameter.copy_(dense[name] * kept)
         slow.model.zero_grad()
-        inputs = slow.pixels.to_input(images, torch.device("cpu"))
+        inputs = slow.desk.plan.pixels.to_input(images, torch.device("cpu"))
         functional.cross_entropy(slow.model(inputs), torch.from_numpy(labels)).backward()
         for name, parameter in slow.model.named_parameters():
             gradient = parameter.grad
@@ -118,13 +95,13 @@ def test_sparsity_rises_as_a_cube_and_the_penalty_in_twenty_steps() -> None:
 
 def after(method: Method, mask: Mask | None, round_index: int, value: Tensor) -> ServerState:
     """The server's state once one client has sent conv1's weights."""
-    info = local(1, None).info
+    info = local(1, None).desk
     model = state.section(local(1, None).downlink, "model")
     model = {n: torch.zeros_like(v) if n.endswith(".weight") else v for n, v in model.items()}
     model["conv1.weight"] = value
     server = ServerState(round_index=round_index, model=model, mask=mask)
     update = Update(client="a", payload=state.as_section(model, "model"), examples=1, metrics={})
-    return method.aggregate(server, [update], info)
+    return ended(method, server, info, [update])
 
 
 @pytest.mark.parametrize("code_compat", [False, True])
@@ -134,7 +111,7 @@ def test_what_came_back_at_the_clients_lives_again_but_for_the_codes_server(
     method = Method(
         sparsity=0.99, start_sparsity=0.99, reconfigure_every=1, code_compat=code_compat
     )
-    shape = local(1, None).info.entries["conv1.weight"][1]
+    shape = local(1, None).desk.entries["conv1.weight"][1]
     value = torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.1
     first = after(method, None, 0, value)
     assert first.mask is not None
@@ -150,7 +127,7 @@ def test_what_came_back_at_the_clients_lives_again_but_for_the_codes_server(
 
 
 def test_each_client_draws_a_first_mask_of_its_own_at_densities_by_erk() -> None:
-    method, info = Method(start_sparsity=0.5), local(1, None).info
+    method, info = Method(start_sparsity=0.5), local(1, None).desk
     first, again, other = (method.first_mask(info, seed) for seed in (1, 1, 2))
     assert first.digest() == again.digest() != other.digest()
     assert "fc.weight" not in first.entries
@@ -221,7 +198,7 @@ def test_what_travels_follows_the_mask_downwards_and_upwards_if_asked(
 
 def test_models_without_convolutions_by_that_name_are_pruned_too() -> None:
     model = catalogue.build("vit_base_patch16_224", 3, 4, seed=0)
-    info = model_info(model, unit_graph(model, "vit", "head"), local_batch_norm=False)
+    info = desk_of(model, catalogue.entry("vit_base_patch16_224").graph(model))
     names = Method().masked(info)
     assert "blocks.0.attn.qkv.weight" in names
     assert not {"head.weight", "pos_embed", "norm.weight"} & set(names)

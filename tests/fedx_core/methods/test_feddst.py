@@ -1,40 +1,38 @@
 """FedDST against a slow restatement of its algorithm, and what it sends against a formula."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alone import alone
+from alone import alone, desk_of, ended, nowhere
 from bed import Bed, tiny
-from fedx_core import checkpoint, seeding, state
-from fedx_core.client import Place
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
+from fedx_core.clients.client import Place
 from fedx_core.codec.base import HEADER
 from fedx_core.codec.masked import Codec
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import Mask
-from fedx_core.messages import (
+from fedx_core.learning.training import batches
+from fedx_core.methods.feddst import Method, adjust
+from fedx_core.models import catalogue
+from fedx_core.pruning.masks import Mask
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
+from fedx_core.store import open_store
+from fedx_core.wire.messages import (
     ClientFailure,
     ClientJob,
-    ClientReport,
     RoundReport,
     ServerState,
     Update,
 )
-from fedx_core.methods.base import ModelInfo, model_info
-from fedx_core.methods.feddst import Method, adjust
-from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
-from fedx_core.store import open_store
-from fedx_core.structure import UnitGraph, unit_graph
-from fedx_core.training import batches
 
-NOWHERE = ModelInfo(entries={}, graph=UnitGraph((), (), {}, frozenset()), local=frozenset())
+NOWHERE = nowhere()
 
 
 def bools(*values: int) -> Tensor:
@@ -92,13 +90,15 @@ def test_weights_grow_by_the_gradient_of_the_last_batch_at_the_trained_weights()
     server = method.start(state.section(newcomer.downlink, "model"))
     assert server.mask is not None
     kept = server.mask.entries
-    local = alone(downlink=method.downlink(server, newcomer.info), mask=server.mask)
+    local = alone(downlink=method.downlink(server, newcomer.desk), mask=server.mask)
     update = method.train(local)
     trained = state.copy(local.model.state_dict())  # as training left it, before the mask moved
-    images, labels = list(batches(local.examples, local.settings, seeding.derive(5, 0)))[-1]
+    images, labels = list(batches(local.examples, local.desk.plan.training, seeding.derive(5, 0)))[
+        -1
+    ]
     slow = alone().model.train()
     slow.load_state_dict(trained)
-    inputs = local.pixels.to_input(images, torch.device("cpu"))
+    inputs = local.desk.plan.pixels.to_input(images, torch.device("cpu"))
     functional.cross_entropy(slow(inputs), torch.from_numpy(labels)).backward()
     moved = 0
     for name, parameter in slow.named_parameters():
@@ -112,7 +112,7 @@ def test_weights_grow_by_the_gradient_of_the_last_batch_at_the_trained_weights()
     assert moved > 0
     # Asking for that gradient counted no batch a second time.
     counts = [v for n, v in trained.items() if n.endswith("num_batches_tracked")]
-    assert {int(count) for count in counts} == {local.settings.epochs * 3}
+    assert {int(count) for count in counts} == {local.desk.plan.training.epochs * 3}
 
 
 def averaged(
@@ -133,7 +133,7 @@ def test_the_server_averages_over_holders_and_keeps_as_many_as_before() -> None:
     models = [[1.0, 2.0, 0.0, -9.0, 0.0], [4.0, 0.5, 0.3, 0.0, 0.0], [-1.0, 0.0, 0.1, -3.0, 0.0]]
     sizes = (1, 2, 5)
     server = ServerState(
-        round_index=3,
+        round_index=5,  # the next one adjusts
         model={"a.weight": torch.zeros(5, dtype=torch.float64), "a.bias": torch.zeros(1)},
         mask=Mask("parameters", {"a.weight": bools(*before)}),
     )
@@ -150,7 +150,7 @@ def test_the_server_averages_over_holders_and_keeps_as_many_as_before() -> None:
         )
         for i in range(3)
     ]
-    after = Method().aggregate(server, updates, NOWHERE)
+    after = ended(Method(), server, NOWHERE, updates)
     mean = averaged(sizes, models, held)
     largest = sorted(range(5), key=lambda place: -abs(mean[place]))[:3]
     wanted = [mean[place] if place in largest else 0.0 for place in range(5)]
@@ -234,16 +234,12 @@ def test_clients_that_follow_the_code_send_fewer_weights_than_they_were_sent(bed
 
 
 class Absent(InProcess):
-    """A runtime on which one client is lost in the first round and joins in the second."""
+    """A carrier on which one client is lost in the first round and joins in the second."""
 
-    def run_cohort(
-        self, jobs: Sequence[ClientJob], place: Place
-    ) -> Iterator[ClientReport | ClientFailure]:
-        here = [j for j in jobs if (j.round_index, j.client) != (1, "client-01")]
-        yield from super().run_cohort(here, place)
-        for job in jobs:
-            if job not in here:
-                yield ClientFailure(client=job.client, attempt=job.attempt, reason="away")
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        if (job.round_index, job.client) == (1, "client-01"):
+            return ClientFailure(client=job.client, attempt=job.attempt, reason="away")
+        return super().do(job, place)
 
 
 def test_a_client_that_joins_late_is_charged_the_mask_that_it_lacks(bed: Bed) -> None:
@@ -260,9 +256,7 @@ def test_every_convolution_and_linear_layer_of_a_model_is_masked_and_nothing_els
 ) -> None:
     model = catalogue.build(name, 3, 10, seed=0)
     entry = catalogue.entry(name)
-    info = model_info(
-        model, unit_graph(model, entry.family, entry.classifier), local_batch_norm=False
-    )
+    info = desk_of(model, entry.graph(model))
     method = Method(sparsity=0.8, code_compat=code_compat)
     server = method.start(model.state_dict())
     assert server.mask is not None
@@ -274,7 +268,7 @@ def test_every_convolution_and_linear_layer_of_a_model_is_masked_and_nothing_els
     codec = Codec()
     wire = method.schema(info, server.mask, codec.mode)
     payload = method.downlink(server, info)
-    assert state.equal(codec.decode(codec.encode(payload, wire.down), wire.down), payload)
+    assert state.equal(codec.decode(codec.encode(payload, wire.down, {}, 0)[0], wire.down), payload)
 
 
 def test_settings_that_can_not_be_are_refused() -> None:

@@ -3,20 +3,19 @@
 import pytest
 import torch
 
+from alone import nowhere
 from bed import Bed, tiny
-from fedx_core import seeding
+from fedx_core.base import seeding
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.state import Payload
 from fedx_core.codec.base import HEADER
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate, final_model
-from fedx_core.messages import ServerState, Update
-from fedx_core.methods.base import ModelInfo
 from fedx_core.methods.fedlp import Method
-from fedx_core.runtime import InProcess
-from fedx_core.state import Payload
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
-from fedx_core.structure import UnitGraph
+from fedx_core.wire.messages import ServerState, Update
 
-NOWHERE = ModelInfo(entries={}, graph=UnitGraph((), (), {}, frozenset()), local=frozenset())
+NOWHERE = nowhere()
 
 
 def sent(first: float | None, second: float | None, examples: int) -> Update:
@@ -41,12 +40,12 @@ def test_a_layer_is_the_plain_mean_of_those_that_sent_it() -> None:
         },
     )
     updates = [sent(1.0, None, 100), sent(None, 5.0, 1), sent(4.0, 6.0, 1)]
-    after = Method().aggregate(server, updates, NOWHERE)
+    after = Method().settle_each(NOWHERE, server, updates)
     assert after.model["a.weight"].tolist() == [2.5, 2.5]
     assert after.model["a.bias"].tolist() == [2.5]
     assert after.model["b.count"].item() == 5
     assert after.round_index == 5
-    nobody = Method().aggregate(server, [sent(None, 5.0, 1), sent(None, 2.0, 1)], NOWHERE)
+    nobody = Method().settle_each(NOWHERE, server, [sent(None, 5.0, 1), sent(None, 2.0, 1)])
     assert nobody.model["a.weight"].tolist() == [7.0, 7.0]
     assert updates[0].payload["model/a.weight"].tolist() == [1.0, 1.0]
 

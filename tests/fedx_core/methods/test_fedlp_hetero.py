@@ -9,19 +9,20 @@ from torch.nn import functional
 
 from alone import alone, info_of
 from bed import Bed, tiny
-from fedx_core import checkpoint, state
+from fedx_core.base import state
+from fedx_core.base.errors import ConfigError
 from fedx_core.codec.base import HEADER
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Commit, Journal
-from fedx_core.messages import RoundReport, ServerState, Update
 from fedx_core.methods import base
 from fedx_core.methods.base import Turn
 from fedx_core.methods.fedlp_hetero import Method, shallow
 from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Commit, Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
+from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 INFO = info_of()
 
@@ -90,13 +91,13 @@ def test_a_small_models_classifier_stays_with_its_client_and_goes_on() -> None:
 
 
 def test_batch_norms_statistics_may_stay_with_a_shallow_client_too() -> None:
-    info = info_of(local_batch_norm=True)
+    info = info_of(batch_norm="local")
     sent = {
         n: v
         for n, v in alone().downlink.items()
         if held(n.removeprefix("model/")) and n.removeprefix("model/") not in info.local
     }
-    update = Method().train(alone(info=info, downlink=sent, variant="1"))
+    update = Method().train(alone(desk=info, downlink=sent, variant="1"))
     assert list(update.payload) == list(sent)
     assert update.memory is not None
     assert int(update.memory["layer1.0.bn2.num_batches_tracked"]) == 3
@@ -123,7 +124,7 @@ def test_a_layer_is_the_plain_mean_of_those_that_hold_it() -> None:
         part(5.0, "conv1", "layer1"),
         part(9.0, "conv1", "layer1", "layer2"),
     ]
-    after = Method().aggregate(server, updates, INFO)
+    after = Method().settle_each(INFO, server, updates)
     assert {name: value.tolist()[0] for name, value in after.model.items()} == {
         "conv1": 5.0,
         "layer1": 7.0,

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import checkpoint
+from fedx_core.base.errors import ConfigError
 from fedx_core.codec.base import HEADER
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.messages import ServerState
 from fedx_core.methods.fedmap import Method
-from fedx_core.runtime import InProcess
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
+from fedx_core.wire.messages import ServerState
 
 
 def test_a_share_of_what_is_left_goes_at_every_event_up_to_the_last() -> None:
@@ -25,8 +25,8 @@ def test_a_share_of_what_is_left_goes_at_every_event_up_to_the_last() -> None:
             left *= 0.8
         targets.append(max(left, 0.5))
     assert [method.target(r) for r in range(1, 13)] == pytest.approx([1 - t for t in targets])
-    assert method.pruning_to_come(ServerState(round_index=6, model={}))
-    assert not method.pruning_to_come(ServerState(round_index=8, model={}))
+    assert method.parts.pruner.to_come(ServerState(round_index=6, model={}))
+    assert not method.parts.pruner.to_come(ServerState(round_index=8, model={}))
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])

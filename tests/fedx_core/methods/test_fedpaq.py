@@ -5,135 +5,51 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from alone import desk_of
 from bed import Bed, tiny
-from fedx_core import seeding, state
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate, final_model
-from fedx_core.messages import ServerState, Update
-from fedx_core.methods.base import model_info
-from fedx_core.methods.fedpaq import Method, dequantise, quantise
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
+from fedx_core.methods.fedpaq import Method
 from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
+from fedx_core.wire.messages import ServerState, Update
 
 MODEL = catalogue.build("resnet6", 3, 10, seed=0)
-INFO = model_info(MODEL, unit_graph(MODEL, "resnet", "fc"), local_batch_norm=False)
+INFO = desk_of(MODEL, catalogue.entry("resnet6").graph(MODEL))
 
 
-def random(seed: int = 1) -> torch.Generator:
-    return seeding.torch_generator(seed)
-
-
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_rounding_is_qsgds_value_by_value(data: Any) -> None:
-    s = data.draw(st.sampled_from([1, 2, 3, 7, 100]))
-    bucket = data.draw(st.sampled_from([0, 1, 4, 5, 50]))
-    wide = st.floats(-8, 8, width=32) | st.sampled_from([0.0, 1e-30, -3e4])
-    drawn = data.draw(st.lists(wide, min_size=1, max_size=12))
-    norms, level = quantise(torch.tensor(drawn), s, bucket, random())
-    size = bucket or len(drawn)
-    rows = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-    draws = torch.rand((len(rows), size), generator=random(), dtype=torch.float64)
-    for i, row in enumerate(rows):
-        norm = math.sqrt(sum(v * v for v in row))
-        assert float(norms[i]) == pytest.approx(norm, rel=1e-6)
-        for j, v in enumerate(row):
-            a = s * abs(v) / float(norms[i]) if norm else 0.0
-            wanted = min(math.floor(a) + (float(draws[i, j]) < a - math.floor(a)), s)
-            assert int(level[i * size + j]) == math.copysign(wanted, v)
-    assert level.shape == (len(drawn),)
-
-
-@pytest.mark.parametrize(("s", "bucket"), [(1, 0), (2, 3), (7, 0), (127, 4)])
-def test_the_mean_of_what_is_sent_is_the_change(s: int, bucket: int) -> None:
-    draws = 20_000
-    v = torch.tensor([0.3, -1.7, 0.0, 0.02, 2.5, -0.4], dtype=torch.float64).float()
-    generator = random()
-    total, squares = torch.zeros(6, dtype=torch.float64), torch.zeros(6, dtype=torch.float64)
-    for _ in range(draws // 100):
-        # Copies of v in buckets of their own are draws of their own.
-        if bucket:
-            copies = v.repeat(100)
-            sent = dequantise(*quantise(copies, s, bucket, generator), s, bucket).reshape(100, 6)
-        else:
-            sent = dequantise(*quantise(v.repeat(100), s, 6, generator), s, 6).reshape(100, 6)
-        total += sent.double().sum(0)
-        squares += sent.double().square().sum(0)
-    mean = total / draws
-    deviation = (squares / draws - mean.square()).clamp(min=0).sqrt() / math.sqrt(draws)
-    assert ((mean - v.double()).abs() <= 4.5 * deviation + 1e-6).all()
-
-
-def test_the_noise_is_no_larger_than_qsgds_bound() -> None:
-    v = torch.randn(4096, generator=random(3))
-    for s, bucket in ((7, 0), (7, 512), (127, 0), (127, 64)):
-        d = bucket or 4096
-        bound = min(d / s**2, math.sqrt(d) / s)  # QSGD, lemma 3.1: of the squared norm
-        sent = dequantise(*quantise(v, s, bucket, random(4)), s, bucket)
-        noise = float((sent - v).square().sum() / v.square().sum())
-        assert 0 < noise < 1.1 * bound
-
-
-def test_nothing_to_send_is_zero_and_a_norm_that_is_not_finite_travels_to_be_refused() -> None:
-    norms, level = quantise(torch.zeros(5), 7, 2, random())
-    assert not norms.any()
-    assert not level.any()
-    for bad in (math.nan, math.inf):
-        norms, level = quantise(torch.tensor([1.0, bad, 2.0, 3.0]), 7, 2, random())
-        assert not norms[0].isfinite()
-        assert norms[1].isfinite()
-        assert int(level.abs().max()) <= 7
-
-
-def updates(method: Method) -> list[Update]:
+def updates() -> list[Update]:
     found = []
     for k, examples in enumerate((10, 30)):
-        generator = random(k)
-        payload = {}
-        for entry in method.schema(INFO, None, None).up.entries:
-            if entry.levels:
-                drawn = torch.randint(
-                    -entry.levels, entry.levels + 1, entry.shape, generator=generator
-                )
-                payload[entry.name] = drawn.to(torch.int16)
-            elif entry.dtype == "torch.float32":
-                payload[entry.name] = torch.rand(entry.shape, generator=generator)
-            else:
-                payload[entry.name] = torch.tensor(7 + k)
+        generator = seeding.torch_generator(k)
+        payload = {
+            f"model/{name}": torch.rand(value.shape, generator=generator)
+            if value.is_floating_point()
+            else torch.tensor(7 + k)
+            for name, value in MODEL.state_dict().items()
+        }
         found.append(Update(client=str(k), payload=payload, examples=examples))
     return found
 
 
 @pytest.mark.parametrize(("weights", "share"), [("equal", 0.5), ("examples", 0.25)])
-def test_the_server_adds_the_mean_of_norm_times_level_over_s(weights: Any, share: float) -> None:
-    method = Method(levels=5, bucket=100, weights=weights)
+def test_the_server_takes_the_mean_of_models_that_moved_by_what_was_sent(
+    weights: Any, share: float
+) -> None:
+    method = Method(weights=weights)
     server = ServerState(round_index=3, model=state.copy(MODEL.state_dict()))
     digest = state.digest(server.model)
-    one, two = updates(method)
-    after = method.aggregate(server, [one, two], INFO)
+    one, two = updates()
+    after = method.settle_each(INFO, server, [one, two])
     assert after.round_index == 4
     assert state.digest(server.model) == digest
     state.require_same_layout(server.model, after.model)
-    for name, row, column in (("conv1.weight", 3, 1), ("fc.weight", 9, 127), ("bn1.weight", 63, 0)):
-        value = server.model[name].flatten(1) if "bn" not in name else server.model[name][:, None]
-        flat = row * value.shape[1] + column
-        changes = [
-            float(u.payload[f"norm/{name}"][flat // 100])
-            * int(u.payload[f"level/{name}"].reshape(-1)[flat])
-            / 5
-            for u in (one, two)
-        ]
-        wanted = float(value[row, column]) + share * changes[0] + (1 - share) * changes[1]
-        assert float(after.model[name].reshape(-1)[flat]) == pytest.approx(wanted, rel=1e-5)
-    means = [float(u.payload["model/bn1.running_var"][5]) for u in (one, two)]
-    assert float(after.model["bn1.running_var"][5]) == pytest.approx(
-        share * means[0] + (1 - share) * means[1]
-    )
+    for name in ("conv1.weight", "fc.weight", "bn1.weight", "bn1.running_var"):
+        wanted = share * one.payload[f"model/{name}"] + (1 - share) * two.payload[f"model/{name}"]
+        assert torch.allclose(after.model[name], wanted, rtol=1e-5)
     assert int(after.model["bn1.num_batches_tracked"]) == 7
 
 
@@ -185,9 +101,11 @@ def test_every_codec_sends_the_same_values(codec: str, bed: Bed) -> None:
 
 
 def test_local_batch_norm_is_not_sent(bed: Bed) -> None:
-    info = model_info(MODEL, INFO.graph, local_batch_norm=True)
+    info = desk_of(MODEL, INFO.graph, batch_norm="local")
     up = Method().schema(info, None, None).up
-    assert {entry.name.split("/")[0] for entry in up.entries} == {"norm", "level"}
+    assert {entry.name.removeprefix("model/") for entry in up.entries} == set(
+        dict(MODEL.named_parameters())
+    )
     settings = tiny(method__name="fedpaq", training__batch_norm="local", federation__rounds=2)
     reports = list(federate(settings, bed.setting(), InProcess(1)))
     assert reports[-1].uplink_bytes < 0.27 * reports[-1].downlink_bytes

@@ -3,72 +3,42 @@
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
+from alone import alone
 from bed import Bed, tiny
-from fedx_core import seeding, state
-from fedx_core.errors import ConfigError
-from fedx_core.examples import Examples
-from fedx_core.federation import federate, final_model
-from fedx_core.methods.base import Local, load, model_info
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.state import StateDict
+from fedx_core.learning.training import batches
+from fedx_core.methods.base import Local, load
 from fedx_core.methods.fedprox import Method
-from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
-from fedx_core.runtime import InProcess
-from fedx_core.state import StateDict
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
-from fedx_core.training import batches
 
 
 def local(epochs: int = 2) -> Local:
-    model = catalogue.build("resnet6", 3, 4, seed=1)
-    random = np.random.default_rng(0)
-    return Local(
-        client="a",
-        round_index=2,
-        model=model,
-        info=model_info(model, unit_graph(model, "resnet", "fc"), local_batch_norm=False),
-        downlink=state.as_section(state.copy(model.state_dict()), "model"),
-        mask=None,
-        memory={},
-        examples=Examples(
-            random.integers(0, 256, (12, 3, 16, 16), dtype=np.uint8),
-            random.integers(0, 4, 12),
-            np.zeros(12, np.int16),
-        ),
-        label_kind="single",
-        pixels=Pixels(
-            scale=255.0,
-            mean=(0.5,) * 3,
-            std=(0.2,) * 3,
-            input_size=None,
-            memory_format="contiguous",
-        ),
-        settings=tiny(
-            training__epochs=epochs,
-            training__batch_size=4,
-            training__learning_rate=0.01,
-            training__memory_format="contiguous",
-        ).training,
-        seed=5,
-    )
+    training = {
+        "epochs": epochs, "learning_rate": 0.01, "weight_decay": 1e-4,
+        "memory_format": "contiguous",
+    }  # fmt: skip
+    return alone(round_index=2, training=training)
 
 
 def slowly(mu: float, code_compat: bool) -> StateDict:
     """Adam on the loss of equation 2, written out."""
     given = local()
     load(given)
-    model = given.model.train()
+    model, plan = given.model.train(), given.desk.plan
     w_t = {name: value.detach().clone() for name, value in model.named_parameters()}
     adam = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-4)
     for epoch in range(2):
         seed = seeding.derive(given.seed, epoch)
-        for images, labels in batches(given.examples, given.settings, seed):
-            inputs = given.pixels.to_input(images, torch.device("cpu"))
+        for images, labels in batches(given.examples, plan.training, seed):
+            inputs = plan.pixels.to_input(images, torch.device("cpu"))
             loss = functional.cross_entropy(model(inputs), torch.from_numpy(labels))
             for name, w in model.named_parameters():
                 squared = ((w - w_t[name]) ** 2).sum()
@@ -104,7 +74,7 @@ def moved(mu: float) -> float:
     sent = state.section(given.downlink, "model")
     return math.sqrt(
         sum(
-            float((found[name] - sent[name]).square().sum()) for name in given.info.graph.parameters
+            float((found[name] - sent[name]).square().sum()) for name in given.desk.graph.parameters
         )
     )
 

@@ -4,28 +4,30 @@ from itertools import pairwise
 import pytest
 import torch
 
-from alone import alone
+from alone import alone, desk_of, pruned
 from bed import Bed, tiny
-from fedx_core import checkpoint, masks, state
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, ServerState, Update
+from fedx_core.base import state
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.state import StateDict
 from fedx_core.methods import base
-from fedx_core.methods.base import model_info
-from fedx_core.methods.fedx import Masking, Method
+from fedx_core.methods.fedx import Method
 from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
-from fedx_core.state import StateDict
+from fedx_core.pruners.relevance import Masking, Pruner
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.structure import UnitGraph
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
-from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 
 def graph_of(name: str = "resnet6") -> tuple[torch.nn.Module, UnitGraph]:
     model = catalogue.build(name, 3, 10, seed=0)
     entry = catalogue.entry(name)
-    return model, unit_graph(model, entry.family, entry.classifier)
+    return model, entry.graph(model)
 
 
 def run(bed: Bed, name: str = "run", **overrides: object) -> tuple[list[RoundReport], ServerState]:
@@ -76,14 +78,14 @@ def test_dead_entries_are_exactly_zero_after_local_training(bed: Bed, memory_for
 def learned(masking: Masking) -> tuple[StateDict, Update, Mask, UnitGraph]:
     """What a client's model is at the end of local training, and its update."""
     newcomer = alone()
-    method, graph = Method(pruning_rate=0.5, warmup_rounds=1, mask=masking), newcomer.info.graph
+    method, graph = Method(pruning_rate=0.5, warmup_rounds=1, mask=masking), newcomer.desk.graph
     scores = {x.name: torch.rand(x.units, generator=torch.manual_seed(0)) for x in graph.layers}
     model = state.section(newcomer.downlink, "model")
     shifts = {f"{x.measured_at}.bias": torch.full((x.units,), 0.1) for x in graph.layers}
     start = ServerState(round_index=1, model=model | shifts)  # as training leaves some of them
-    server = method.prune(start, scores, newcomer.info)
+    server = pruned(method, start, newcomer.desk, scores)
     assert server.mask is not None
-    local = alone(downlink=method.downlink(server, newcomer.info), mask=server.mask)
+    local = alone(downlink=method.downlink(server, newcomer.desk), mask=server.mask)
     base.load(local)
     local.fit(method.rule(local))
     trained = state.copy(local.model.state_dict())
@@ -189,7 +191,7 @@ def test_a_rising_rate_makes_nested_masks(bed: Bed) -> None:
 
 def test_regrow_scores_dead_units_with_the_rows_they_had_before() -> None:
     model, graph = graph_of()
-    info = model_info(model, graph, local_batch_norm=False)
+    info = desk_of(model, graph)
     method = Method(
         pruning_rate=0.5,
         warmup_rounds=1,
@@ -201,18 +203,17 @@ def test_regrow_scores_dead_units_with_the_rows_they_had_before() -> None:
     dense = state.copy(model.state_dict())
     start = ServerState(round_index=1, model=dense)
     low = {x.name: torch.arange(float(x.units)) for x in graph.layers}
-    first = method.prune(start, low, info)
+    first = pruned(method, start, info, low)
     assert first.mask is not None
     assert not first.model["conv1.weight"][~first.mask.entries["conv1"]].any()
     # What is explained next has the old rows where units are dead, and today's where they live.
-    explained = method.explained(first, info)
+    relevance = method.parts.pruner
+    assert isinstance(relevance, Pruner)
+    explained = relevance.explained(info, first)
     assert all(torch.equal(explained[name], dense[name]) for name in dense)
     high = {name: -score for name, score in low.items()}
-    second = method.prune(
-        ServerState(round_index=2, model=first.model, mask=first.mask, memory=first.memory),
-        high,
-        info,
-    )
+    later = ServerState(round_index=2, model=first.model, mask=first.mask, memory=first.memory)
+    second = pruned(method, later, info, high)
     assert second.mask is not None
     back = second.mask.entries["conv1"] & ~first.mask.entries["conv1"]
     assert back.any()
@@ -221,17 +222,18 @@ def test_regrow_scores_dead_units_with_the_rows_they_had_before() -> None:
 
 def test_the_criterion_is_asked_for_in_the_event_round_only() -> None:
     method = Method(pruning_rate=0.5, warmup_rounds=3)
-    asked = [method.criterion(ServerState(round_index=r, model={})) is not None for r in range(7)]
+    pruner = method.parts.pruner
+    asked = [pruner.due(ServerState(round_index=r, model={}), ()) for r in range(7)]
     assert asked == [False, False, False, True, False, False, False]
 
 
 def test_pruning_changes_no_argument() -> None:
     model, graph = graph_of()
-    info = model_info(model, graph, local_batch_norm=False)
+    info = desk_of(model, graph)
     before = ServerState(round_index=10, model=state.copy(model.state_dict()))
     digest = state.digest(before.model)
     scores = {x.name: torch.rand(x.units) for x in graph.layers}
-    after = Method(pruning_rate=0.9).prune(before, scores, info)
+    after = pruned(Method(pruning_rate=0.9, warmup_rounds=10), before, info, scores)
     assert state.digest(before.model) == digest
     assert before.mask is None
     assert after.mask is not None

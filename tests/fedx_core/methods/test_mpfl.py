@@ -7,20 +7,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from alone import alone, info_of
+from alone import alone, ended, info_of
 from bed import Bed, tiny
-from fedx_core import checkpoint, masks, state
+from fedx_core.base import state
+from fedx_core.base.errors import ConfigError
 from fedx_core.codec.base import HEADER
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import Mask
-from fedx_core.messages import RoundReport, ServerState, Update
 from fedx_core.methods.base import Local, Turn
-from fedx_core.methods.mpfl import Consensus, Method
-from fedx_core.runtime import InProcess
-from fedx_core.start import Setting
+from fedx_core.methods.mpfl import Method
+from fedx_core.pruners.votes import Consensus, Pruner
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
+from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 INFO = info_of()
 LAYERS = {layer.name: layer.units for layer in INFO.graph.layers}
@@ -51,7 +54,7 @@ def test_a_consensus_is_what_its_rule_says(rule: Consensus, seed: int) -> None:
     clients = 4 + seed % 2
     votes = [(torch.rand(20, generator=random) < 0.7) & alive for _ in range(clients)]
     share = torch.stack(votes).double().mean(0)
-    kept = Method(consensus=rule, prune_share=0.25).settled(share, alive)
+    kept = Pruner(consensus=rule, prune_share=0.25).settled(share, alive)
     wanted = slow_consensus(rule, [v.int().tolist() for v in votes], alive.int().tolist(), 0.25)
     assert kept.int().tolist() == wanted
     assert kept.any()
@@ -61,13 +64,13 @@ def test_a_consensus_is_what_its_rule_says(rule: Consensus, seed: int) -> None:
 @pytest.mark.parametrize("rule", ["unanimous", "majority"])
 def test_a_layer_on_which_nobody_agrees_keeps_its_most_wanted_filter(rule: Consensus) -> None:
     share = torch.tensor([0.0, 0.2, 0.4, 0.4])
-    assert Method(consensus=rule).settled(share, None).tolist() == [False, False, True, False]
+    assert Pruner(consensus=rule).settled(share, None).tolist() == [False, False, True, False]
 
 
 def test_hardly_any_votes_make_the_histogram_keep_all_that_anybody_keeps() -> None:
     share = torch.zeros(100)
     share[3] = 0.25
-    assert Method(consensus="histogram").settled(share, None).nonzero().tolist() == [[3]]
+    assert Pruner(consensus="histogram").settled(share, None).nonzero().tolist() == [[3]]
 
 
 def test_a_vote_drops_the_share_of_what_is_left_with_the_smallest_norms() -> None:
@@ -139,7 +142,7 @@ def test_the_servers_start_is_masked_and_disagreement_is_counted() -> None:
         kept["conv1"] = torch.arange(64) != skip
         votes.append(Update(client="c", payload=state.as_section(kept, "vote"), examples=9 + skip))
     method = Method(consensus="unanimous")
-    after = method.aggregate(server, votes, INFO)
+    after = ended(method, server, INFO, votes)
     assert after.mask is not None
     assert after.mask.entries["conv1"].nonzero().reshape(-1).tolist() == list(range(2, 64))
     assert not after.model["conv1.weight"][:2].any()
@@ -148,7 +151,7 @@ def test_the_servers_start_is_masked_and_disagreement_is_counted() -> None:
     found = method.measured(server, after, INFO)
     assert found["disagreement"] == pytest.approx(2 / 64 / 6)
     assert found["churn"] == pytest.approx(12 / 576)
-    assert method.pruning_to_come(after)
+    assert method.parts.pruner.to_come(after)
 
 
 def run(bed: Bed, **method: Any) -> tuple[list[ServerState], list[RoundReport], Setting]:

@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 import torch
 
+from alone import desk_of
 from bed import Bed, tiny
-from fedx_core import checkpoint, seeding, state
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate, final_model
-from fedx_core.journal import Journal
-from fedx_core.messages import ServerState, Update
+from fedx_core.base import seeding, state
+from fedx_core.base.errors import ConfigError
+from fedx_core.base.state import StateDict
 from fedx_core.methods import base, fedadam, fedavgm, fedyogi
-from fedx_core.methods.base import model_info
 from fedx_core.models import catalogue
-from fedx_core.runtime import InProcess
-from fedx_core.state import StateDict
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
+from fedx_core.wire.messages import ServerState, Update
 
 MODEL = catalogue.build("resnet6", 3, 10, seed=0)
-INFO = model_info(MODEL, unit_graph(MODEL, "resnet", "fc"), local_batch_norm=False)
+INFO = desk_of(MODEL, catalogue.entry("resnet6").graph(MODEL))
 EXAMPLES = (10, 30)
 PLACES = (("conv1.weight", 17), ("bn1.weight", 3), ("bn1.bias", 3), ("fc.bias", 9))
 NAMES = ("fedadam", "fedyogi", "fedavgm")
@@ -46,7 +46,7 @@ def after(method: base.Method, rounds: int = 3) -> ServerState:
     server = ServerState(round_index=0, model=state.copy(MODEL.state_dict()))
     for round_index in range(1, rounds + 1):
         digests = state.digest(server.model), state.digest(server.memory)
-        following = method.aggregate(server, learned(round_index), INFO)
+        following = method.settle_each(INFO, server, learned(round_index))
         assert (state.digest(server.model), state.digest(server.memory)) == digests
         state.require_same_layout(server.model, following.model)
         server = following
@@ -134,7 +134,7 @@ def test_a_run_branched_from_federated_averaging_starts_with_empty_moments(bed: 
         checkpoint.unpack_server_state(store.get(Journal(store).commits()[i].state)) for i in (1, 2)
     )
     assert not first.memory
-    again = fedadam.Method().aggregate(replace(first, round_index=1), learned(1), INFO)
+    again = fedadam.Method().settle_each(INFO, replace(first, round_index=1), learned(1))
     assert again.round_index == second.round_index
     assert again.memory
 

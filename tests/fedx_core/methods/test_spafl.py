@@ -1,7 +1,6 @@
 """SpaFL against a slow restatement of its step, and what travels, stays and is scored."""
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +11,21 @@ from torch.nn import functional
 
 from alone import alone, info_of
 from bed import Bed, tiny
-from fedx_core import checkpoint, seeding, state
-from fedx_core.client import Place
+from fedx_core.base import seeding, state
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import ConfigError
+from fedx_core.clients.client import Place
 from fedx_core.codec.base import HEADER
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Commit, Journal
-from fedx_core.messages import ClientFailure, ClientJob, RoundReport
+from fedx_core.learning.training import batches
 from fedx_core.methods.base import Local, Turn
 from fedx_core.methods.spafl import MOMENTUM, Method, kept_units, yielded
-from fedx_core.runtime import InProcess, Outcome
-from fedx_core.start import Setting
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Commit, Journal
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
+from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
-from fedx_core.training import batches
+from fedx_core.wire.messages import ClientFailure, ClientJob, RoundReport
 
 LAYERS = [layer.name for layer in info_of().graph.layers]
 UNITS = 576
@@ -78,7 +78,9 @@ def test_local_training_is_the_papers_step_written_out() -> None:
     velocity: dict[str, Tensor] = {}
     adam = torch.optim.Adam(w.values(), lr=0.001, weight_decay=0.01)
     slow.model.train()
-    for images, labels in batches(slow.examples, slow.settings, seeding.derive(slow.seed, 0)):
+    for images, labels in batches(
+        slow.examples, slow.desk.plan.training, seeding.derive(slow.seed, 0)
+    ):
         margin = {n: w[f"{n}.weight"].abs().flatten(1).mean(1) - tau[n] for n in LAYERS}
         for name, parameter in slow.model.named_parameters():
             layer = name.removesuffix(".weight")
@@ -87,7 +89,7 @@ def test_local_training_is_the_papers_step_written_out() -> None:
                 if layer in tau:
                     parameter[margin[layer] <= 0] = 0
         slow.model.zero_grad()
-        inputs = slow.pixels.to_input(images, torch.device("cpu"))
+        inputs = slow.desk.plan.pixels.to_input(images, torch.device("cpu"))
         functional.cross_entropy(slow.model(inputs), torch.from_numpy(labels)).backward()
         gradients: dict[str, Tensor] = {}
         for name, parameter in slow.model.named_parameters():
@@ -216,16 +218,15 @@ def test_first_weights_travel_once_to_each_client_and_thresholds_alone_after_tha
     assert reports[-1].metrics["overall_accuracy"] == pytest.approx(mean)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Losing(InProcess):
     """Loses one client in the first round, after it has trained and kept its memory."""
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-        for outcome in super().run_cohort(jobs, place):
-            if (outcome.client, jobs[0].round_index) == ("client-01", 1):
-                yield ClientFailure(client=outcome.client, attempt=outcome.attempt, reason="away")
-            else:
-                yield outcome
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        outcome = super().do(job, place)
+        if (job.client, job.round_index) == ("client-01", 1):
+            return ClientFailure(client=job.client, attempt=job.attempt, reason="away")
+        return outcome
 
 
 def test_a_client_whose_first_round_was_lost_starts_from_the_first_weights_again(bed: Bed) -> None:
@@ -312,10 +313,11 @@ def test_the_mean_of_the_personal_models_is_scored_where_the_server_can_see_them
     class Elsewhere(InProcess):
         """Clients whose memories the server can't reach."""
 
-        def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
-            yield from super().run_cohort(jobs, place)
+        def do(self, job: ClientJob, place: Place) -> Outcome:
+            outcome = super().do(job, place)
             for path in Path(place.memory).rglob("*.0"):
                 path.rename(path.with_name("away"))
+            return outcome
 
     with pytest.raises(ConfigError, match=r"can't see what client-00 keeps.*method\.average"):
         list(federate(settings, bed.setting("unseen"), Elsewhere(1)))

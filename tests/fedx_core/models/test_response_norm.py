@@ -4,9 +4,8 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor
 
 from fedx_core.models import catalogue
-from fedx_core.models.response_norm import respond
+from fedx_core.models.convnext import respond
 from fedx_core.relevance import base
-from fedx_core.relevance._streamline import streamline_response_norms
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -43,12 +42,13 @@ def test_a_response_norm_and_its_gradients_are_timms(channels_last: bool) -> Non
 
 
 def test_streamlined_response_norms_keep_a_models_answer_and_gradient() -> None:
+    entry = catalogue.entry("convnextv2_atto")
     model = catalogue.build("convnextv2_atto", 3, 4, seed=1).double().eval()
     for name, value in model.named_parameters():
         if ".grn." in name:
             torch.nn.init.uniform_(value, -1, 1, generator=torch.Generator().manual_seed(2))
     twin = base.copy_to_explain(model)
-    streamline_response_norms(twin)
+    entry.quicken(twin, entry.graph(model), rounding=True)
     images = randn(2, 3, 32, 32, seed=5).requires_grad_()
     for found, wanted in zip(_answer(twin, images), _answer(model, images), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)

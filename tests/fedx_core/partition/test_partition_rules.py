@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from fedx_core.errors import ConfigError, DataError
+from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.partition import base, by_country, dirichlet, iid, quantity
 from fedx_core.partition.base import Known, Shares
 
@@ -81,7 +81,7 @@ def test_dirichlet_clients_are_tested_on_the_mix_that_they_train_on() -> None:
     for client in train:
         trained = np.bincount(TRAIN.labels[train[client]], minlength=5)
         tested = np.bincount(TEST.labels[test[client]], minlength=5)
-        # 200 training and 60 test examples a class.
+        # 200 training and 60 test examples per class.
         assert np.abs(tested - trained * 60 / 200).max() < 1
 
 

@@ -1,14 +1,13 @@
 import pytest
 
 from bed import Bed, tiny
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
+from fedx_core.base.errors import ConfigError
 from fedx_core.models import catalogue
+from fedx_core.record.journal import Journal
 from fedx_core.relevance.batch_norm_scale import Criterion
-from fedx_core.runtime import InProcess
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
 
 
 @pytest.mark.parametrize("name", ["resnet6", "resnet18", "resnet50"])
@@ -16,7 +15,7 @@ def test_a_unit_scores_the_size_of_the_scale_behind_it(name: str) -> None:
     model = catalogue.build(name, 3, 4, seed=1)
     model.bn1.weight.data[:3] = model.bn1.weight.data.new_tensor([-2.5, 0.0, 0.5])
     model.layer2[0].downsample[1].weight.data[7] = -3.0
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     found = Criterion().score(model, graph, catalogue.entry(name), None, seed=0, batch_size=1)
     assert found["conv1"][:3].tolist() == [2.5, 0.0, 0.5]
     assert float(found["layer2.0.downsample.0"][7]) == 3.0

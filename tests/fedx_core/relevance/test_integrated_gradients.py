@@ -2,18 +2,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from fedx_core.models import catalogue
 from fedx_core.relevance import base
 from fedx_core.relevance.integrated_gradients import Criterion
-from fedx_core.structure import unit_graph
 
 ENTRY = catalogue.entry("resnet6")
 MODEL = catalogue.build("resnet6", 3, 4, seed=1).double().eval()
 for _, value in MODEL.named_parameters():
     if value.ndim == 1:  # shifts, without which the network is linear along the path
         nn.init.uniform_(value, -0.5, 1.0, generator=torch.Generator().manual_seed(3))
-GRAPH = unit_graph(MODEL, "resnet", "fc")
+GRAPH = catalogue.entry("resnet6").graph(MODEL)
 IMAGES = 2 * torch.randn(3, 3, 24, 24, generator=torch.Generator().manual_seed(2)).double()
 TARGETS = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0]])
 REFERENCE = base.Reference(IMAGES, TARGETS)

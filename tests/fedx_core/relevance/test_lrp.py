@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedx_core.errors import ConfigError
-from fedx_core.masks import Scores
+from fedx_core.base.errors import ConfigError
 from fedx_core.models import catalogue
-from fedx_core.relevance import _explicit, base
+from fedx_core.propagation import explicit
+from fedx_core.pruning.masks import Scores
+from fedx_core.relevance import base
 from fedx_core.relevance._streamline import streamline
 from fedx_core.relevance.lrp import Criterion
-from fedx_core.structure import unit_graph
 
 
 def without_biases(name: str) -> nn.Module:
@@ -26,7 +26,7 @@ def images(n: int = 3) -> Tensor:
 
 def score(model: nn.Module, name: str, criterion: Criterion, targets: Tensor) -> Scores:
     entry = catalogue.entry(name)
-    graph = unit_graph(model, entry.family, entry.classifier)
+    graph = entry.graph(model)
     reference = base.Reference(images(len(targets)), targets)
     return criterion.score(model, graph, entry, reference, seed=0, batch_size=2)
 
@@ -52,7 +52,7 @@ def test_epsilon_without_biases_is_activation_times_gradient_of_the_logit() -> N
         middle="epsilon", high="epsilon", epsilon=1e-12, initial="logit", aggregation="signed"
     )
     found = score(model, "resnet6", criterion, targets)
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     twin = base.copy_to_explain(model)
     with base.recording(twin, graph) as recorded:
         logits = twin(images().requires_grad_())
@@ -120,7 +120,7 @@ def test_merged_batch_norms_keep_the_models_answer() -> None:
             nn.init.uniform_(module.running_mean)
     wanted = model(images())
     twin = base.copy_to_explain(model)
-    streamline(twin, unit_graph(model, "resnet", "fc"))
+    streamline(twin, catalogue.entry("resnet6").graph(model))
     torch.testing.assert_close(twin(images()), wanted, rtol=1e-10, atol=1e-10)
 
 
@@ -129,7 +129,7 @@ def test_the_rewritten_copy_answers_as_the_model_does(name: str) -> None:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 3, 4, seed=1).eval()
     twin = base.copy_to_explain(model)
-    _explicit.rewrite(twin, entry.family, "attnlrp")
+    explicit.rewrite(twin, entry.explicit("attnlrp"))
     size = entry.input_size or 64
     batch = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_attention_products_conserve_relevance(share: float) -> None:
     left = randn(2, 3, 4, 5, seed=1).requires_grad_()
     right = randn(2, 3, 5, 6, seed=2).requires_grad_()
     relevance = randn(2, 3, 4, 6, seed=3)
-    product = _explicit.MatMul.apply(left, right, 0.3, share)
+    product = explicit.MatMul.apply(left, right, 0.3, share)
     to_left, to_right = relevance_through(product, [left, right], relevance)
     torch.testing.assert_close(to_left.sum(), share * relevance.sum(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(to_right.sum(), (1 - share) * relevance.sum(), rtol=1e-3, atol=1e-3)
@@ -158,13 +158,13 @@ def test_attention_products_conserve_relevance(share: float) -> None:
 def test_a_sum_conserves_relevance_position_by_position() -> None:
     left, right = randn(7, seed=1).requires_grad_(), randn(7, seed=2).requires_grad_()
     relevance = randn(7, seed=3)
-    parts = relevance_through(_explicit.Add.apply(left, right), [left, right], relevance)
+    parts = relevance_through(explicit.Add.apply(left, right), [left, right], relevance)
     torch.testing.assert_close(parts[0] + parts[1], relevance, rtol=1e-4, atol=1e-4)
 
 
 def test_layer_norm_without_shift_conserves_relevance_of_each_token() -> None:
     x = randn(3, 8, seed=1).requires_grad_()
-    y = _explicit.LayerNorm.apply(x, torch.rand(8).double() + 0.5, torch.zeros(8).double(), 1e-6)
+    y = explicit.LayerNorm.apply(x, torch.rand(8).double() + 0.5, torch.zeros(8).double(), 1e-6)
     relevance = randn(3, 8, seed=2)
     (found,) = relevance_through(y, [x], relevance)
     torch.testing.assert_close(found.sum(-1), relevance.sum(-1), rtol=5e-3, atol=1e-3)
@@ -173,7 +173,7 @@ def test_layer_norm_without_shift_conserves_relevance_of_each_token() -> None:
 def test_softmax_gives_its_scores_a_gradient_times_their_value() -> None:
     scores = randn(2, 5, seed=1).requires_grad_()
     relevance = randn(2, 5, seed=2)
-    (found,) = relevance_through(_explicit.Softmax.apply(scores), [scores], relevance)
+    (found,) = relevance_through(explicit.Softmax.apply(scores), [scores], relevance)
     weights = scores.softmax(-1)
     # First-order expansion: R_S = S * sum_k (dA_k / dS) R_k / A_k.
     (wanted,) = torch.autograd.grad(weights, scores, relevance / weights.detach())

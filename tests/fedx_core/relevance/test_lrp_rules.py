@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedx_core.models.catalogue import Entry
-from fedx_core.models.resnet6 import ResNet6
+from fedx_core.models import catalogue
+from fedx_core.models.resnet import ResNet6
 from fedx_core.relevance.base import Reference
 from fedx_core.relevance.lrp import Criterion
-from fedx_core.structure import unit_graph
 
 EPSILON = 1e-6
 TARGET = 1
@@ -133,11 +132,11 @@ def test_residual_network_follows_epsilon_low_gamma_middle_and_high(gamma: float
     model.layer2 = nn.Sequential(BasicBlock(4, 6, 2, down))
     model.fc = nn.Linear(6, 3)
     randomise(model)
-    entry = Entry(lambda b, c: model, "resnet", "fc", (("conv1",), ("layer1",), ("layer2",)))
+    entry = catalogue.entry("resnet6")
     image = torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(1)).double()
     found = Criterion(gamma=gamma).score(
         model,
-        unit_graph(model, "resnet", "fc"),
+        entry.graph(model),
         entry,
         Reference(image, torch.tensor([TARGET])),
         seed=0,
@@ -213,14 +212,9 @@ def test_convnext_follows_epsilon_with_layer_norm_and_grn_linear_around_their_st
         conv_mlp=True,
     )
     randomise(model)
-    entry = Entry(
-        lambda b, c: model,
-        "convnext",
-        "head.fc",
-        (("stem", "stages.0"), ("stages.1", "stages.2"), ("stages.3",)),
-    )
+    entry = catalogue.entry("convnextv2_atto")
     image = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(1)).double()
-    graph = unit_graph(model, "convnext", "head.fc")
+    graph = entry.graph(model)
     found = Criterion().score(
         model, graph, entry, Reference(image, torch.tensor([TARGET])), seed=0, batch_size=1
     )
@@ -289,13 +283,13 @@ def test_transformer_follows_epsilon_with_the_rules_of_attention(attention: str)
         img_size=4, patch_size=2, in_chans=2, num_classes=3, embed_dim=6, depth=1, num_heads=2
     )
     randomise(model)
-    entry = Entry(lambda b, c: model, "vit", "head", (("patch_embed",), ("blocks.",), ("x",)))
+    entry = catalogue.entry("vit_base_patch16_224")
     image = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)).double()
     reference = Reference(image, torch.tensor([TARGET]))
     criterion = Criterion(attention=attention)
-    graph = unit_graph(model, "vit", "head")
+    graph = entry.graph(model)
     found = criterion.score(model, graph, entry, reference, seed=0, batch_size=1)
-    graph = unit_graph(model, "vit", "head", heads=True)
+    graph = entry.graph(model, heads=True)
     found_heads = criterion.score(model, graph, entry, reference, seed=0, batch_size=1)
 
     block = model.blocks[0]

@@ -17,23 +17,25 @@ from zennit.layer import Sum
 from zennit.torchvision import ResNetCanonizer
 from zennit.types import Activation, AvgPool, BatchNorm
 
-from fedx_core import masks
-from fedx_core.masks import Mask
 from fedx_core.models import catalogue
-from fedx_core.relevance import _rules, base
-from fedx_core.relevance._explicit import rewrite
+from fedx_core.models.base import Architecture
+from fedx_core.propagation import rules
+from fedx_core.propagation.explicit import rewrite
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask
+from fedx_core.pruning.structure import UnitGraph
+from fedx_core.relevance import base
 from fedx_core.relevance.lrp import Criterion
-from fedx_core.structure import UnitGraph, unit_graph
 
 CLASSES = 4
 RULES = {
-    "epsilon": (_rules.Epsilon(1e-6), zennit_rules.Epsilon(1e-6)),
-    "gamma": (_rules.Gamma(0.25), zennit_rules.Gamma(0.25)),
-    "gamma 0": (_rules.Gamma(0.0), zennit_rules.Gamma(0.0)),
-    "zplus": (_rules.Signs(1, 0), zennit_rules.ZPlus()),
-    "alpha2beta1": (_rules.Signs(2, 1), zennit_rules.AlphaBeta(2, 1)),
-    "norm": (_rules.Epsilon(), zennit_rules.Norm()),
-    "pass": (_rules.Pass(), zennit_rules.Pass()),
+    "epsilon": (rules.Epsilon(1e-6), zennit_rules.Epsilon(1e-6)),
+    "gamma": (rules.Gamma(0.25), zennit_rules.Gamma(0.25)),
+    "gamma 0": (rules.Gamma(0.0), zennit_rules.Gamma(0.0)),
+    "zplus": (rules.Signs(1, 0), zennit_rules.ZPlus()),
+    "alpha2beta1": (rules.Signs(2, 1), zennit_rules.AlphaBeta(2, 1)),
+    "norm": (rules.Epsilon(), zennit_rules.Norm()),
+    "pass": (rules.Pass(), zennit_rules.Pass()),
 }
 LAYERS = {
     "conv": lambda: nn.Conv2d(4, 6, 3, padding=1),
@@ -130,7 +132,7 @@ def plain(
     criterion: Criterion,
     model: nn.Module,
     graph: UnitGraph,
-    entry: catalogue.Entry,
+    entry: Architecture,
     images: Tensor,
     targets: Tensor,
 ) -> dict[str, Tensor]:
@@ -140,7 +142,7 @@ def plain(
         if getattr(module, "inplace", False):
             module.inplace = False
     if entry.family != "resnet":
-        rewrite(twin, entry.family, "attnlrp")  # restated by test_lrp_rules
+        rewrite(twin, entry.explicit("attnlrp"))  # restated by test_lrp_rules
     inner = "gamma" if entry.family == "resnet" else "epsilon"
     chosen = (criterion.low, criterion.middle, criterion.high)
     by_group = zip(chosen, ("epsilon", inner, inner), strict=True)
@@ -188,7 +190,7 @@ def pruned(model: nn.Module, graph: UnitGraph) -> None:
     model.load_state_dict(masks.apply(model.state_dict(), support))
 
 
-def built(name: str) -> tuple[nn.Module, UnitGraph, catalogue.Entry, Tensor]:
+def built(name: str) -> tuple[nn.Module, UnitGraph, Architecture, Tensor]:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 3, CLASSES, seed=1)
     if entry.family == "vit":
@@ -197,7 +199,7 @@ def built(name: str) -> tuple[nn.Module, UnitGraph, catalogue.Entry, Tensor]:
     for value in model.state_dict().values():
         if value.ndim == 1 and value.is_floating_point():
             value.add_(torch.rand(value.shape, generator=generator), alpha=0.3)
-    graph = unit_graph(model, entry.family, entry.classifier)
+    graph = entry.graph(model)
     size = entry.input_size or 40
     return model, graph, entry, torch.randn(2, 3, size, size, generator=generator)
 
@@ -262,7 +264,7 @@ def test_what_a_shift_gave_reaches_no_input() -> None:
     with torch.no_grad():
         norm.bias.copy_(torch.tensor([0.5, -0.5]))
     x = torch.tensor([1e-9, 2.0], dtype=torch.float64).reshape(1, 2, 1, 1)
-    found = through(_rules.Shifted(), norm, x, torch.ones_like(x)).reshape(2)
+    found = through(rules.Shifted(), norm, x, torch.ones_like(x)).reshape(2)
     # The first output is all shift, so its input is owed nothing; the second is 2 of 1.5.
     torch.testing.assert_close(found, torch.tensor([2e-9, 2 / 1.5]).double(), rtol=1e-5, atol=1e-12)
 

@@ -1,9 +1,8 @@
 import pytest
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from fedx_core.models import catalogue
 from fedx_core.relevance.magnitude import Criterion
-from fedx_core.structure import unit_graph
 
 ENTRY = catalogue.entry("resnet6")
 
@@ -12,7 +11,7 @@ ENTRY = catalogue.entry("resnet6")
 def test_magnitude_is_the_norm_of_each_row(norm: str) -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1)
     model.bn1.weight.data.fill_(100)  # BatchNorm's scale must not count
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     criterion = Criterion(norm=norm)
     found = criterion.score(model, graph, ENTRY, None, seed=0, batch_size=1)
     for unit in (0, 7, 63):
@@ -27,7 +26,7 @@ def test_magnitude_of_a_head_covers_its_query_key_and_value_rows() -> None:
     model = VisionTransformer(
         img_size=8, patch_size=4, in_chans=3, num_classes=4, embed_dim=8, depth=1, num_heads=2
     )
-    graph = unit_graph(model, "vit", "head", heads=True)
+    graph = catalogue.entry("vit_base_patch16_224").graph(model, heads=True)
     found = Criterion().score(model, graph, ENTRY, None, seed=0, batch_size=1)
     rows = model.blocks[0].attn.qkv.weight.detach().reshape(3, 2, 4, 8)  # q k v, heads, width, in
     for head in range(2):

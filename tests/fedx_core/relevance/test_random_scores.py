@@ -4,11 +4,10 @@ import torch
 
 from fedx_core.models import catalogue
 from fedx_core.relevance.random import Criterion
-from fedx_core.structure import unit_graph
 
 ENTRY = catalogue.entry("resnet6")
 MODEL = catalogue.build("resnet6", 3, 4, seed=1)
-GRAPH = unit_graph(MODEL, "resnet", "fc")
+GRAPH = catalogue.entry("resnet6").graph(MODEL)
 
 
 def test_a_layers_draws_do_not_depend_on_the_other_layers() -> None:

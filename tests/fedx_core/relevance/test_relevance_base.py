@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedx_core.errors import ConfigError, ReferenceSetError
+from fedx_core.base.errors import ConfigError, ReferenceSetError
 from fedx_core.models import catalogue
+from fedx_core.pruning.structure import UnitLayer
 from fedx_core.relevance import base
-from fedx_core.structure import UnitLayer, unit_graph
 
 
 def test_an_empty_reference_set_is_refused() -> None:
@@ -88,7 +88,7 @@ def test_values_without_positions_count_as_they_are() -> None:
 
 def test_samples_are_averaged_across_batches_of_unequal_size() -> None:
     model = catalogue.build("resnet6", 1, 2, seed=0)
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     reference = base.Reference(torch.arange(3.0).reshape(3, 1, 1, 1), torch.zeros(3).long())
     scores = base.mean_over_samples(
         model,
@@ -115,7 +115,7 @@ def test_the_copy_has_no_in_place_activation_and_the_original_keeps_its_own() ->
 
 def test_recording_leaves_no_hook_after_an_error() -> None:
     model = catalogue.build("resnet6", 3, 2, seed=0)
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     with pytest.raises(RuntimeError, match="channels"), base.recording(model, graph):
         model(torch.zeros(1, 5, 16, 16))
     assert not any(module._forward_hooks for module in model.modules())
@@ -125,7 +125,7 @@ def test_a_skip_path_added_in_place_does_not_reach_what_is_recorded() -> None:
     model = catalogue.build("resnet6", 3, 2, seed=0).eval()
     block, entered = model.layer1[0], []
     block.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0].clone()))
-    with base.recording(model, unit_graph(model, "resnet", "fc")) as recorded:
+    with base.recording(model, catalogue.entry("resnet6").graph(model)) as recorded:
         model(torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
     hidden = block.bn1(block.conv1(entered[0])).relu()
     torch.testing.assert_close(recorded["layer1.0.conv2"], block.bn2(block.conv2(hidden)))

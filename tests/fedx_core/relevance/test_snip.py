@@ -3,11 +3,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedx_core.errors import ConfigError
+from fedx_core.base.errors import ConfigError
 from fedx_core.models import catalogue
 from fedx_core.relevance import base, taylor
 from fedx_core.relevance.snip import Criterion
-from fedx_core.structure import unit_graph
 
 ENTRY = catalogue.entry("resnet6")
 
@@ -19,7 +18,7 @@ def setting() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def found(model: nn.Module, images: Tensor, targets: Tensor, saliency: str) -> dict[str, Tensor]:
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     reference = base.Reference(images, targets)
     return Criterion(saliency=saliency).score(model, graph, ENTRY, reference, seed=0, batch_size=2)
 
@@ -60,7 +59,7 @@ def test_connections_add_up_the_sensitivities_of_single_weights() -> None:
 
 def test_gates_order_units_as_the_square_of_taylors_weights_does_and_connections_do_not() -> None:
     model, images, targets = setting()
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     squared = taylor.Criterion(variant="weight").score(
         model, graph, ENTRY, base.Reference(images, targets), seed=0, batch_size=2
     )["conv1"]

@@ -5,7 +5,6 @@ from torch.nn import functional
 from fedx_core.models import catalogue
 from fedx_core.relevance import base
 from fedx_core.relevance.taylor import Criterion
-from fedx_core.structure import unit_graph
 
 ENTRY = catalogue.entry("resnet6")
 
@@ -19,7 +18,7 @@ def setting() -> tuple[nn.Module, Tensor]:
 def test_activation_times_gradient_is_averaged_over_space_then_made_absolute() -> None:
     model, images = setting()
     targets = torch.tensor([0, 3, 1])
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     reference = base.Reference(images, targets)
     found = Criterion().score(model, graph, ENTRY, reference, seed=0, batch_size=2)
 
@@ -42,7 +41,7 @@ def test_activation_times_gradient_is_averaged_over_space_then_made_absolute() -
 def test_weight_variant_is_the_squared_sum_of_weight_times_gradient() -> None:
     model, images = setting()
     targets = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1], [1, 1, 0, 0]])
-    graph = unit_graph(model, "resnet", "fc")
+    graph = catalogue.entry("resnet6").graph(model)
     reference = base.Reference(images, targets)
     found = Criterion(variant="weight").score(model, graph, ENTRY, reference, seed=0, batch_size=2)
     loss = functional.binary_cross_entropy_with_logits(model(images), targets.double())
@@ -62,7 +61,7 @@ def test_weight_variant_adds_up_the_rows_of_a_head() -> None:
         img_size=8, patch_size=4, in_chans=3, num_classes=4, embed_dim=8, depth=1, num_heads=2
     ).double()
     images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2)).double()
-    graph = unit_graph(model, "vit", "head", heads=True)
+    graph = catalogue.entry("vit_base_patch16_224").graph(model, heads=True)
     reference = base.Reference(images, torch.tensor([0, 1]))
     found = Criterion(variant="weight").score(model, graph, ENTRY, reference, seed=0, batch_size=2)
     functional.cross_entropy(model(images), torch.tensor([0, 1])).backward()

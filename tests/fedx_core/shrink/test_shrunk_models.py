@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedx_core import masks
-from fedx_core.errors import MaskError
-from fedx_core.masks import Mask, keep_highest
+from fedx_core.base.errors import MaskError
 from fedx_core.models import catalogue
-from fedx_core.shrink.model import shrink
-from fedx_core.shrink.values import cut, grow
-from fedx_core.structure import UnitGraph, unit_graph
+from fedx_core.pruning import masks
+from fedx_core.pruning.masks import Mask, keep_highest
+from fedx_core.pruning.shrink.model import shrink
+from fedx_core.pruning.shrink.values import cut, grow
+from fedx_core.pruning.structure import UnitGraph
 
 LARGE = [name for name in catalogue.names() if catalogue.entry(name).input_size]
 SMALL = [name for name in catalogue.names() if name not in LARGE]
@@ -26,7 +26,7 @@ TOLERANCE = 1e-10
 def build(name: str) -> tuple[nn.Module, UnitGraph]:
     entry = catalogue.entry(name)
     model = catalogue.build(name, 3, 5, seed=3)
-    return model, unit_graph(model, entry.family, entry.classifier)
+    return model, entry.graph(model)
 
 
 def small_vit(*, heads: bool) -> tuple[nn.Module, UnitGraph]:
@@ -37,7 +37,7 @@ def small_vit(*, heads: bool) -> tuple[nn.Module, UnitGraph]:
     model: nn.Module = VisionTransformer(
         img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=4, num_classes=5
     )
-    return model, unit_graph(model, "vit", "head", heads=heads)
+    return model, catalogue.entry("vit_base_patch16_224").graph(model, heads=heads)
 
 
 def small_convnext() -> tuple[nn.Module, UnitGraph]:
@@ -48,7 +48,13 @@ def small_convnext() -> tuple[nn.Module, UnitGraph]:
     model: nn.Module = ConvNeXt(
         depths=(1, 2, 1, 1), dims=(6, 8, 10, 12), num_classes=5, use_grn=True, ls_init_value=None
     )
-    return model, unit_graph(model, "convnext", "head.fc")
+    return model, catalogue.entry("convnextv2_atto").graph(model)
+
+
+def shrunk(model: nn.Module, graph: UnitGraph, mask: Mask) -> nn.Module:
+    """Shrink a model by what its family says."""
+    of = {"VisionTransformer": "vit_base_patch16_224", "ConvNeXt": "convnextv2_atto"}
+    return shrink(model, graph, mask, catalogue.entry(of.get(type(model).__name__, "resnet6")))
 
 
 def random_mask(graph: UnitGraph, rate: float, seed: int = 0, min_keep: int = 0) -> Mask:
@@ -104,7 +110,7 @@ def check(model: nn.Module, graph: UnitGraph, mask: Mask, images: Tensor) -> nn.
     drawn_values(model)
     support, cuts = graph.support(mask, "slices"), graph.cuts(mask, "slices")
     model.load_state_dict(masks.apply(model.state_dict(), support))
-    small = shrink(model, graph, mask)
+    small = shrunk(model, graph, mask)
     assert list(small.state_dict()) == list(model.state_dict())
 
     def hold(masked: nn.Module) -> None:
@@ -152,7 +158,7 @@ def test_a_large_model_computes_the_same_without_its_dead_units(name: str) -> No
     model, graph = build(name)
     mask = random_mask(graph, 0.5)
     model.load_state_dict(masks.apply(model.state_dict(), graph.support(mask, "slices")))
-    small = shrink(model, graph, mask).double().eval()
+    small = shrunk(model, graph, mask).double().eval()
     side = catalogue.entry(name).input_size or 0
     images = torch.randn(1, 3, side, side, dtype=torch.float64)
     with torch.inference_mode():
@@ -215,7 +221,7 @@ def test_cutting_and_growing_are_inverse_on_what_is_alive() -> None:
 def test_the_model_that_is_shrunk_stays_as_it_is_and_shares_nothing() -> None:
     model, graph = build("resnet6")
     before = copy.deepcopy(model.state_dict())
-    small = shrink(model, graph, random_mask(graph, 0.5))
+    small = shrunk(model, graph, random_mask(graph, 0.5))
     with torch.no_grad():
         for value in small.state_dict().values():
             value.zero_()
@@ -227,12 +233,12 @@ def test_rows_of_residual_channels_that_others_keep_alive_go_all_the_same() -> N
     model, graph = build("resnet6")
     entries = {x.name: torch.ones(x.units, dtype=torch.bool) for x in graph.layers}
     entries["layer1.0.conv2"][:60] = False
-    small = shrink(model, graph, Mask("units", entries)).state_dict()
+    small = shrunk(model, graph, Mask("units", entries)).state_dict()
     assert small["layer1.0.conv2.weight"].shape == (4, 64, 3, 3)
     assert small["layer1.0.bn2.running_var"].shape == (4,)
     assert small["layer2.0.conv1.weight"].shape == (128, 64, 3, 3)
     entries["conv1"][:50] = False
-    small = shrink(model, graph, Mask("units", entries)).state_dict()
+    small = shrunk(model, graph, Mask("units", entries)).state_dict()
     # The block's own reader sees what the stem writes; the next one also what the block adds.
     assert small["layer1.0.conv1.weight"].shape == (64, 14, 3, 3)
     assert small["layer2.0.conv1.weight"].shape == (128, 14, 3, 3)
@@ -242,4 +248,4 @@ def test_a_mask_of_parameters_is_refused() -> None:
     model, graph = build("resnet6")
     mask = Mask("parameters", {"fc.weight": torch.ones(5, 128, dtype=torch.bool)})
     with pytest.raises(MaskError, match=r"training\.shrink"):
-        shrink(model, graph, mask)
+        shrunk(model, graph, mask)

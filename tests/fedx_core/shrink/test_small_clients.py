@@ -7,21 +7,21 @@ import pytest
 import torch
 
 from bed import Bed, tiny
-from fedx_core import checkpoint, state
-from fedx_core.errors import ConfigError
-from fedx_core.federation import federate
-from fedx_core.journal import Journal
-from fedx_core.masks import Mask, keep_highest
-from fedx_core.messages import RoundReport, ServerState
+from fedx_core.base import state
+from fedx_core.base.errors import ConfigError
+from fedx_core.clients.plan import Plan, set_up
+from fedx_core.images.pixels import Pixels
 from fedx_core.methods import base
 from fedx_core.models import catalogue
-from fedx_core.pixels import Pixels
-from fedx_core.plan import Plan, set_up
-from fedx_core.runtime import InProcess
+from fedx_core.pruning.masks import Mask, keep_highest
+from fedx_core.record import checkpoint
+from fedx_core.record.journal import Journal
+from fedx_core.rounds.carrier import InProcess
+from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
-from fedx_core.structure import unit_graph
+from fedx_core.wire.messages import RoundReport, ServerState
 
-GRAPH = unit_graph(catalogue.build("resnet6", 3, 10, seed=0), "resnet", "fc")
+GRAPH = catalogue.entry("resnet6").graph(catalogue.build("resnet6", 3, 10, seed=0))
 BUFFERS = set(GRAPH.shapes) - GRAPH.parameters
 
 
@@ -78,8 +78,8 @@ def test_codecs_carry_small_models_alike_and_slices_weigh_least(bed: Bed) -> Non
 
 def test_an_update_is_dense_and_its_dead_entries_are_what_was_sent(bed: Bed) -> None:
     _, final = run(bed, "run", training__shrink=True, training__batch_norm="local")
-    bench = set_up(plan(training__batch_norm="local"))
-    support = bench.info.graph.support(final.mask, "slices")
+    desk = set_up(plan(training__batch_norm="local"))
+    support = desk.graph.support(final.mask, "slices")
     store = open_store(bed.setting("run").place.memory)
     memory, _ = checkpoint.unpack_state(store.get(store_memory(bed)))
     dead = ~support["bn1.running_var"]
@@ -106,33 +106,33 @@ def plan(**overrides: Any) -> Plan:
         pixels=pixels,
         training=settings.training,
         method=settings.method,
-        codec=settings.codec,
+        codec=settings.codec.down,
     )
 
 
 def test_a_small_model_is_built_once_for_each_mask() -> None:
-    bench = set_up(plan())
-    scores = {x.name: torch.rand(x.units) for x in bench.info.graph.layers}
+    desk = set_up(plan())
+    scores = {x.name: torch.rand(x.units) for x in desk.graph.layers}
     half, tenth = keep_highest(scores, 0.5), keep_highest(scores, 0.9)
     again = Mask("units", {name: kept.clone() for name, kept in half.entries.items()})
-    model = bench.model_for(half)
-    assert bench.model_for(again) is model
-    assert bench.model_for(tenth) is not model
-    assert bench.model_for(None) is bench.model
-    assert bench.model_for(keep_highest(scores, 0.0)) is bench.model
+    model = desk.model_for(half)
+    assert desk.model_for(again) is model
+    assert desk.model_for(tenth) is not model
+    assert desk.model_for(None) is desk.model
+    assert desk.model_for(keep_highest(scores, 0.0)) is desk.model
     single = Mask("parameters", {"fc.weight": torch.zeros(10, 128, dtype=torch.bool)})
-    assert bench.model_for(single) is bench.model
+    assert desk.model_for(single) is desk.model
 
 
 def test_without_the_setting_clients_train_the_dense_model() -> None:
     shrinking = plan()
-    bench = set_up(
+    desk = set_up(
         dataclasses.replace(
             shrinking, training=dataclasses.replace(shrinking.training, shrink=False)
         )
     )
-    scores = {x.name: torch.rand(x.units) for x in bench.info.graph.layers}
-    assert bench.model_for(keep_highest(scores, 0.5)) is bench.model
+    scores = {x.name: torch.rand(x.units) for x in desk.graph.layers}
+    assert desk.model_for(keep_highest(scores, 0.5)) is desk.model
 
 
 @pytest.mark.parametrize("masking", ["row", "row_and_scale"])

@@ -6,16 +6,16 @@ import torch
 
 from asked import job, plan
 from bed import tiny
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
+from fedx_core.base.frozen_json import canonical, plain
+from fedx_core.base.state import Payload
+from fedx_core.clients.plan import Plan, set_up
 from fedx_core.codec import base as framing
-from fedx_core.config import ExperimentConfig
-from fedx_core.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
-from fedx_core.frozen_json import canonical, plain
-from fedx_core.messages import ClientJob
-from fedx_core.plan import Plan, set_up
 from fedx_core.sites import approvals
 from fedx_core.sites.approvals import Approvals, Asked, Unreadable, describe
-from fedx_core.state import Payload
 from fedx_core.store import reference
+from fedx_core.wire.messages import ClientJob
 
 PLAN = canonical(plan())
 ASKED = job(plan=reference("plans/a", PLAN))
@@ -117,11 +117,12 @@ def test_people_read_what_happens_to_their_data() -> None:
     for words in (
         "demo, which asks in round 7 to train",
         "images and labels of the shard of north, and nothing else",
-        "resnet6, 3 bands in, 10 classes out (one label an image)\n",
-        "1 pass over the training part a round, 16 images a step",
-        "Adam at 0.001",
+        "resnet6, 3 bands in, 10 classes out (one label per image)\n",
+        "1 pass over the training part per round, 16 images per step",
+        "adam at a learning rate of 0.001",
+        "learns  supervised",
         "method  fedx (", "pruning_rate 0.5", "relevance magnitude",
-        f"at most {size:,} bytes of update a round",
+        f"at most {size:,} bytes of update per round",
         "8,192 bytes of signed report a job",
     ):  # fmt: skip
         assert words in said
@@ -139,6 +140,22 @@ def _payload(of: Plan) -> Payload:
         (tiny(method__name="local_only"), "train", "no update: the method sends none"),
         (tiny(training__epochs=3), "evaluate", "3 passes over"),
         (tiny(), "statistics", "to count and add up pixels"),
+        (
+            tiny(codec={"down": {"name": "dense"}, "up": {"name": "signs"}}),
+            "train",
+            "codec   dense; of what the site sends, signs",
+        ),
+        (
+            tiny(method__name="fedsense", method__bits=4, method__down_bits=1),
+            "train",
+            "codec   signs (feedback False); of what the site sends, rounded (bits 4, "
+            "feedback True)",
+        ),
+        (
+            tiny(support={"name": "seeded"}, federation__first_model="seed"),
+            "train",
+            "weights of those that exist: seeded; the first ones are drawn here",
+        ),
     ],
 )
 def test_other_plans_say_so(settings: ExperimentConfig, purpose: str, words: str) -> None:

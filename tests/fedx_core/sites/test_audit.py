@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.sites import audit
+from fedx_core.rounds import audit
 
 
 def written(folder: Path, count: int = 5) -> list[bytes]:

@@ -1,36 +1,33 @@
 """The lengths that are granted are those of what clients do send."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from bed import Bed, tiny
-from fedx_core.client import Place
-from fedx_core.federation import federate
-from fedx_core.messages import ClientJob, ClientReport
-from fedx_core.runtime import InProcess, Outcome
+from fedx_core.clients.client import Place
+from fedx_core.rounds.carrier import InProcess, Outcome
+from fedx_core.rounds.federation import federate
 from fedx_core.sites.granting import Granting
 from fedx_core.store import open_store
+from fedx_core.wire.messages import ClientJob, ClientReport
 
 
-@dataclass(frozen=True)
+@dataclass
 class Measuring(InProcess):
     """Works out what would be granted for each job, and keeps it beside what was sent."""
 
     seen: list[tuple[ClientJob, tuple[int, int], int]] = field(default_factory=list)
 
-    def run_cohort(self, jobs: Sequence[ClientJob], place: Place) -> Iterator[Outcome]:
+    def do(self, job: ClientJob, place: Place) -> Outcome:
+        outcome = super().do(job, place)
+        assert isinstance(outcome, ClientReport)
         unsigned: Any = None  # lengths need nobody who signs
         granting = Granting(open_store(place.store), unsigned)
-        by_client = {job.client: job for job in jobs}
-        for outcome in InProcess.run_cohort(self, jobs, place):
-            assert isinstance(outcome, ClientReport)
-            job = by_client[outcome.client]
-            size = outcome.uplink.size if outcome.uplink else 0
-            self.seen.append((job, granting.lengths(job), size))
-            yield outcome
+        size = outcome.uplink.size if outcome.uplink else 0
+        self.seen.append((job, granting.lengths(job), size))
+        return outcome
 
 
 @pytest.mark.parametrize(
@@ -38,6 +35,8 @@ class Measuring(InProcess):
     [
         ({"codec__name": "sliced", "training__normalisation": "federated"}, True),
         ({"method__name": "fedpaq"}, True),
+        ({"method__name": "fedavg", "codec": {"name": "signs"}}, True),
+        ({"method__name": "fedavg", "codec": {"name": "deadzone"}}, False),
         ({"method__name": "fedlp", "codec__name": "masked", "method__send_share": 0.4}, False),
         ({"method__name": "local_only"}, True),
     ],

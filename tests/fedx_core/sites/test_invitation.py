@@ -1,8 +1,14 @@
 import pytest
 
 from asked import COORDINATOR, NORTH, SOUTH
-from fedx_core.errors import FedXError, IdentifierError, PayloadError, SignatureError, TooBigError
-from fedx_core.frozen_json import canonical
+from fedx_core.base.errors import (
+    FedXError,
+    IdentifierError,
+    PayloadError,
+    SignatureError,
+    TooBigError,
+)
+from fedx_core.base.frozen_json import canonical
 from fedx_core.sites import invitation
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import seal

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from asked import job, report
-from fedx_core.errors import KeyExpiredError, SignatureError, SiteError, UnknownSiteError
+from fedx_core.base.errors import KeyExpiredError, SignatureError, SiteError, UnknownSiteError
 from fedx_core.sites import keys, manifest, orders, succession
 from fedx_core.sites.home import COORDINATOR, Home
 from fedx_core.sites.keys import DAY, LATE_DAYS, Public

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import IdentifierError, SignatureError, SiteError, VersionError
-from fedx_core.frozen_json import canonical
+from fedx_core.base.errors import IdentifierError, SignatureError, SiteError, VersionError
+from fedx_core.base.frozen_json import canonical
 from fedx_core.sites import keys
 from fedx_core.sites.keys import Keys, Public
 

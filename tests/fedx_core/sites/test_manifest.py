@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asked import ADMITTED, NORTH, SOUTH, job, ref, report
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     AlreadyExistsError,
     FedXError,
     PayloadError,
@@ -17,7 +17,7 @@ from fedx_core.errors import (
     TooBigError,
     VersionError,
 )
-from fedx_core.frozen_json import canonical
+from fedx_core.base.frozen_json import canonical
 from fedx_core.sites import keys, manifest
 from fedx_core.sites.manifest import MANIFEST_SIZE, read, write
 from fedx_core.sites.registry import Admitted

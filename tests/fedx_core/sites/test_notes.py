@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asked import ADMITTED, COORDINATOR, NORTH, SOUTH, job
-from fedx_core.errors import FedXError, PayloadError, SignatureError, StaleError
+from fedx_core.base.errors import FedXError, PayloadError, SignatureError, StaleError
 from fedx_core.sites import manifest, notes
 from fedx_core.sites.manifest import MANIFEST_SIZE
 from fedx_core.sites.notes import NOTE_SIZE

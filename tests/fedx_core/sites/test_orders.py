@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asked import COORDINATOR, NORTH, NOW, SOUTH, grant, job, order, ref
-from fedx_core.errors import (
+from fedx_core.base.errors import (
     FedXError,
     IdentifierError,
     PayloadError,
@@ -16,7 +16,7 @@ from fedx_core.errors import (
     UnknownSiteError,
     VersionError,
 )
-from fedx_core.frozen_json import canonical
+from fedx_core.base.frozen_json import canonical
 from fedx_core.sites import keys, orders
 from fedx_core.sites.orders import Order, issue, open_order
 
@@ -102,6 +102,11 @@ def test_another_protocol_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) ->
         ({"memory": ref("memory/south/0006.0")}, IdentifierError, "as memory of north"),
         ({"plan": dataclasses.replace(ref("plans/a"), sha256="a")}, PayloadError, "malformed"),
         ({"base": dataclasses.replace(ref("downlink/b"), size=-1)}, PayloadError, "malformed"),
+        (
+            {"changes": (ref("changes/a"), dataclasses.replace(ref("changes/b"), size=-1))},
+            PayloadError,
+            "malformed",
+        ),
     ],
 )
 def test_a_job_that_leads_elsewhere_is_refused(
@@ -128,6 +133,14 @@ def test_a_job_that_leads_elsewhere_is_refused(
 def test_a_grant_that_the_job_does_not_name_is_refused(extra: Any, kind: type[FedXError]) -> None:
     with pytest.raises(kind, match=r"grant|malformed"):
         opened(order(grants=(*order().grants, extra)))
+
+
+def test_changes_since_what_a_client_holds_may_be_granted_where_the_job_names_them() -> None:
+    change = ref("changes/0007/c")
+    granted = (grant("get", change.key, change.size),)
+    assert opened(order(job(changes=(change,)), grants=granted)).grants == granted
+    with pytest.raises(IdentifierError, match="does not name"):
+        opened(order(grants=granted))
 
 
 def test_a_payload_may_be_announced_before_it_is_stored() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from asked import COORDINATOR, NORTH, NOW, grant, job, order
-from fedx_core.errors import ConfigError, OriginError
+from fedx_core.base.errors import ConfigError, OriginError
 from fedx_core.sites import invitation, keys, origin, serving
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.orders import issue
-from fedx_core.sites.wire import Wire
 from flows.sites import serve
 from flows.sites.serve import Serving
 
@@ -80,12 +80,12 @@ def test_no_letter_has_a_site_call_a_service_of_its_own_machine(
     home.trust(COORDINATOR.public, told)
     with neighbour() as (url, asked):
         evil = leading(url)
-        site = Serving(home, tmp_path, Wire(attempts=1), lambda _: None)
+        site = Serving(home, tmp_path, HttpClient(attempts=1), lambda _: None)
         assert site.accept(letter(evil)) is None
         with pytest.raises(OriginError):
-            serve.take(letter(evil), home, tmp_path, Wire(attempts=1))
+            serve.take(letter(evil), home, tmp_path, HttpClient(attempts=1))
         with pytest.raises(OriginError):
-            serving.answer_or_refuse(evil, home, tmp_path, Wire(attempts=1))
+            serving.answer_or_refuse(evil, home, tmp_path, HttpClient(attempts=1))
         with pytest.raises(OriginError):
             site.invited(invitation.write(evil.inbox, COORDINATOR, NORTH.public))
     assert asked == []

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core.errors import IdentifierError, SiteError, UnknownSiteError
+from fedx_core.base.errors import IdentifierError, SiteError, UnknownSiteError
 from fedx_core.sites import keys
 from fedx_core.sites.registry import Admitted, Registry
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from asked import ADMITTED, COORDINATOR, NORTH, SOUTH, grant, job, order, report
-from fedx_core.errors import FedXError
-from fedx_core.frozen_json import canonical, plain
+from fedx_core.base.errors import FedXError
+from fedx_core.base.frozen_json import canonical, plain
 from fedx_core.sites import invitation, keys, manifest, notes
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
+from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.keys import Keys
 from fedx_core.sites.orders import issue, open_order
 from fedx_core.sites.registry import Registry
-from fedx_core.sites.wire import Wire
 
 SECRETS = tuple(
     said
@@ -79,7 +79,7 @@ REFUSALS: dict[str, Callable[[], object]] = {
     "a foreign manifest": answer(manifest.write(report(), job(), SOUTH)),
     "a stale manifest": answer(manifest.write(report(), job(run="old"), NORTH)),
     "a foreign note": lambda: notes.read(notes.write("taken", job(), SOUTH), job(), NORTH.public),
-    "nothing granted": lambda: GrantedStore(order().grants, None, Wire()).create("x", b"y"),
+    "nothing granted": lambda: GrantedStore(order().grants, None, HttpClient()).create("x", b"y"),
 }
 
 
@@ -102,7 +102,7 @@ def test_what_is_printed_shows_no_secret(tmp_path: Path) -> None:
     for value in (
         NORTH, NORTH.public, [COORDINATOR], {"keys": SOUTH}, home, home.keys, home.approvals,
         registry, registry.site("north"), order(), order().grants, grant("put", "x"),
-        GrantedStore(order().grants, None, Wire()), plain(NORTH.public),
+        GrantedStore(order().grants, None, HttpClient()), plain(NORTH.public),
     ):  # fmt: skip
         shown = f"{value!r} {value} {value!a}"
         require_clean(shown)

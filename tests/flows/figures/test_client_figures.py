@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.patches import Circle, Rectangle
 
-from fedx_core.messages import Traffic
+from fedx_core.wire.messages import Traffic
 from flows.figures import atlas
 from flows.figures.clients import labels_by_client
 from flows.figures.stability import agreement

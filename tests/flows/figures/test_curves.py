@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from matplotlib.figure import Figure
 
-from fedx_core.messages import RoundReport, Traffic
+from fedx_core.wire.messages import RoundReport, Traffic
 from flows.figures import accuracy, accuracy_by_bytes, accuracy_by_round
 
 MIB = 2**20

@@ -3,8 +3,8 @@ from collections.abc import Sequence
 import pytest
 from matplotlib.figure import Figure
 
+from flows.comparing.points import Point
 from flows.figures import tradeoffs
-from flows.points import Point
 
 
 def point(

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core import config
+from fedx_core.base import config
 from flows.report.files import write_report
 from flows.report.gather import gather
 from reported import Written
@@ -14,8 +14,9 @@ from reported import Written
 @pytest.fixture(scope="session")
 def two_runs(tmp_path_factory: pytest.TempPathFactory, finished_run: Path, tiny_data: Path) -> Path:
     """Folder of the two runs."""
-    from flows.experiment import Request, carry_out, settle
-    from flows.live import display
+    from flows.running.experiment import carry_out, settle
+    from flows.runs.live import display
+    from flows.settings.request import Request
     from flows.tracking import NoTracker
 
     root = tmp_path_factory.mktemp("two")

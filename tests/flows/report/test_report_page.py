@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fedx_core import overlap
+from fedx_core.pruning import overlap
 from flows.report import data, explanations, outcome, page, settings
 from flows.report.files import write_report
 from flows.report.gather import gather
 from flows.report.parts import Column, Section, Table
-from flows.results import MIB
+from flows.runs.rows import MIB
 from reported import Written
 
 SECTIONS = [

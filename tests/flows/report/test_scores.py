@@ -9,11 +9,14 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core import config, evaluation, examples
-from flows.experiment import Request, carry_out, settle
-from flows.live import display
+from fedx_core.base import config
+from fedx_core.images import examples
+from fedx_core.learning import evaluation
 from flows.report import scores
 from flows.report.gather import gather
+from flows.running.experiment import carry_out, settle
+from flows.runs.live import display
+from flows.settings.request import Request
 from flows.tracking import NoTracker
 
 Fedx = Callable[..., int]
@@ -21,7 +24,7 @@ Fedx = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
-    """Folder with one run of one round, a client a country, several labels an image."""
+    """Folder with one run of one round, a client a country, several labels per image."""
     root = tmp_path_factory.mktemp("countries")
     settings = tiny(dataset="countries", method__name="fedavg", federation__rounds=1)
     params = root / "params.yaml"

@@ -1,0 +1,75 @@
+"""Nine tenths of all units go, by several criteria: what the server and the schedule win back.
+
+    fedx data eurosat --set datasets.eurosat.source.limit=5000
+    fedx data eurosat --data-root data/all        # for 5,400 test images instead of 1,000
+    python benchmarks/recovery.py --seeds 1 2 3 --test data/all/eurosat
+
+As ``fewer_bytes.py``: ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs, with
+the same learning-rate schedule; one event after round 6, or three after rounds 4, 6 and 8. In
+names ``again`` is a learning rate that begins its fall anew at the event, ``fit`` least squares at
+the server, ``taught`` distillation there, and ``mended`` both. Rows of a schedule share the rounds
+before the event. Every run resumes where it stopped.
+"""
+
+from typing import Any
+
+from fewer_bytes import SCHEDULE, SHARED
+from paired_runs import Row, Runs, options, show
+
+AGAIN = {
+    **SCHEDULE,
+    "training.schedule": {"name": "cosine", "floor": 0.1, "restarts": [6]},
+}
+SHARING = {"codec.name": "sliced", "federation.keep_states": 12}
+RECOVERIES: dict[str, dict[str, Any]] = {
+    "": {"name": "none"},
+    "-fit": {"name": "reconstruct"},
+    "-taught": {"name": "distil"},
+    "-mended": {"name": "distil", "reconstruct": True},
+}
+CRITERIA = ("lrp", "random", "magnitude", "taylor")
+
+
+def _event(criterion: str, **more: Any) -> dict[str, Any]:
+    relevance = {"name": criterion}
+    return {
+        "codec.name": "sliced",
+        "method": {
+            "name": "fedx", "pruning_rate": 0.9, "warmup_rounds": 6, "relevance": relevance, **more
+        },
+    }  # fmt: skip
+
+
+def _rows() -> dict[str, Row]:
+    rows = {
+        "fedavg_cosine": Row({**SCHEDULE, **SHARING}),
+        "fedavg-again": Row({**AGAIN, **SHARING}),
+    }
+    for criterion in CRITERIA:
+        rows[criterion] = Row({**SCHEDULE, **_event(criterion)}, ("fedavg_cosine", 6))
+        for suffix, recovery in RECOVERIES.items():
+            settings = {**AGAIN, **_event(criterion), "recovery": recovery}
+            rows[f"{criterion}-again{suffix}"] = Row(settings, ("fedavg-again", 6))
+    thrice = {
+        **SCHEDULE,
+        "training.schedule": {"name": "cosine", "floor": 0.1, "restarts": [4, 6, 8]},
+    }
+    for criterion in CRITERIA[:2]:
+        event = _event(criterion, warmup_rounds=4, recompute_every=2, recompute_times=3)
+        for suffix in ("", "-mended"):
+            settings = {**thrice, **event, "recovery": RECOVERIES[suffix]}
+            rows[f"{criterion}-thrice{suffix}"] = Row(settings)
+    return rows
+
+
+ROWS = _rows()
+
+
+def main() -> None:
+    """Run what is missing, then print."""
+    chosen = options(__doc__ or "", "runs/recovery", ROWS).parse_args()
+    show(Runs(SHARED, ROWS, ("fedavg_cosine", "random-again"), chosen))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How models travel: a file for each choice of what clients send of them."""

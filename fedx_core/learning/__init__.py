@@ -1,0 +1,1 @@
+"""How a model learns from examples, and what it scores on others."""

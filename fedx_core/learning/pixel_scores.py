@@ -1,0 +1,78 @@
+"""What a model scores that says a class for each pixel: by one confusion matrix.
+
+Each image is tallied by itself, so that maps of logits, which outweigh the images, are never kept.
+All scores follow from the sum of the tallies, so they are the same however images are batched.
+
+Source: Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010, section 4.2
+(intersection over union).
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedx_core.images.strata import IGNORED
+
+
+def tally(logits: Tensor, maps: Tensor) -> Tensor:
+    """Count what was said of each image's pixels, whose class is known.
+
+    Args:
+        logits: float32 (n, classes, height, width), on the CPU.
+        maps: int64 (n, height, width); ``IGNORED`` where nobody knows the class.
+
+    Returns:
+        float64 (n, classes, classes + 1): pixels by their class and the class that was said; and
+        last, the sum of their cross-entropy by their class.
+    """
+    images, classes = logits.shape[:2]
+    image = torch.arange(images).reshape(-1, 1, 1).expand_as(maps)
+    known = maps != IGNORED
+    row = (image * classes + maps)[known]
+    said = logits.argmax(1)[known]
+    counts = torch.bincount(row * classes + said, minlength=images * classes * classes)
+    losses = functional.cross_entropy(logits, maps, ignore_index=IGNORED, reduction="none")
+    sums = torch.bincount(row, losses[known].double(), minlength=images * classes)
+    return torch.cat(
+        [counts.reshape(images, classes, classes), sums.reshape(images, classes, 1)], 2
+    )
+
+
+def metrics(tallies: Tensor) -> dict[str, float | None]:
+    """Score a model by the tallies of all images.
+
+    Args:
+        tallies: of :func:`tally`, float64 (n, classes, classes + 1).
+
+    Returns:
+        ``mean_iou`` (over the classes that occur or are said), ``pixel_accuracy`` and ``loss``;
+        None where no pixel's class is known.
+    """
+    confusion = _confusion(tallies)
+    pixels = float(confusion.sum())
+    found = [score for score in per_class(tallies) if score is not None]
+    return {
+        "mean_iou": sum(found) / len(found) if found else None,
+        "pixel_accuracy": float(confusion.trace()) / pixels if pixels else None,
+        "loss": loss(tallies),
+    }
+
+
+def loss(tallies: Tensor) -> float:
+    """Return the mean cross-entropy of pixels whose class is known; NaN where there are none."""
+    return float(tallies[:, :, -1].sum() / tallies[:, :, :-1].sum())
+
+
+def per_class(tallies: Tensor) -> list[float | None]:
+    """Return intersection over union of each class; None where it neither occurs nor is said."""
+    confusion = _confusion(tallies)
+    hits = confusion.diagonal()
+    either = confusion.sum(0) + confusion.sum(1) - hits
+    return [
+        float(hit / union) if union else None
+        for hit, union in zip(hits.tolist(), either.tolist(), strict=True)
+    ]
+
+
+def _confusion(tallies: Tensor) -> Tensor:
+    return tallies[:, :, :-1].sum(0)

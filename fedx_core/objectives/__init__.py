@@ -1,0 +1,1 @@
+"""What a local step minimises, a file each; with labels or without."""

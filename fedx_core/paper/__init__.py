@@ -1,0 +1,1 @@
+"""The tables of the FedX paper that are counted, not measured."""

@@ -1,0 +1,1 @@
+"""A trained model's file, and what it says of images and scenes."""

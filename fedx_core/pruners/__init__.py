@@ -1,0 +1,1 @@
+"""How a model loses what it can do without: a file for each way to choose masks."""

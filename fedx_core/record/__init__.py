@@ -1,0 +1,1 @@
+"""What is kept of a run: its journal, states and memories as bytes, and both ledgers."""

@@ -1,0 +1,135 @@
+"""Where a run finds its data, and what of it the server sees."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedx_core.base import config
+from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.errors import (
+    DataError,
+)
+from fedx_core.clients.client import Place
+from fedx_core.images import contents, examples
+from fedx_core.images.examples import Description, Examples
+from fedx_core.record.journal import Journal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Where a run finds its data and leaves its bytes; never what it computes.
+
+    Args:
+        run: name of the run.
+        data: folder of one data set with ``prepared``, ``shards`` and ``reference`` in it.
+        place: store, shards and memories, as clients see them.
+        audit: folder whose ``audit.jsonl`` gets a line for each attempt of a client that does not
+            count; None for no such lines.
+    """
+
+    run: str
+    data: Path
+    place: Place
+    audit: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What the server sees of the data.
+
+    Args:
+        description: of the data set.
+        reference: drawn from the validation split, for relevance and normalisation.
+        tuning: the rest of the validation split.
+        public: without labels, for server steps; None where there are none.
+        test: the test split, for reporting only.
+        clients: training examples by client, in order.
+        content: of all of it and of the clients' images, see :mod:`fedx_core.images.contents`.
+        tested: test examples by client.
+    """
+
+    description: Description
+    reference: Examples
+    tuning: Examples
+    public: Examples | None
+    test: Examples
+    clients: Mapping[str, int]
+    content: Mapping[str, str]
+    tested: Mapping[str, int]
+
+
+def load(setting: Setting, settings: ExperimentConfig) -> Data:
+    """Open what the server sees of the data, and learn who its clients are.
+
+    Raises:
+        DataError: something is missing, or was made with other settings or from another prepared
+            set.
+    """
+    return open_data(setting.data, Path(setting.place.shards), settings)
+
+
+def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> Data:
+    """Do what :func:`load` does, before there is a run.
+
+    Args:
+        folder: of one data set, with ``prepared`` and ``reference`` in it.
+        shards_folder: with one folder a client.
+        settings: of the experiment.
+
+    Raises:
+        DataError: something is missing, or was made with other settings.
+    """
+    prepared = examples.read(folder / "prepared", "test")  # training images may be elsewhere
+    held_back = examples.read(folder / "reference")
+    shards = examples.read_manifest(shards_folder)
+    dataset = settings.datasets[settings.dataset]
+    for made, block, value in (
+        (prepared.manifest, "source", dataset.source),
+        (shards, "partition", dataset.partition),
+        (held_back.manifest, "reference", dataset.reference),
+    ):
+        wanted, found = config.as_plain(value), made["settings"].get(block)
+        if block == "reference":
+            # What was drawn before this was a setting lacks it.
+            found = {"absent": "error", "public": 0, **(found or {})}
+        if found != wanted:
+            raise DataError(
+                f"{folder} was made with {block} {found!r}, the settings say {wanted!r}; "
+                f"make it again with `fedx data {settings.dataset}` or `dvc repro`"
+            )
+    for part, manifest in (("shards", shards), ("reference", held_back.manifest)):
+        if manifest["settings"].get("prepared", prepared.digest) != prepared.digest:
+            raise DataError(
+                f"the {part} of {folder} are not of its prepared set, which was made anew "
+                f"since; make them again with `fedx data {settings.dataset}` or `dvc repro` (at "
+                f"sites: `fedx site roster {settings.dataset}`)"
+            )
+    sizes = {
+        part: {client["name"]: int(client["sizes"][part]) for client in shards["clients"]}
+        for part in ("train", "test")
+    }
+    return Data(
+        description=prepared.description,
+        reference=held_back.parts["reference"],
+        tuning=held_back.parts["tuning"],
+        public=held_back.parts.get("public"),
+        test=prepared.parts["test"],
+        clients=sizes["train"],
+        content=contents.of_data(folder, shards_folder),
+        tested=sizes["test"],
+    )
+
+
+def check_same_data(journal: Journal, dataset: str, data: Data) -> None:
+    """Refuse to go on with other data than those with which a run began.
+
+    Args:
+        journal: of that run.
+        dataset: key of the data set.
+        data: as it is now.
+
+    Raises:
+        DataError: images or labels have changed since.
+    """
+    if (found := journal.run()) is not None:
+        contents.check_same(found.data, data.content, found.name, dataset)

@@ -1,0 +1,1 @@
+"""Where the server goes from the mean of what clients learned: a file for each optimiser."""

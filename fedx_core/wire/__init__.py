@@ -1,0 +1,1 @@
+"""What passes between server and clients, and what each value of it may be."""

@@ -1,0 +1,1 @@
+"""What to run within a budget: candidates, what they cost, short trials of them, and a choice."""

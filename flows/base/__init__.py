@@ -1,0 +1,1 @@
+"""Exit codes, tables, CSV, log lines and progress: what all commands and flows share."""

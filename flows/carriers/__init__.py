@@ -1,0 +1,1 @@
+"""Ways to carry a round to clients: this process, task runners, work pools, sites."""

@@ -1,0 +1,1 @@
+"""The stages that prepare data, and what a data set holds in words."""

@@ -1,0 +1,1 @@
+"""What a run, a data set or a site needs and lacks."""

@@ -1,0 +1,1 @@
+"""How what a shell has started ends: once asked, twice asked, or killed."""

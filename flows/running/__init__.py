@@ -1,0 +1,1 @@
+"""One run from what was asked to what came of it, going on with it, and going back."""

@@ -1,0 +1,1 @@
+"""Choices, presets, and what forms and the shell offer."""

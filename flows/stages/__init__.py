@@ -1,0 +1,1 @@
+"""The stages that run and score the experiment of ``params.yaml``."""

@@ -1,0 +1,1 @@
+"""Many runs from one grid, and what came of them over seeds."""

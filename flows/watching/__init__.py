@@ -1,0 +1,1 @@
+"""Runs that go on elsewhere: followed, listed, ended."""
