@@ -26,7 +26,7 @@ from fedx_core.clients.client import Place
 from fedx_core.codec import base as framing
 from fedx_core.desk import desk
 from fedx_core.methods import base
-from fedx_core.rounds import cohort, steps
+from fedx_core.rounds import cohort, dispatching, steps
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting
@@ -56,7 +56,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
         (framing, "require_length"), (acceptance, "check"), (acceptance, "check_norm")
     ],
     "read the job and report": [(client, "work"), (client, "canonical"), (client, "_earlier")],
-    "write jobs and downlink, a round": [(steps, "dispatch")],
+    "write jobs and downlink, a round": [(dispatching, "dispatch")],
     "keep the state, a round": [(steps, "commit")],
 }  # fmt: skip
 REST = "everything else"
