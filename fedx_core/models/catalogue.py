@@ -11,6 +11,9 @@ from fedx_core.base.nearest import hint
 from fedx_core.base.state import require_finite
 from fedx_core.models.base import Architecture
 
+NARROWEST = 8
+"""Channels; below, oneDNN's convolutions on processors with AVX2 write beyond their memory."""
+
 
 def names() -> list[str]:
     """List the models, family by family."""
@@ -105,8 +108,10 @@ def _of_width(family: type[Architecture], model: str, width: int) -> Architectur
         raise UnknownNameError(
             f"{model} has one width; leave _w{width} out, or choose {', '.join(wide)}"
         )
-    if width < 1:
-        raise UnknownNameError(f"a width is 1 or more, got {model}_w{width}")
+    if width < NARROWEST:
+        raise UnknownNameError(
+            f"a width is {NARROWEST} or more, got {model}_w{width}; choose {model}_w{NARROWEST}"
+        )
     return family(model, width)
 
 

@@ -29,7 +29,8 @@ def test_parameters_are_those_counted_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("resnet6_w0", r"1 or more, got resnet6_w0"),
+        ("resnet6_w0", r"8 or more, got resnet6_w0; choose resnet6_w8"),
+        ("resnet6_w7", r"8 or more, got resnet6_w7"),
         ("vit_tiny_w24", r"vit_tiny has one width; leave _w24 out, or choose resnet6"),
         ("resnet6_wide", r"no model 'resnet6_wide'"),
         ("_w24", r"no model '_w24'"),
