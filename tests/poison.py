@@ -12,19 +12,20 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fedx_core.asks.statistics import Ask as Statistics
-from fedx_core.base import state
+from fedx_core.asks.evaluate import COUNTS
+from fedx_core.base import plugins, state
 from fedx_core.base.errors import NonFiniteError
 from fedx_core.base.state import Payload
 from fedx_core.clients import exchange
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import MethodDesk, read_plan, set_up
+from fedx_core.codec import base as framing
 from fedx_core.codec import dense
 from fedx_core.pruning import masks
 from fedx_core.record import checkpoint
 from fedx_core.rounds.carrier import InProcess, Outcome, attempt
 from fedx_core.store import Store, open_store
-from fedx_core.wire.messages import ClientJob, ClientReport, Ref, Schema
+from fedx_core.wire.messages import ClientJob, ClientReport, Entry, Ref, Schema
 
 LIAR = "client-01"
 T = TypeVar("T")
@@ -266,6 +267,36 @@ STATISTICS: dict[str, PayloadLie] = {
 }
 
 
+def _counts(change: Callable[[Tensor], Tensor]) -> PayloadLie:
+    return lambda scene: {COUNTS: change(scene.payload[COUNTS])}
+
+
+def _framed(change: Callable[[Tensor], Tensor]) -> PayloadLie:
+    """Send other tensors than the question asks for, in a frame that fits them."""
+
+    def lie(scene: Scene) -> bytes:
+        value = change(scene.payload[COUNTS])
+        schema = Schema((Entry(COUNTS, str(value.dtype), tuple(value.shape)),))
+        return bytes(framing.encode({COUNTS: value}, schema, "dense"))
+
+    return lie
+
+
+CONFUSION: dict[str, tuple[PayloadLie, str]] = {
+    "a negative count": (_counts(lambda c: c - 2 * int(c.max())), "E_DOMAIN"),
+    "2^62 pixels of each": (_counts(lambda c: torch.full_like(c, 2**62)), "E_DOMAIN"),
+    "sums beyond 2^63": (_counts(lambda c: torch.full_like(c, 2**53)), "E_DOMAIN"),
+    "a pixel more than the images have": (
+        _counts(lambda c: c + torch.eye(len(c), dtype=c.dtype) * int(c.sum())), "E_DOMAIN",
+    ),
+    "no pixel, and a loss": (_counts(torch.zeros_like), "E_DOMAIN"),
+    "a class too few": (_framed(lambda c: c[1:, 1:]), "E_PAYLOAD"),
+    "counts of other classes": (_framed(lambda c: c.reshape(1, -1)), "E_SCHEMA"),
+    "counts that are NaN": (_framed(lambda c: torch.full(c.shape, math.nan).double()), "E_SCHEMA"),
+}  # fmt: skip
+"""Lies about pixels by class, and the code of what is said of each."""
+
+
 @dataclass
 class Lying(InProcess):
     """Lets all clients do their work, one after another, and one of them lie.
@@ -376,15 +407,15 @@ def _read(store: Store, key: str) -> bytes | None:
 
 
 def _form(desk: MethodDesk, job: ClientJob, store: Store) -> tuple[Schema, Any, Any]:
-    if job.purpose == "statistics":
-        return Statistics().schema(desk.plan), dense.Codec(), None
+    if not (ask := plugins.build("asks", job.purpose, {})).updates:
+        return ask.schema(desk.plan), dense.Codec(), None
     names = desk.method.masked(desk)
     mask = checkpoint.fetch_mask(store, job.mask, desk, names)
     return desk.wire(mask, job.variant).up, desk.up, mask
 
 
 def _sent(desk: MethodDesk, job: ClientJob, mask: Any, store: Store) -> Payload:
-    if job.base is None:
+    if job.base is None or not plugins.build("asks", job.purpose, {}).updates:
         return {}
     down = desk.wire(mask, job.variant).down
     return desk.down.decode(store.get(job.base), down)

@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 from fedx_core.base.state import Payload, StateDict
 from fedx_core.desk.local import Local
 from fedx_core.desk.plan import Plan
-from fedx_core.images.examples import Examples, LabelKind
+from fedx_core.images.examples import Description, Examples, LabelKind
 from fedx_core.methods.base import Method
 from fedx_core.wire.domains import Domain
-from fedx_core.wire.messages import Schema
+from fedx_core.wire.messages import Schema, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +83,17 @@ class Ask:
     def says(self, method: Method, label_kind: LabelKind) -> Mapping[str, Domain]:
         """Say what the numbers of the answer may be, by name; any other number is refused."""
         return {}
+
+    def check(self, answer: Update, description: Description) -> None:
+        """Refuse what an answer's values can't be together, each lying in its domain.
+
+        Args:
+            answer: of a question that asks for no update of the model.
+            description: of the data set.
+
+        Raises:
+            DomainError: they can't.
+        """
 
     def do(self, asked: Asked) -> Answer:
         """Answer it, at the client.

@@ -31,10 +31,16 @@ METRICS: Mapping[LabelKind, tuple[str, ...]] = {
 }
 """What :func:`metrics` yields."""
 SCORES: Mapping[LabelKind, Mapping[str, Domain]] = {
-    kind: {name: domains.LOSS if name == "loss" else domains.SHARE for name in names}
+    kind: {
+        name: domains.LOSS if name == "loss" else domains.SHARE
+        for name in names
+        if name == "loss" or kind != "pixels"
+    }
     for kind, names in METRICS.items()
 }
-"""What a client may report of its test part; any other number is refused."""
+"""What a client may report of its test part; any other number is refused.
+
+The shares of pixels follow from counts that it sends (:mod:`fedx_core.asks.evaluate`)."""
 LOWER_IS_BETTER = frozenset({"loss"})
 NO_LABEL = "since no image of the test part bears a label"
 """Why a score of several labels is left out."""

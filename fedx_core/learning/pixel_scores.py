@@ -48,14 +48,7 @@ def metrics(tallies: Tensor) -> dict[str, float | None]:
         ``mean_iou`` (over the classes that occur or are said), ``pixel_accuracy`` and ``loss``;
         None where no pixel's class is known.
     """
-    confusion = _confusion(tallies)
-    pixels = float(confusion.sum())
-    found = [score for score in per_class(tallies) if score is not None]
-    return {
-        "mean_iou": sum(found) / len(found) if found else None,
-        "pixel_accuracy": float(confusion.trace()) / pixels if pixels else None,
-        "loss": loss(tallies),
-    }
+    return {**shares(confusion(tallies)), "loss": loss(tallies)}
 
 
 def loss(tallies: Tensor) -> float:
@@ -65,14 +58,36 @@ def loss(tallies: Tensor) -> float:
 
 def per_class(tallies: Tensor) -> list[float | None]:
     """Return intersection over union of each class; None where it neither occurs nor is said."""
-    confusion = _confusion(tallies)
-    hits = confusion.diagonal()
-    either = confusion.sum(0) + confusion.sum(1) - hits
+    return overlaps(confusion(tallies))
+
+
+def confusion(tallies: Tensor) -> Tensor:
+    """Return pixels by their class and the class that was said, int64 (classes, classes)."""
+    return tallies[:, :, :-1].sum(0).long()
+
+
+def shares(counts: Tensor) -> dict[str, float | None]:
+    """Score by a confusion matrix all that follows from one: :func:`metrics` but the loss.
+
+    Matrices of several parts, or of several models, add up to that of all their pixels; their
+    scores do not, since a mean of quotients is not the quotient of sums.
+
+    Args:
+        counts: of :func:`confusion`.
+    """
+    pixels = int(counts.sum())
+    found = [score for score in overlaps(counts) if score is not None]
+    return {
+        "mean_iou": sum(found) / len(found) if found else None,
+        "pixel_accuracy": int(counts.trace()) / pixels if pixels else None,
+    }
+
+
+def overlaps(counts: Tensor) -> list[float | None]:
+    """Score each class by a confusion matrix; see :func:`per_class`."""
+    hits = counts.diagonal()
+    either = counts.sum(0) + counts.sum(1) - hits
     return [
-        float(hit / union) if union else None
+        hit / union if union else None
         for hit, union in zip(hits.tolist(), either.tolist(), strict=True)
     ]
-
-
-def _confusion(tallies: Tensor) -> Tensor:
-    return tallies[:, :, :-1].sum(0)

@@ -1,7 +1,8 @@
 """The lower bound: each client trains its own model on its own images, and nothing is exchanged.
 
 All start from the same weights. Scores are means over the clients' models on their own test parts,
-weighted by test images, so they are not comparable to a global model's where clients differ.
+weighted by test images, or those of all their pixels together; so they are not comparable to a
+global model's where clients differ.
 """
 
 from dataclasses import dataclass

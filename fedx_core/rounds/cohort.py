@@ -12,7 +12,30 @@ from fedx_core.rounds import dispatching, soundness, steps
 from fedx_core.rounds.arriving import Arriving, Cohort
 from fedx_core.rounds.carrier import Carrier
 from fedx_core.rounds.steps import Server
-from fedx_core.wire.messages import POOLED, ClientFailure, ClientJob, ClientReport, ServerState
+from fedx_core.wire.messages import (
+    POOLED,
+    ClientFailure,
+    ClientJob,
+    ClientReport,
+    ServerState,
+    Update,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What clients say of a model, or of their own.
+
+    Args:
+        answers: of those that were not lost, in the order of clients.
+        sent: bytes by client of what was fetched to be scored, and of what came back.
+        passing: keys of what is of no use after the commit. Until then another server of the run
+            may be after the same scores.
+    """
+
+    answers: tuple[Update, ...]
+    sent: Mapping[str, int]
+    passing: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,40 +122,39 @@ def score_at_clients(
     place: Place,
     state: ServerState,
     holdings: Mapping[str, Holding],
-) -> tuple[dict[str, dict[str, float]], dict[str, int], list[str]]:
-    """Let every client score the model (or its own) on its test part; a lost one is left out.
-
-    Returns:
-        By client: the scores, and the bytes fetched for them; and the keys of what is of no use
-        after the commit. Until then another server of the run may be after the same scores.
-    """
+) -> Scored:
+    """Let every client score the model (or its own) on its test part; a lost one is left out."""
     clients = [client for client in server.clients if client != POOLED]
     jobs = dispatching.jobs_for(server, state, clients, state.round_index, "evaluate", holdings)
     cohort = Cohort(server, carrier, place, jobs, state)
-    for _ in cohort.run():
-        pass
+    found = {update.client: update for update in cohort.run() if update is not None}
     reports = cohort.reports
-    scores = {
-        client: {
-            "examples": float(reports[client].examples),
-            **{name: number(reports[client], name) for name in reports[client].metrics},
-        }
-        for client in clients
-        if client in reports
-    }
-    fetched = {j.client: j.base.size for j in jobs if j.base and j.client in reports}
-    return scores, fetched, _keys(jobs, {**cohort.failures, **reports})
+    sent = {}
+    for job in jobs:
+        if job.client in reports:
+            uplink = reports[job.client].uplink
+            sent[job.client] = (job.base.size if job.base else 0) + (uplink.size if uplink else 0)
+    return Scored(
+        answers=tuple(found[client] for client in clients if client in found),
+        sent=sent,
+        passing=tuple(_keys(server, jobs, {**cohort.failures, **reports})),
+    )
 
 
 def _keys(
-    jobs: Sequence[ClientJob], outcomes: Mapping[str, ClientReport | ClientFailure]
+    server: Server,
+    jobs: Sequence[ClientJob],
+    outcomes: Mapping[str, ClientReport | ClientFailure],
 ) -> list[str]:
     """Name what was stored only to be scored."""
     keys = [base.key for base in dispatching.bases(jobs)]
+    sends = any(steps.asked(job.purpose).schema(server.desk.plan).entries for job in jobs[:1])
     for first in jobs:
         job = first
         for _ in range(outcomes[first.client].attempt + 1):
             keys.append(job.report_key)
+            if sends:
+                keys.append(job.uplink_key)
             job = dispatching.next_attempt(job)
     return keys
 

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from fedx_core.asks import evaluate
 from fedx_core.base.errors import ConfigError, ObjectMissingError
 from fedx_core.base.state import StateDict
 from fedx_core.clients.client import Place
-from fedx_core.learning import evaluation
+from fedx_core.images.examples import Description
+from fedx_core.learning import evaluation, pixel_scores
 from fedx_core.record import checkpoint, ledger
 from fedx_core.record.journal import Commit, Holding
 from fedx_core.rounds import selection, steps
@@ -60,7 +62,7 @@ def finish(
     per_client: dict[str, dict[str, float]] = {}
     own = dict(draft.method_metrics)
     traffic = dict(draft.traffic)
-    passing: list[str] = []
+    passing: tuple[str, ...] = ()
     with clock("evaluate"):
         if not method.personal:
             labels = server.test.labels
@@ -72,21 +74,24 @@ def finish(
             logits = carrier.server_step("evaluate", steps.evaluate, server, state, server.test)
             metrics = evaluation.metrics(logits, labels, description.label_kind)
             if is_last:
-                found = evaluation.per_class(logits, labels, description.label_kind)
-                per_class = {
-                    name: score
-                    for name, score in zip(description.class_names, found, strict=True)
-                    if score is not None
-                }
+                per_class = _named(
+                    description, evaluation.per_class(logits, labels, description.label_kind)
+                )
                 if description.label_kind == "multi":
                     metrics |= _label_frequency(server)
         if method.personal or is_last:
-            per_client, fetched, passing = score_at_clients(server, carrier, place, state, holdings)
+            scored = score_at_clients(server, carrier, place, state, holdings)
+            passing = scored.passing
+            per_client = {answer.client: evaluate.scores_of(answer) for answer in scored.answers}
             if method.communicates:
-                for client, size in fetched.items():
+                for client, size in scored.sent.items():
                     traffic[client] = replace(traffic.get(client, Traffic()), evaluation=size)
+            if method.personal:
+                metrics = evaluate.together(scored.answers)
+                counts = evaluate.counted(scored.answers)
+                if is_last and counts is not None:
+                    per_class = _named(description, pixel_scores.overlaps(counts))
         if method.personal:
-            metrics = _mean_by_examples(per_client)
             own |= _averaged(server, carrier, place, state, holdings)
     report = replace(
         draft,
@@ -158,15 +163,10 @@ def _averaged(
     return {f"averaged_{name}": score for name, score in found.items()}
 
 
-def _mean_by_examples(per_client: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    scored = [values for values in per_client.values() if len(values) > 1]
-    # A client that leaves a score out has no say in it.
-    names = dict.fromkeys(name for values in scored for name in values if name != "examples")
-    return {
-        name: sum(v[name] * v["examples"] for v in scored if name in v)
-        / sum(v["examples"] for v in scored if name in v)
-        for name in names
-    }
+def _named(description: Description, scores: Sequence[float | None]) -> dict[str, float]:
+    """Name the classes of scores by class; those without one are left out."""
+    by_class = zip(description.class_names, scores, strict=True)
+    return {name: score for name, score in by_class if score is not None}
 
 
 def _label_frequency(server: Server) -> dict[str, float]:

@@ -132,6 +132,7 @@ def accept(
         acceptance.check(report, job, most, said, may_be_empty=ask.may_be_empty)
         if not ask.updates:
             update = answered(server.store, ask, server.desk.plan, report)
+            ask.check(update, server.description)
         else:
             is_late = job.round_index <= before.round_index
             sent = state_before(server, job.round_index) if is_late else before
@@ -167,7 +168,10 @@ def answered(store: Store, ask: Ask, plan: Plan, report: ClientReport) -> Update
     payload: StateDict = {}
     if schema.entries:
         if report.uplink is None:
-            raise PayloadError(f"{report.client} sent no {report.purpose}")
+            raise PayloadError(
+                f"{report.client} sent no payload, and was asked to {ask.verb}; install one "
+                "version of FedX at server and clients"
+            )
         framing.require_length(report.uplink, framing.lengths(schema))
         payload = framing.decode(store.get(report.uplink), schema, "dense")
         acceptance.check_payload(payload, schema, report.client)

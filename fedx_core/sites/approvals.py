@@ -211,7 +211,7 @@ codec   {_codecs(plan)}
 weights {_weights(plan)}
 leaves  {_leaving(plan)}
         {MANIFEST_SIZE:,} bytes of signed report a job: how many images, how many seconds,
-        and averages such as the loss; of scoring, the metrics
+        and averages such as the loss; of scoring, the metrics{_counting(plan)}
         {_statistics_size(plan):,} bytes, if it is asked for before the first round:
         the number of pixels, and two sums for each band
 stays   images, labels, and what the method keeps between rounds"""
@@ -244,6 +244,16 @@ def _codecs(plan: Plan) -> str:
     up = method.uplink or plan.uplink or plan.codec
     other = f"; of what the site sends, {_named(up)}" if up != down else ""
     return _named(down) + other
+
+
+def _counting(plan: Plan) -> str:
+    schema = _ask("evaluate").schema(plan)
+    if not schema.entries:
+        return ""
+    return (
+        f", and {framing.lengths(schema)[1]:,} bytes:\n        "
+        "for each two classes, how many test pixels of one were said to be of the other"
+    )
 
 
 def _statistics_size(plan: Plan) -> int:

@@ -239,7 +239,8 @@ class Traffic:
         uplink: of the update that counted, or of statistics.
         mask: of the mask, charged when the client did not hold it yet.
         retry: of failed and repeated attempts, both directions.
-        evaluation: of models fetched to be scored on the client's own test part; no training.
+        evaluation: of models fetched to be scored on the client's own test part, and of counts of
+            pixels that come back; no training.
     """
 
     downlink: int = 0
@@ -338,7 +339,7 @@ class RoundReport:
 
     @property
     def evaluation_bytes(self) -> int:
-        """Model bytes fetched only to be scored at clients."""
+        """Bytes of models fetched only to be scored at clients, and of what comes of that."""
         return sum(t.evaluation for t in self.traffic.values())
 
 

@@ -6,7 +6,7 @@ import torch
 
 from asked import job, plan
 from bed import tiny
-from fedx_core.base.config import ExperimentConfig
+from fedx_core.base.config import ExperimentConfig, Plugin
 from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.base.frozen_json import canonical, plain
 from fedx_core.base.state import Payload
@@ -161,6 +161,17 @@ def _payload(of: Plan) -> Payload:
 def test_other_plans_say_so(settings: ExperimentConfig, purpose: str, words: str) -> None:
     asked: ClientJob = job(purpose=purpose)
     assert words in describe(plan(settings), asked)
+
+
+def test_a_plan_for_pixels_says_that_they_are_counted() -> None:
+    of_images = plan()
+    assert "of scoring, the metrics\n" in describe(of_images, ASKED)
+    learns = dataclasses.replace(of_images.training, objective=Plugin(name="segmentation"))
+    of_pixels = dataclasses.replace(of_images, label_kind="pixels", training=learns)
+    said = describe(of_pixels, ASKED)
+    assert f"of scoring, the metrics, and {64 + 8 * of_pixels.classes**2:,} bytes:\n" in said
+    assert "how many test pixels of one were said to be of the other\n" in said
+    assert all(len(line) <= 100 for line in said.splitlines())
 
 
 def test_a_parameter_cannot_pass_for_a_line_of_the_description() -> None:
