@@ -1,8 +1,9 @@
 """Which of a file's bands are those that are wanted, by their names.
 
 ``B2``, ``b02``, ``SR_B2``, ``Band 2`` and ``B2, central wavelength 490 nm`` are one name; ``B8A``
-is another than ``B08``. Colours are those of Sentinel-2: ``blue`` is B02, ``nir`` B08. Bands that
-are only counted, such as ``Band 1``, ``Band 2`` in this order, have no names.
+is another than ``B08``. Colours are those of Sentinel-2: ``blue`` is B02, ``nir`` B08. Where that
+leaves several, as with ``B04 before`` and ``B04 after`` of two dates, all that a name says counts.
+Bands that are only counted, such as ``Band 1``, ``Band 2`` in this order, have no names.
 """
 
 import re
@@ -31,7 +32,7 @@ _COUNTED = re.compile(r"(?:band|layer|channel)?[ _-]*0*(\d+)", re.IGNORECASE)
 
 def canonical(name: str) -> str:
     """Bring a band's name to the form in which names are compared."""
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    plain = _plain(name)
     if plain in _COLOURS:
         return _COLOURS[plain]
     if found := _NUMBERED.search(name):
@@ -66,15 +67,34 @@ def order(name: str, found: Sequence[str], wanted: Sequence[str], who: str) -> l
     """
     if not named(found) or not named(wanted):
         return None
-    there, asked = [canonical(band) for band in found], [canonical(band) for band in wanted]
-    for band, plain in zip(wanted, asked, strict=True):
-        if there.count(plain) > 1:
-            raise DataError(f"{name} has {there.count(plain)} bands {band}; name each band once")
-    missing = [band for band, plain in zip(wanted, asked, strict=True) if plain not in there]
-    if missing:
+    places = [_places(found, band, wanted) for band in wanted]
+    for band, same in zip(wanted, places, strict=True):
+        if len(same) > 1:
+            raise DataError(
+                f"{name} has {len(same)} bands {band}; name each band once, and bands of two dates "
+                "such as 'B04 before' and 'B04 after'"
+            )
+    if missing := [band for band, same in zip(wanted, places, strict=True) if not same]:
         raise DataError(
             f"{name} has the bands {', '.join(found)} where {who} {', '.join(wanted)}: "
             f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing; stack those "
             "bands, or correct the names in the file (its bands' descriptions)"
         )
-    return [there.index(plain) for plain in asked]
+    return [place for (place,) in places]
+
+
+def _places(found: Sequence[str], band: str, wanted: Sequence[str]) -> list[int]:
+    """Say where a file has one of the wanted bands; by the whole name where a part is not enough.
+
+    A band of one date is thus never taken for that of another one, also where a file has only one.
+    """
+    there, asked = canonical(band), [canonical(other) for other in wanted]
+    same = [place for place, other in enumerate(found) if canonical(other) == there]
+    says_more = _plain(band) != there.lower()
+    if asked.count(there) > 1 or (len(same) > 1 and says_more):
+        return [place for place in same if _plain(found[place]) == _plain(band)]
+    return same
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

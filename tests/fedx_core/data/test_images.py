@@ -81,6 +81,7 @@ def target(bands: tuple[str, ...], scale: float = 10_000.0, *between: float) -> 
 
 
 RGB = ("B04", "B03", "B02")
+DATES = ("B04 after", "B04 before", "B03 after", "B03 before")
 
 
 @pytest.mark.parametrize("bands", [1, 3])
@@ -315,6 +316,9 @@ def test_alpha_that_the_model_reads_is_no_mask() -> None:
         (("B4, central wavelength 665 nm", "SR_B3", "Band 2"), RGB, [0, 1, 2]),
         (("B8A", "B08"), ("B08", "B8A"), [1, 0]),
         (("VH", "VV"), ("vv", "vh"), [1, 0]),
+        (("B04 before", "B03 before", "B04 after", "B03 after"), DATES, [2, 0, 3, 1]),
+        (("B04_before", "B03_before", "B04_after", "B03_after"), DATES, [2, 0, 3, 1]),
+        (("B04 before", "B03", "B04 after"), ("b3", "B04 after"), [1, 2]),
         (("Band 1", "Band 2", "Band 3"), RGB, None),
         (("", "", ""), RGB, None),
         (("B08", "B03", "B02"), ("band-1", "band-2", "band-3"), None),
@@ -333,11 +337,25 @@ def test_bands_are_found_by_name(
         (("B8A", "B03", "B02"), "B04 is missing"),
         (("VV", "VH", "angle"), "B04, B03, B02 are missing"),
         (("red", "B04", "B03"), "a.tif has 2 bands B04"),
+        (("B04 before", "B04 after", "B03", "B02"), "2 bands B04; name each .*'B04 before'"),
     ],
 )
 def test_bands_that_are_others_are_named(found: tuple[str, ...], said: str) -> None:
     with pytest.raises(DataError, match=said):
         _band_names.order("a.tif", found, RGB, "the model reads")
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (("B04", "B03"), "B04 after, B04 before, B03 after, B03 before are missing"),
+        (("B04 before", "B03 before"), "B04 after, B03 after are missing"),
+        ((*DATES, "B04_before"), "a.tif has 2 bands B04 before"),
+    ],
+)
+def test_one_date_is_not_taken_for_two(found: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        _band_names.order("a.tif", found, DATES, "the model reads")
 
 
 def test_a_folder_takes_bands_by_name_and_puts_them_in_order(tmp_path: Path) -> None:
