@@ -84,8 +84,9 @@ def federate(
     if resume:
         check_same_data(journal, settings.dataset, data)
         branch = branch_of(journal)
+    keep_states, late = settings.federation.keep_states, settings.federation.staleness > 0
     if commits:
-        forget(journal, setting.place, commits, settings.federation.keep_states)
+        forget(journal, setting.place, commits, keep_states, late=late)
     else:
         beginning = check_beginning(settings, data, branch)
         if not resume:
@@ -113,7 +114,7 @@ def federate(
         yield report
     state = _last_state(store, commits)
     commits[:-1] = [commit.outline() for commit in commits[:-1]]
-    with lasting(carrier) if settings.federation.staleness else nullcontext(carrier) as carrier:
+    with lasting(carrier) if late else nullcontext(carrier) as carrier:
         while state.round_index < settings.federation.rounds and not commits[-1].report.stopped:
             try:
                 state, commit = loop.play(
@@ -124,7 +125,7 @@ def federate(
                 loop.check_not_lost(journal, len(commits), error)
                 raise
             commits.append(commit)
-            forget(journal, setting.place, commits, settings.federation.keep_states)
+            forget(journal, setting.place, commits, keep_states, late=late)
             commits[-2] = commits[-2].outline()
             yield commit.report
 

@@ -28,7 +28,7 @@ def collect_garbage(place: Place, keep_states: int) -> None:
     commits = journal.commits()
     at_work = _at_work(journal, len(commits) - 1)
     for count in range(1, len(commits) + 1):
-        forget(journal, place, commits[:count], keep_states)
+        forget(journal, place, commits[:count], keep_states, late=True)
         _forget_lost(journal, place, commits[count - 1].round_index, at_work)
 
 
@@ -39,7 +39,9 @@ def sweep(*stores: Store) -> None:
             store.sweep()
 
 
-def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_states: int) -> None:
+def forget(
+    journal: Journal, place: Place, commits: Sequence[Commit], keep_states: int, *, late: bool
+) -> None:
     """Delete what the last of these rounds no longer needs.
 
     Args:
@@ -47,6 +49,8 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
         place: where clients keep what is theirs.
         commits: of all rounds up to that one, round 0 too.
         keep_states: states to keep, the last one's too.
+        late: whether updates of the round before may have been waited for; if not, its record is
+            not read again.
     """
     store, round_index = journal.store, commits[-1].round_index
     closed, opened = journal.closed(round_index), journal.opened(round_index)
@@ -60,17 +64,19 @@ def forget(journal: Journal, place: Place, commits: Sequence[Commit], keep_state
                 _forget_attempts(store, folder, last)
             for base in answered.bases:
                 store.delete(base.key)
-    waited, waiting = _at_work(journal, round_index - 1), awaited(closed)
+    waited = _at_work(journal, round_index - 1) if late else {}
+    waiting = awaited(closed)
     if closed is not None and opened is not None:
         for report in closed.reports:
-            late = closed.late.get(report.client)
-            _forget_tries(journal, late.round_index if late else round_index, report)
+            own = closed.late.get(report.client)
+            _forget_tries(journal, own.round_index if own else round_index, report)
         for client in waited.keys() - waiting.keys() - {r.client for r in closed.reports}:
             _forget_tries(journal, waited[client].since, waited[client])
     origins = {failure.since for failure in waiting.values()}
     ended = {failure.since for failure in waited.values()} - origins
     for over in {round_index, *ended} - origins if closed is not None else ():
-        if (began := journal.opened(over)) is not None:
+        began = opened if over == round_index else journal.opened(over)
+        if began is not None:
             for base in (began.base, *began.other_bases):
                 store.delete(base.key)
     missed = journal.opened(round_index - MOST_CHANGES + 1) if round_index >= MOST_CHANGES else None

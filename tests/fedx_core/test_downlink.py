@@ -205,6 +205,6 @@ def test_changes_are_part_of_a_backup_and_go_when_nobody_can_follow_them(
     assert {ref.key for ref in named[1:] if ref} <= kept
     monkeypatch.setattr("fedx_core.rounds.retention.MOST_CHANGES", 2)
     commits = journal.commits()
-    forget(journal, bed.setting().place, commits, 3)
+    forget(journal, bed.setting().place, commits, 3, late=False)
     missing = [ref is None or store.read(ref.key) is None for ref in named]
     assert missing == [True, False, True, False]  # the third of four, for whoever missed two

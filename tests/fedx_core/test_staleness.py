@@ -134,7 +134,7 @@ def test_who_is_late_counts_in_the_next_round_and_is_asked_for_nothing_until_the
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be forgotten, so that a test can look at it."""
-    monkeypatch.setattr("fedx_core.rounds.federation.forget", lambda *_: None)
+    monkeypatch.setattr("fedx_core.rounds.federation.forget", lambda *_, **__: None)
 
 
 def states_of(bed: Bed) -> list[ServerState]:
