@@ -85,8 +85,9 @@ class AtSites:
 
     def send(self, jobs: Sequence[ClientJob], place: Place) -> None:
         """Write an order to each job's site."""
+        self._heard = time.monotonic()  # sites that are still at work do not slow new ones down
         if not self._waiting:
-            self._heard, self._failing = time.monotonic(), None
+            self._failing = None
         if self.engine and self._wake is None:
             from flows.sites.waking import Waking
 

@@ -102,7 +102,8 @@ class OnWorkPools:
         try:
             while watch.unstarted:
                 job, place = watch.unstarted[0]
-                watch.waiting[self._start(watch.ask, job, place)] = job
+                run_id = self._start(watch.ask, job, place)
+                watch.waiting[run_id] = (job, time.monotonic())
                 del watch.unstarted[0]
             pause = POLL_SECONDS if timeout is None else min(POLL_SECONDS, timeout)
             time.sleep(pause)
@@ -113,18 +114,18 @@ class OnWorkPools:
             watch.away = True
             time.sleep(POLL_SECONDS)
         outcomes = [
-            _outcome(watch.read, watch.waiting.pop(run.id), run)
+            _outcome(watch.read, watch.waiting.pop(run.id)[0], run)
             for run in runs
             if run.state is not None and run.state.is_final()
         ]
         if time.monotonic() - watch.looked > LOOK_SECONDS:
-            for run_id, job in list(watch.waiting.items()):
+            for run_id, (job, _) in list(watch.waiting.items()):
                 if (outcome := _reported(watch.read, job)) is not None:
                     del watch.waiting[run_id]
                     outcomes.append(outcome)
             watch.looked = time.monotonic()
-        if not watch.idle and time.monotonic() - watch.began > PATIENCE_SECONDS:
-            watch.idle = self._warned_of_idleness(runs)
+        if not watch.idle:
+            watch.idle = self._warned_of_idleness(watch, runs)
         self._rest(watch)
         return outcomes
 
@@ -134,7 +135,7 @@ class OnWorkPools:
             return
         gone = {job.uplink_key for job in jobs}
         watch.unstarted = [item for item in watch.unstarted if item[0].uplink_key not in gone]
-        left = [i for i, job in watch.waiting.items() if job.uplink_key in gone]
+        left = [i for i, (job, _) in watch.waiting.items() if job.uplink_key in gone]
         for run_id in left:
             del watch.waiting[run_id]
         try:
@@ -178,8 +179,10 @@ class OnWorkPools:
         run_id: UUID = run.id
         return run_id
 
-    def _warned_of_idleness(self, runs: Sequence["FlowRun"]) -> bool:
-        idle = [run for run in runs if run.state is not None and run.state.is_scheduled()]
+    def _warned_of_idleness(self, watch: "_Watch", runs: Sequence["FlowRun"]) -> bool:
+        before = time.monotonic() - PATIENCE_SECONDS
+        old = {run_id for run_id, (_, began) in watch.waiting.items() if began < before}
+        idle = [r for r in runs if r.id in old and r.state is not None and r.state.is_scheduled()]
         if idle:
             queue = f" --work-queue {idle[0].work_queue_name}" if self.queue else ""
             self.warn(
@@ -192,13 +195,12 @@ class OnWorkPools:
 
 @dataclass
 class _Watch:
-    """Flow runs of one question, to be started and under way."""
+    """Flow runs to be started, and under way since when: of one question, or of several."""
 
     ask: Prompt
     read: Read
     unstarted: list[tuple[ClientJob, Place]] = field(default_factory=list)
-    waiting: "dict[UUID, ClientJob]" = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
+    waiting: "dict[UUID, tuple[ClientJob, float]]" = field(default_factory=dict)
     looked: float = field(default_factory=time.monotonic)
     idle: bool = False
     away: bool = False

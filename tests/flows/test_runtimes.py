@@ -19,7 +19,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, TaskRunFilter
-from prefect.states import Completed, Crashed
+from prefect.states import Completed, Crashed, Running
 
 import final_hashes
 from bed import Bed, tiny
@@ -280,32 +280,6 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
     assert second.retry_bytes > 0
 
 
-@pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_late_updates_of_tasks_count_as_those_of_this_process_do(
-    kind: Any, bed: Bed, prefect_server: None
-) -> None:
-    settings = tiny(
-        federation__close_at=2, federation__staleness=1, federation__rounds=3,
-        federation__clip="none",
-    )  # fmt: skip
-    list(federate(settings, bed.setting("here"), InProcess(1)))
-
-    @flow
-    def run() -> None:
-        with OnTaskRunner.opened(1, kind) as runtime:
-            list(federate(settings, bed.setting("tasks"), runtime))
-
-    run()
-    here, tasks = (Journal(open_store(bed.setting(name).place.store)) for name in ("here", "tasks"))
-    for round_index in (2, 3):
-        there, closed_here = tasks.closed(round_index), here.closed(round_index)
-        assert there is not None
-        assert closed_here is not None
-        assert len(there.late) == 1
-        assert there.late == closed_here.late
-    assert [c.state for c in tasks.commits()] == [c.state for c in here.commits()]
-
-
 def test_a_store_in_memory_is_refused_where_clients_are_in_other_processes() -> None:
     place = Place(store="memory://here", shards="/nowhere", memory="/nowhere")
     for run_at in ("processes", "dask", "work-pools"):
@@ -388,6 +362,29 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients_and_babble_is_refuse
         assert "1 runs of fedx-client/train have waited 2 s" in warning
         assert "prefect worker start --pool fedx-clients" in warning
         assert states["r4-late"] in ("Cancelling", "Cancelled")
+
+
+def test_a_new_flow_run_is_not_called_idle_for_as_long_as_a_late_client_is_at_work(
+    tmp_path: Path, prefect_server: None
+) -> None:
+    warnings: list[str] = []
+    carrier = OnWorkPools(1, warnings.append, deployment="fedx-client/lasting")
+    place = Place(store=str(tmp_path), shards="", memory="")
+    late, new = (replace(job(name, deadline=0), run="lasting") for name in ("late", "new"))
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="lasting", type="process"))
+        flow_id = client.create_flow(fedx_client)
+        client.create_deployment(flow_id, "lasting", work_pool_name="lasting")
+        carrier.send([late], place)
+        carrier.heard(0.0)
+        assert carrier._watch is not None
+        ((run_id, (_, began)),) = carrier._watch.waiting.items()
+        client.set_flow_run_state(run_id, Running(), force=True)
+        carrier._watch.waiting[run_id] = (late, began - 2 * work_pools.PATIENCE_SECONDS)
+    carrier.send([new], place)
+    carrier.heard(0.0)
+    assert warnings == []
+    carrier.drop([late, new])
 
 
 @pytest.mark.parametrize(("grace", "kind"), [(300.0, ClientReport), (0.0, ClientFailure)])
