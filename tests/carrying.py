@@ -1,13 +1,16 @@
 """What every carrier must keep to, whoever does the jobs; and jobs to do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from bed import tiny
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import QuorumError
 from fedx_core.clients.client import Place
+from fedx_core.record.journal import Journal
 from fedx_core.rounds import dispatching
 from fedx_core.rounds.carrier import Carrier, InProcess, Outcome
 from fedx_core.rounds.federation import federate
@@ -97,6 +100,49 @@ def begins_nothing_that_was_dropped(
     store = open_store(place.store)
     assert store.read(first.report_key)
     assert store.read(third.report_key) is None
+
+
+def counts_late_updates(
+    carrier: Callable[[], Carrier],
+    there: Setting,
+    here: Setting,
+    at_work: Callable[[Collection[str]], AbstractContextManager[None]] = lambda _: nullcontext(),
+) -> None:
+    """Check that late updates count as on one worker of this process, and after a resume, too.
+
+    Args:
+        carrier: for a server that has just started; on one worker, or none that is at work.
+        there: of a run on it.
+        here: of a run in this process.
+        at_work: has these clients do what they are asked; not needed where one worker does all, in
+            the order in which they are sent.
+    """
+    settings = tiny(
+        federation__close_at=2, federation__staleness=1, federation__rounds=4,
+        federation__clip="none",
+    )  # fmt: skip
+    first, second, third = (f"client-0{number}" for number in range(3))
+    expected = federate(settings, here, InProcess(1))
+    for _ in range(3):
+        next(expected)
+    expected.close()
+
+    going = federate(settings, there, carrier())
+    with at_work((first, second)):
+        assert {f.client: f.since for f in next(going).failures} == {third: 1}
+    with at_work((first, third)):
+        report = next(going)
+    assert report.client_metrics[third]["staleness"] == 1
+    assert report.method_metrics["late_updates"] == 1
+    going.close()
+    resumed = federate(settings, there, carrier(), resume=True)
+    with at_work((first, second)):
+        assert next(resumed).client_metrics[second]["staleness"] == 1
+    resumed.close()
+
+    ran, asked = (Journal(open_store(setting.place.store)).commits() for setting in (there, here))
+    assert [commit.state for commit in ran] == [commit.state for commit in asked]
+    assert [c.report.traffic for c in ran] == [c.report.traffic for c in asked]
 
 
 def _heard(carrier: Carrier, wanted: int) -> dict[str, Outcome]:

@@ -2,8 +2,9 @@
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.states import Completed, Crashed
 
 from bed import Bed, tiny
-from carrying import begins_nothing_that_was_dropped, first_jobs, keeps_to_the_rules
+from carrying import (
+    begins_nothing_that_was_dropped,
+    counts_late_updates,
+    first_jobs,
+    keeps_to_the_rules,
+)
 from fedx_core.base.frozen_json import parse
 from fedx_core.clients.client import Place
 from fedx_core.rounds.carrier import InProcess, attempt
@@ -80,9 +86,28 @@ def test_what_waits_for_a_worker_and_is_dropped_never_begins(
     carry()
 
 
+@pytest.mark.parametrize("run_at", ["threads", "processes", "dask"])
+def test_late_updates_on_task_runners_count(run_at: RunAt, bed: Bed, prefect_server: None) -> None:
+    if run_at == "dask":
+        pytest.importorskip("prefect_dask")
+
+    @flow
+    def run() -> None:
+        there = bed.setting("there")
+        with choose(run_at, 1, there.place) as carrier:
+            counts_late_updates(lambda: carrier, there, bed.setting("here"))
+
+    run()
+
+
 @contextmanager
-def worker(tag: str) -> Iterator[None]:
-    """Do the flow runs of a tag, as a work pool's worker would."""
+def worker(tag: str, clients: Collection[str] = ()) -> Iterator[None]:
+    """Do the flow runs of a tag, as a work pool's worker would.
+
+    Args:
+        tag: of all that it does.
+        clients: whose runs it does; empty for those of all.
+    """
     over = threading.Event()
     tagged = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
 
@@ -93,6 +118,8 @@ def worker(tag: str) -> Iterator[None]:
                     if run.state is None or not run.state.is_scheduled():
                         continue
                     job = parse(ClientJob, run.parameters["job"])
+                    if clients and job.client not in clients:
+                        continue
                     done = attempt(job, parse(Place, run.parameters["place"]))
                     state = Completed() if isinstance(done, ClientReport) else Crashed()
                     client.set_flow_run_state(run.id, state, force=True)
@@ -106,18 +133,32 @@ def worker(tag: str) -> Iterator[None]:
         working.join()
 
 
+def work_pool() -> OnWorkPools:
+    """A carrier on a work pool that no worker but :func:`worker` looks at."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="ruled", type="process"), overwrite=True)
+        flow_id = client.create_flow(fedx_client)
+        client.create_deployment(flow_id, "ruled", work_pool_name="ruled")
+    return OnWorkPools(1, deployment="fedx-client/ruled")
+
+
 def test_work_pools_keep_to_the_rules(bed: Bed, prefect_server: None) -> None:
     setting = bed.setting("ruled")
     jobs = list(first_jobs(setting, tiny()).values())
-    with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="ruled", type="process"))
-        flow_id = client.create_flow(fedx_client)
-        client.create_deployment(flow_id, "ruled", work_pool_name="ruled")
 
     @flow
     def carry() -> None:
         with worker("run:ruled"):
-            carrier = OnWorkPools(1, deployment="fedx-client/ruled")
-            keeps_to_the_rules(carrier, setting.place, jobs)
+            keeps_to_the_rules(work_pool(), setting.place, jobs)
 
     carry()
+
+
+def test_late_updates_on_work_pools_count(bed: Bed, prefect_server: None) -> None:
+    @flow
+    def run() -> None:
+        counts_late_updates(
+            work_pool, bed.setting("there"), bed.setting("here"), partial(worker, "run:there")
+        )
+
+    run()

@@ -6,6 +6,8 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 
 import final_hashes
 from bed import Bed, tiny
-from carrying import first_jobs, keeps_to_the_rules
+from carrying import counts_late_updates, first_jobs, keeps_to_the_rules
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place, train
 from fedx_core.record.journal import Journal
@@ -32,7 +34,7 @@ from flows.carriers.runtimes import choose
 from flows.sites.errands import Errand
 from flows.sites.post import Post
 from flows.sites.serve import take
-from institutions import Sites, answer, at_work, errand
+from institutions import CLIENTS, Sites, answer, at_work, errand
 
 pytestmark = pytest.mark.integration
 
@@ -463,6 +465,18 @@ def test_sites_keep_to_the_rules_of_carriers(sites: Sites) -> None:
         sites.welcome(site)
     with at_work(*serving):
         keeps_to_the_rules(sites.runtime(), setting.place, list(jobs.values()))
+
+
+def test_late_updates_at_sites_count(sites: Sites, bed: Bed) -> None:
+    serving = {name: sites.serving(name) for name in CLIENTS}
+    for site in serving.values():
+        sites.welcome(site)
+
+    def working(clients: Collection[str]) -> AbstractContextManager[None]:
+        return at_work(*(serving[client] for client in clients))
+
+    counts_late_updates(sites.runtime, sites.setting("there"), bed.setting("here"), working)
+    assert not (sites.folder / "coordinator/audit.jsonl").exists(), "nobody was too late"
 
 
 def test_a_client_that_was_not_admitted_is_a_lost_client(sites: Sites) -> None:
