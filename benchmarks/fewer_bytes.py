@@ -53,7 +53,12 @@ ROWS = {
         {**SCHEDULE, **CODED, "support": {"name": "seeded", "density": 0.035}}
     ),
     "resnet18_cosine": Row(RESNET18),
-    "resnet18_fewer": Row({**RESNET18, **CODED, "support": {"name": "seeded", "density": 0.02}}),
+    **{
+        f"resnet18_fewer{suffix}": Row(
+            {**RESNET18, **CODED, "support": {"name": "seeded", "density": density}}
+        )
+        for suffix, density in (("", 0.02), ("_density0.0265", 0.0265))
+    },
 }
 
 

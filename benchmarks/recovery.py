@@ -6,9 +6,10 @@
 
 As ``fewer_bytes.py``: ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs, with
 the same learning-rate schedule; one event after round 6, or three after rounds 4, 6 and 8. In
-names ``again`` is a learning rate that begins its fall anew at the event, ``fit`` least squares at
-the server, ``taught`` distillation there, and ``mended`` both. Rows of a schedule share the rounds
-before the event. Every run resumes where it stopped.
+names ``diverse_lrp`` chooses units whose relevance others can't stand in for, ``again`` is a
+learning rate that begins its fall anew at the event, ``fit`` least squares at the server,
+``taught`` distillation there, and ``mended`` both. Rows of a schedule share the rounds before the
+event. Every run resumes where it stopped.
 """
 
 from typing import Any
@@ -27,17 +28,26 @@ RECOVERIES: dict[str, dict[str, Any]] = {
     "-taught": {"name": "distil"},
     "-mended": {"name": "distil", "reconstruct": True},
 }
-CRITERIA = ("lrp", "random", "magnitude", "taylor")
+CRITERIA: dict[str, dict[str, Any]] = {
+    **{name: {"name": name} for name in ("lrp", "random", "magnitude", "taylor")},
+    **{
+        f"diverse_{profile}": {"name": "diverse", "of": profile}
+        for profile in ("lrp", "taylor", "activation")
+    },
+}
 
 
 def _event(criterion: str, **more: Any) -> dict[str, Any]:
-    relevance = {"name": criterion}
     return {
         "codec.name": "sliced",
         "method": {
-            "name": "fedx", "pruning_rate": 0.9, "warmup_rounds": 6, "relevance": relevance, **more
+            "name": "fedx",
+            "pruning_rate": 0.9,
+            "warmup_rounds": 6,
+            "relevance": CRITERIA[criterion],
+            **more,
         },
-    }  # fmt: skip
+    }
 
 
 def _rows() -> dict[str, Row]:
@@ -54,7 +64,7 @@ def _rows() -> dict[str, Row]:
         **SCHEDULE,
         "training.schedule": {"name": "cosine", "floor": 0.1, "restarts": [4, 6, 8]},
     }
-    for criterion in CRITERIA[:2]:
+    for criterion in ("lrp", "random"):
         event = _event(criterion, warmup_rounds=4, recompute_every=2, recompute_times=3)
         for suffix in ("", "-mended"):
             settings = {**thrice, **event, "recovery": RECOVERIES[suffix]}
@@ -68,7 +78,7 @@ ROWS = _rows()
 def main() -> None:
     """Run what is missing, then print."""
     chosen = options(__doc__ or "", "runs/recovery", ROWS).parse_args()
-    show(Runs(SHARED, ROWS, ("fedavg_cosine", "random-again"), chosen))
+    show(Runs(SHARED, ROWS, ("fedavg_cosine", "random-again-mended"), chosen))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Criterion(base.Weighing):
     ) -> Scores:
         """Propagate relevance back to every unit; nothing is drawn."""
         reference = base.required(reference)
-        at_once = self._at_once(architecture, batch_size)
+        at_once = self.at_once(architecture, batch_size)
         with self.explaining(model, graph, architecture) as explain:
             return base.mean_over_samples(model, graph, reference, at_once, explain)
 
@@ -112,7 +112,7 @@ class Criterion(base.Weighing):
     ) -> Scores:
         """Share each unit's relevance out to its weights, by what each contributed."""
         reference = base.required(reference)
-        at_once = self._at_once(architecture, batch_size)
+        at_once = self.at_once(architecture, batch_size)
         sums = {
             layer.weight: torch.zeros(model.get_parameter(layer.weight).shape, dtype=torch.float64)
             for layer in graph.layers
@@ -173,8 +173,8 @@ class Criterion(base.Weighing):
             _require_rules(twin, composite, architecture.explicit(self.attention))
             yield twin
 
-    def _at_once(self, architecture: Architecture, batch_size: int) -> int:
-        # Half of the images, whose values take the memory of all of them in float32.
+    def at_once(self, architecture: Architecture, batch_size: int) -> int:
+        """Say how many images to explain at once: half as many where values are float64."""
         return max(1, batch_size // 2) if self._in_float64(architecture) else batch_size
 
     def _in_float64(self, architecture: Architecture) -> bool:
