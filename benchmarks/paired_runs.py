@@ -95,7 +95,7 @@ class Runs:
         ):
             print(
                 f"{name}-{seed} round {report.round_index}:"
-                f" {report.metrics['overall_accuracy']:.4f}, {report.wire_bytes:,} bytes, after"
+                f" {_score(report):.4f}, {report.wire_bytes:,} bytes, after"
                 f" {time.time() - started:.0f} s",
                 file=sys.stderr,
                 flush=True,
@@ -134,7 +134,7 @@ class Runs:
             if not (finished := list(self._finished(name).values())):
                 continue
             sent = np.cumsum([[r.wire_bytes / MIB for r in found] for found in finished], axis=1)
-            scores = [[r.metrics["overall_accuracy"] for r in found] for found in finished]
+            scores = [[_score(r) for r in found] for found in finished]
             mib, score = sent.mean(axis=0), 100 * np.mean(scores, axis=0)
             axes.plot(mib, score, color=colours[name], label=self.rows[name].label or name)
             axes.plot(mib[-1], score[-1], "o", color=colours[name])
@@ -150,7 +150,7 @@ class Runs:
         """Score the final models of finished runs, by seed."""
         found = {}
         for seed, reports in self._finished(name).items():
-            found[seed] = reports[-1].metrics["overall_accuracy"]
+            found[seed] = _score(reports[-1])
             if self.options.test is not None:
                 store = open_store(self._place(name, seed).store)
                 found[seed] = _scored(store, self.options.test)
@@ -226,6 +226,10 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     if half is None:
         return f"{mean:+.2f}"
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def _score(report: RoundReport) -> float:
+    return next(report.metrics[m] for m in evaluation.PRIMARY.values() if m in report.metrics)
 
 
 def _scored(store: Any, test: Path) -> float:

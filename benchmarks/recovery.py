@@ -1,17 +1,22 @@
-"""Nine tenths of all units go, by several criteria: what the server and the schedule win back.
+r"""Nine tenths of all units go, by several criteria: what the server and the schedule win back.
 
     fedx data eurosat --set datasets.eurosat.source.limit=5000
     fedx data eurosat --data-root data/all        # for 5,400 test images instead of 1,000
     python benchmarks/recovery.py --seeds 1 2 3 --test data/all/eurosat
+    fedx data countries --set datasets.countries.source.metadata=auto \
+        --set datasets.countries.source.limit=4000
+    python benchmarks/recovery.py --dataset countries --seeds 1 2 3
 
 As ``fewer_bytes.py``: ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs, with
 the same learning-rate schedule; one event after round 6, or three after rounds 4, 6 and 8. In
 names ``diverse_lrp`` chooses units whose relevance others can't stand in for, ``again`` is a
 learning rate that begins its fall anew at the event, ``fit`` least squares at the server,
 ``taught`` distillation there, and ``mended`` both. Rows of a schedule share the rounds before the
-event. Every run resumes where it stopped.
+event. ``countries`` are ten-band scenes of many labels, a client a country. Every run resumes where
+it stopped.
 """
 
+from pathlib import Path
 from typing import Any
 
 from fewer_bytes import SCHEDULE, SHARED
@@ -20,6 +25,11 @@ from paired_runs import Row, Runs, options, show
 AGAIN = {
     **SCHEDULE,
     "training.schedule": {"name": "cosine", "floor": 0.1, "restarts": [6]},
+}
+COUNTRIES = {
+    "dataset": "countries",
+    "datasets.countries.source.metadata": "auto",
+    "datasets.countries.source.limit": 4000,
 }
 SHARING = {"codec.name": "sliced", "federation.keep_states": 12}
 RECOVERIES: dict[str, dict[str, Any]] = {
@@ -77,8 +87,14 @@ ROWS = _rows()
 
 def main() -> None:
     """Run what is missing, then print."""
-    chosen = options(__doc__ or "", "runs/recovery", ROWS).parse_args()
-    show(Runs(SHARED, ROWS, ("fedavg_cosine", "random-again-mended"), chosen))
+    parser = options(__doc__ or "", "", ROWS)
+    parser.add_argument("--dataset", choices=["eurosat", "countries"], default="eurosat")
+    parser.set_defaults(data=None, run_root=None)
+    chosen = parser.parse_args()
+    chosen.data = chosen.data or Path("data", chosen.dataset)
+    chosen.run_root = chosen.run_root or Path("runs", f"recovery-{chosen.dataset}")
+    shared = {**SHARED, **COUNTRIES} if chosen.dataset == "countries" else SHARED
+    show(Runs(shared, ROWS, ("fedavg_cosine", "random-again-mended"), chosen))
 
 
 if __name__ == "__main__":
