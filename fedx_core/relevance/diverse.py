@@ -116,17 +116,20 @@ def left(profiles: Tensor, ridge: float) -> Tensor:
         float64 (units,); the first unit's is the size of its profile, and none is larger.
     """
     images, units = profiles.shape
-    gram = profiles.T @ profiles / images
-    gram.diagonal().mul_(1 + ridge)
+    rest = profiles.square().mean(0) * (1 + ridge)
     waiting = torch.ones(units, dtype=torch.bool)
-    scores = torch.zeros(units, dtype=torch.float64)
+    scores = torch.zeros_like(rest)
     # More than the images can tell apart are not taken off each other: only the ridge is left.
-    for _ in range(min(units, images)):
-        rest = torch.where(waiting, gram.diagonal(), -1.0)
-        chosen = int(rest.argmax())
+    factor = profiles.new_zeros(units, min(units, images))
+    for step in range(factor.shape[1]):
+        chosen = int(torch.where(waiting, rest, -1.0).argmax())
         most = float(rest[chosen])
         if most <= 0:
             break
         scores[chosen], waiting[chosen] = most, False
-        gram -= torch.outer(gram[:, chosen], gram[chosen]) / most
-    return torch.where(waiting, gram.diagonal().clamp_min(0), scores).sqrt()
+        column = profiles.T @ profiles[:, chosen] / images
+        column[chosen] *= 1 + ridge
+        column -= factor[:, :step] @ factor[chosen, :step]
+        factor[:, step] = column / most**0.5
+        rest = rest - factor[:, step].square()
+    return torch.where(waiting, rest.clamp_min(0), scores).sqrt()
