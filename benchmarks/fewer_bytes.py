@@ -1,8 +1,12 @@
-"""Five hundred times fewer bytes: codecs with memory, few weights, and a first model from a seed.
+r"""Five hundred times fewer bytes: codecs with memory, few weights, and a first model from a seed.
 
     fedx data eurosat --set datasets.eurosat.source.limit=5000
     fedx data eurosat --data-root data/all        # for 5,400 test images instead of 1,000
     python benchmarks/fewer_bytes.py --seeds 1 2 3 --test data/all/eurosat
+    fedx data eurosat --data-root data/unequal --set datasets.eurosat.source.limit=5000 \
+        --set 'datasets.eurosat.partition={name: dirichlet, clients: 8, alpha: 0.3}'
+    python benchmarks/fewer_bytes.py --unequal --data data/unequal/eurosat \
+        --run-root runs/fewer_bytes_unequal --runs fewer fedavg_cosine --test data/all/eurosat
 
 ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs. ``fewer`` sends 5 % of the
 parameters in 1.25 bits each both ways, and nothing that follows from the seed; ``fedavg`` is FedAvg
@@ -26,6 +30,7 @@ SHARED: dict[str, Any] = {
     "training.batch_norm": "recalibrate",
     "federation.rounds": 12,
 }
+UNEQUAL = {"datasets.eurosat.partition": {"name": "dirichlet", "clients": 8, "alpha": 0.3}}
 SCHEDULE = {
     "training.learning_rate": 0.003,
     "training.schedule": {"name": "cosine", "floor": 0.1},
@@ -64,8 +69,11 @@ ROWS = {
 
 def main() -> None:
     """Run what is missing, then print."""
-    chosen = options(__doc__ or "", "runs/fewer_bytes", ROWS).parse_args()
-    show(Runs(SHARED, ROWS, ("fedavg_cosine", "resnet18_cosine"), chosen))
+    parser = options(__doc__ or "", "runs/fewer_bytes", ROWS)
+    parser.add_argument("--unequal", action="store_true", help="labels by a Dirichlet draw of 0.3")
+    chosen = parser.parse_args()
+    shared = {**SHARED, **UNEQUAL} if chosen.unequal else SHARED
+    show(Runs(shared, ROWS, ("fedavg_cosine", "resnet18_cosine"), chosen))
 
 
 if __name__ == "__main__":
