@@ -90,15 +90,12 @@ class Criterion(base.Criterion):
         with base.recording(twin, graph) as recorded:
 
             def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-                logits = twin(images.requires_grad_(self.of == "taylor"))
-                found = {layer.name: recorded[layer.name] for layer in graph.layers}
                 if self.of == "taylor":
-                    loss = taylor.summed_loss(logits, targets)
-                    slopes = torch.autograd.grad(loss, list(found.values()))
-                    found = {n: a * g for (n, a), g in zip(found.items(), slopes, strict=True)}
+                    return taylor.changes(twin, graph, recorded, images, targets)
+                twin(images)
                 return {
-                    layer.name: base.by_unit(found[layer.name], layer, "signed")
-                    / base.positions(found[layer.name], layer)
+                    layer.name: base.by_unit(recorded[layer.name], layer, "signed")
+                    / base.positions(recorded[layer.name], layer)
                     for layer in graph.layers
                 }
 

@@ -8,6 +8,7 @@ layer; the weights' gradient is that of the mean loss over the whole reference s
 averages over mini-batches, so that the batch size changes nothing.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,18 +62,39 @@ def _score_activations(
     with base.recording(model, graph) as recorded:
 
         def explain(images: Tensor, targets: Tensor) -> dict[str, Tensor]:
-            loss = summed_loss(model(images.requires_grad_()), targets)
-            activations = [recorded[layer.name] for layer in graph.layers]
-            gradients = torch.autograd.grad(loss, activations)
-            return {
-                layer.name: base.by_unit(activation * gradient, layer, "signed").abs()
-                / base.positions(activation, layer)
-                for layer, activation, gradient in zip(
-                    graph.layers, activations, gradients, strict=True
-                )
-            }
+            found = changes(model, graph, recorded, images, targets)
+            return {name: values.abs() for name, values in found.items()}
 
         return base.mean_over_samples(model, graph, reference, batch_size, explain)
+
+
+def changes(
+    model: nn.Module,
+    graph: UnitGraph,
+    recorded: Mapping[str, Tensor],
+    images: Tensor,
+    targets: Tensor,
+) -> dict[str, Tensor]:
+    """Multiply activations by the gradient of each image's loss, averaged over positions.
+
+    Args:
+        model: a copy to explain.
+        graph: names the layers.
+        recorded: what ``base.recording`` fills.
+        images: float32 (n, bands, height, width).
+        targets: their labels.
+
+    Returns:
+        (n, units) by layer name.
+    """
+    loss = summed_loss(model(images.requires_grad_()), targets)
+    activations = [recorded[layer.name] for layer in graph.layers]
+    gradients = torch.autograd.grad(loss, activations)
+    return {
+        layer.name: base.by_unit(activation * gradient, layer, "signed")
+        / base.positions(activation, layer)
+        for layer, activation, gradient in zip(graph.layers, activations, gradients, strict=True)
+    }
 
 
 def _score_weights(
