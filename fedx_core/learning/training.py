@@ -121,7 +121,7 @@ def fit(
     steps = -(-count // settings.batch_size)
     task = Task(label_kind=label_kind, labels=examples.labels, pixels=pixels, settings=settings)
     kept = _beside(objective, model, beside, round_index)
-    amp = settings.amp and device.type == "cuda"
+    amp = settings.amp if device.type == "cuda" else settings.cpu_amp
     total = torch.zeros((), dtype=torch.float64, device=device)
     for epoch in range(settings.epochs):
         total.zero_()

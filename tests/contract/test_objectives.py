@@ -82,8 +82,9 @@ def local_of(desk: MethodDesk, round_index: int = 1, **changed: Any) -> Local:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("model", ["resnet6", "convnextv2_atto", "vit_tiny"])
+@pytest.mark.parametrize("cpu_amp", [False, True])
 def test_an_objective_trains_any_model_of_any_bands_or_refuses_it_before_a_run(
-    name: str, model: str
+    name: str, model: str, cpu_amp: bool
 ) -> None:
     if name == "mae" and model != "vit_tiny":
         with pytest.raises(ConfigError, match=r"only a vision transformer can.*Choose vit_tiny"):
@@ -93,7 +94,7 @@ def test_an_objective_trains_any_model_of_any_bands_or_refuses_it_before_a_run(
         with pytest.raises(ConfigError, match=r"which residual networks have.*Choose resnet6"):
             desk_of(name, model)
         return
-    desk = desk_of(name, model)
+    desk = desk_of(name, model, cpu_amp=cpu_amp)
     start = state.copy(desk.model.state_dict())
     local = local_of(desk)
     load(local)

@@ -85,6 +85,19 @@ def test_the_loop_equals_one_written_out_by_hand() -> None:
         assert apart <= 0.06 * (value - start[name]).double().norm(), name
 
 
+def test_sixteen_bits_round_what_a_step_does_and_are_the_same_bits_again() -> None:
+    # With SGD a step is its gradient; weights and sums stay in 32 bits.
+    step = {"optimiser": "sgd", "learning_rate": 0.1, "epochs": 1}
+    start = catalogue.build("resnet6", 3, 4, seed=1).state_dict()
+    exact, rounded = trained(5, **step), trained(5, **step, cpu_amp=True)
+    assert {value.dtype for value in rounded.values()} == {torch.float32, torch.int64}
+    assert not state.equal(exact, rounded)
+    assert state.equal(rounded, trained(5, **step, cpu_amp=True))
+    for name in ("fc.weight", "fc.bias"):
+        apart = (rounded[name] - exact[name]).norm()
+        assert apart <= 0.1 * (exact[name] - start[name]).norm(), name
+
+
 def test_kept_moments_make_several_fits_one_long_training() -> None:
     model = catalogue.build("resnet6", 3, 4, seed=1).to(memory_format=torch.channels_last)
     by_hand, start = copy.deepcopy(model), copy.deepcopy(model)
