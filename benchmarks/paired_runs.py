@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import typer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -30,6 +31,7 @@ from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 from fedx_core.wire.messages import RoundReport
+from flows.commands.options import setting
 from flows.figures import style
 from flows.sweeps import paired
 
@@ -70,6 +72,10 @@ class Runs:
     against: tuple[str, ...]
     options: argparse.Namespace
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return what a row sets; what was said by ``--set`` goes over all else."""
+        return {**self.shared, **self.rows[name].settings, **dict(self.options.set)}
+
     def run(self) -> None:
         """Run what is missing of the rows that were asked for."""
         for seed in self.options.seeds:
@@ -87,7 +93,7 @@ class Runs:
         started = time.time()
         resume = Journal(open_store(place.store)).run() is not None
         for report in federate(
-            config.load(ROOT / "params.yaml", {**self.shared, **row.settings, "seed": seed}),
+            config.load(ROOT / "params.yaml", {**self.settings(name), "seed": seed}),
             Setting(run=f"{name}-{seed}", data=self.options.data, place=place),
             InProcess(1),
             resume=resume,
@@ -181,7 +187,7 @@ class Runs:
 
     def _finished(self, name: str) -> dict[int, list[RoundReport]]:
         found = {seed: self._history(name, seed) for seed in self.options.seeds}
-        rounds = self.shared["federation.rounds"]
+        rounds = self.settings(name)["federation.rounds"]
         return {seed: reports for seed, reports in found.items() if len(reports) == rounds}
 
     def _history(self, name: str, seed: int) -> list[RoundReport]:
@@ -204,6 +210,10 @@ def options(description: str, run_root: str, rows: Mapping[str, Row]) -> argpars
     parser.add_argument("--test", type=Path, default=None, help="a data set whose test part scores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--runs", nargs="+", default=list(rows), choices=list(rows))
+    parser.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
+        help="a setting of all rows; they then want a --run-root of their own",
+    )  # fmt: skip
     parser.add_argument("--only-print", action="store_true", help="run nothing")
     parser.add_argument("--figure", type=Path, help="draw scores against MiB into this SVG")
     return parser
@@ -226,6 +236,13 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     if half is None:
         return f"{mean:+.2f}"
     return f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    try:
+        return setting(text)
+    except typer.BadParameter as error:
+        raise argparse.ArgumentTypeError(error.message) from error
 
 
 def _score(report: RoundReport) -> float:

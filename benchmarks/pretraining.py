@@ -158,7 +158,8 @@ class Probed(Runs):
             test = examples.read_part(self.options.test / "prepared", "test")
             prepared = replace(prepared, parts={**prepared.parts, "test": test})
         journal = Journal(store)
-        card = model_file.card_of(journal, prepared.description, self.shared["federation.rounds"])
+        rounds = self.settings(name)["federation.rounds"]
+        card = model_file.card_of(journal, prepared.description, rounds)
         how = read_plan(store.get(journal.commits()[-1].plan)).training
         settings = probe.Settings(shares=(0.01,), draws=3, epochs=0)
         each = []
@@ -299,7 +300,6 @@ def main() -> None:
     """Run what is missing, unless R0 forbids it, then print."""
     parser = options(__doc__ or "", "runs/pretraining", ROWS)
     parser.add_argument("--small", action="store_true", help="a smoke run on drawn scenes")
-    parser.add_argument("--rounds", type=int, help="other than 30, to see how far that goes")
     parser.add_argument("--regardless", action="store_true", help="run on where R0 is not met")
     chosen = parser.parse_args()
     if chosen.figure is not None:
@@ -308,10 +308,7 @@ def main() -> None:
     if chosen.small:
         chosen.run_root = chosen.run_root / "small"
         chosen.data = made(chosen.run_root)
-    shared = SMALL if chosen.small else SHARED
-    if chosen.rounds is not None:
-        shared = {**shared, "federation.rounds": chosen.rounds}
-    runs = Probed(shared, ROWS, (), chosen)
+    runs = Probed(SMALL if chosen.small else SHARED, ROWS, (), chosen)
     if not chosen.only_print:
         if chosen.small or chosen.regardless or gate(runs):
             runs.run()

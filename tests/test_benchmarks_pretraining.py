@@ -75,7 +75,7 @@ def test_a_small_run_is_probed_once_and_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     command = ["pretraining.py", "--small", "--run-root", str(tmp_path), "--runs", "local_only",
-               "untrained", "fedsense_1"]  # fmt: skip
+               "untrained", "fedsense_1", "--set", "federation.rounds=1"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", command)
     pretraining.main()
     first = capsys.readouterr().out
