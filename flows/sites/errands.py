@@ -190,13 +190,15 @@ class Errand:
         """See whether the site has the order; after a while call it, or people."""
         note = self._note(taken_key(self.job))
         self._taken = note is not None and note.word == "taken"
-        if note is not None and note.word == "waits" and not self._waits:
-            self._waits = True
-            plan = self.job.plan.sha256[:12]
-            self.office.warn(
-                f"{self.job.client} waits for its people to agree to plan {plan} "
-                f"(there: `fedx site approve {plan}`)"
-            )
+        if note is not None and note.word == "waits":
+            self.office.store.delete(taken_key(self.job))  # so that "taken" can be said there
+            if not self._waits:
+                self._waits = True
+                plan = self.job.plan.sha256[:12]
+                self.office.warn(
+                    f"{self.job.client} waits for its people to agree to plan {plan} "
+                    f"(there: `fedx site approve {plan}`)"
+                )
         if not self._taken and time.monotonic() > self._calls:
             self._call()
 

@@ -194,6 +194,40 @@ def test_a_site_killed_while_it_stores_trains_once_and_stores_once(
     assert len(trained) == 1
 
 
+def test_a_site_whose_people_have_agreed_is_not_called_again(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = sites.setting("run")
+    called: list[str] = []
+
+    def wake(job: ClientJob, letter: bytes) -> bool:
+        called.append(job.client)
+        return True
+
+    asked = errand(sites, sites.runtime(), setting, first_jobs(setting, tiny())["client-00"])
+    asked = replace(asked, office=replace(asked.office, wake=wake, patience=0.0))
+    site = sites.serving("client-00")
+    sites.welcome(site)
+    asked.begin()
+    site.fetch()
+    site.answer_all()
+    assert asked.look() is None
+    assert called  # a worker's run ends while its people have not agreed, so it is to be called
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    sites.agree("client-00")
+    with monkeypatch.context() as killed:
+        killed.setattr(serving.client, "work", dies)  # while it is at work
+        with pytest.raises(KeyboardInterrupt):
+            site.answer_all()
+    called.clear()
+    assert asked.look() is None
+    assert asked.look() is None
+    assert not called
+
+
 def test_an_expired_order_is_dropped_by_its_site_and_sent_anew(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
