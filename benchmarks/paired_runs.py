@@ -159,7 +159,7 @@ class Runs:
             found[seed] = _score(reports[-1])
             if self.options.test is not None:
                 store = open_store(self._place(name, seed).store)
-                found[seed] = _scored(store, self.options.test)
+                found[seed] = _scored(store, self.options.test, self.options.part)
         return found
 
     def mib(self, name: str) -> float:
@@ -207,7 +207,8 @@ def options(description: str, run_root: str, rows: Mapping[str, Row]) -> argpars
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--run-root", type=Path, default=Path(run_root))
     parser.add_argument("--data", type=Path, default=Path("data/eurosat"))
-    parser.add_argument("--test", type=Path, default=None, help="a data set whose test part scores")
+    parser.add_argument("--test", type=Path, default=None, help="a data set that scores")
+    parser.add_argument("--part", default="test", choices=["validation", "test"], help="of --test")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--runs", nargs="+", default=list(rows), choices=list(rows))
     parser.add_argument(
@@ -249,11 +250,11 @@ def _score(report: RoundReport) -> float:
     return next(report.metrics[m] for m in evaluation.PRIMARY.values() if m in report.metrics)
 
 
-def _scored(store: Any, test: Path) -> float:
+def _scored(store: Any, test: Path, name: str) -> float:
     plan = read_plan(store.get(Journal(store).commits()[-1].plan))
     model = set_up(plan).model
     model.load_state_dict(final_model(store))
-    part = examples.read(test / "prepared", "test").parts["test"]
+    part = examples.read_part(test / "prepared", name)
     logits = evaluation.predict(
         model, part, pixels=plan.pixels, batch_size=100, device=torch.device("cpu")
     )

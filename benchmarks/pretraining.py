@@ -155,7 +155,7 @@ class Probed(Runs):
         store = open_store(place.store)
         prepared = examples.read(self.options.data / "prepared")
         if self.options.test is not None:
-            test = examples.read_part(self.options.test / "prepared", "test")
+            test = examples.read_part(self.options.test / "prepared", self.options.part)
             prepared = replace(prepared, parts={**prepared.parts, "test": test})
         journal = Journal(store)
         rounds = self.settings(name)["federation.rounds"]
