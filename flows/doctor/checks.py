@@ -25,6 +25,8 @@ WANTED = {
     "timm": ((1, 0, 15), None),
 }
 FREE_GIB = 2.0
+SIXTEEN_BITS = {"avx512_bf16", "amx_bf16"}
+"""Flags of processors that compute in bfloat16 themselves, as Linux names them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def examine(params: Path, run_root: Path, data_root: Path, store: str | None = N
         python(),
         *(_package(name) for name in WANTED),
         _threads(),
+        *_sixteen_bits(),
         *_data(params, data_root),
         _writable(run_root),
         disk(run_root),
@@ -97,6 +100,12 @@ def _threads() -> Check:
         f"{allowed} cores, so {allowed} clients at once (--workers), each with training.threads"
         + (f"; OMP_NUM_THREADS={limit}" if limit else ""),
     )
+
+
+def _sixteen_bits(cpu: Path = Path("/proc/cpuinfo")) -> Iterator[Check]:
+    if cpu.exists() and not SIXTEEN_BITS.isdisjoint(cpu.read_text().split()):
+        said = "training.cpu_amp=true trains in them, nearly twice as fast"
+        yield Check("16 bits", True, f"this processor computes with them; {said}")
 
 
 def _data(params: Path, root: Path) -> Iterator[Check]:
