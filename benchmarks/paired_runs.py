@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import typer
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from fedx_core.base import config
+from fedx_core.base import config, strict_yaml
+from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import read_plan, set_up
 from fedx_core.images import examples
@@ -31,7 +31,6 @@ from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
 from fedx_core.wire.messages import RoundReport
-from flows.commands.options import setting
 from flows.figures import style
 from flows.sweeps import paired
 
@@ -240,10 +239,13 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
 
 
 def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, as in training.epochs=1")
     try:
-        return setting(text)
-    except typer.BadParameter as error:
-        raise argparse.ArgumentTypeError(error.message) from error
+        return name, strict_yaml.loads(value, f"the value of {name}")
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _score(report: RoundReport) -> float:
