@@ -328,7 +328,7 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients_and_babble_is_refuse
         flow_id = client.create_flow(fedx_client)
         client.create_deployment(flow_id, "train", work_pool_name="fedx-clients")
         place = Place(store=str(tmp_path), shards="", memory="")
-        jobs = [job(name, deadline=4) for name in ("crashed", "silent", "late", "babbling")]
+        jobs = [job(name, deadline=8) for name in ("crashed", "silent", "late", "babbling")]
         open_store(place.store).put(jobs[-1].report_key, b"babble")
         monkeypatch.setattr(work_pools, "PATIENCE_SECONDS", 2.0)
         warnings: list[str] = []
@@ -353,12 +353,13 @@ def test_crashed_silent_and_late_flow_runs_are_lost_clients_and_babble_is_refuse
         reasons = {name: str(getattr(o, "reason", "")) for name, o in found.items()}
         assert "is Crashed without a report: hit" in reasons["crashed"]
         assert "is Completed without a report" in reasons["silent"]
-        assert reasons["late"].startswith("late: no report after 4 seconds")
+        assert reasons["late"].startswith("late: no report after 8 seconds")
         assert reasons["babbling"].startswith("E_PAYLOAD: unreadable report")
         # It has answered, so a round that wants all goes on without it.
         assert [name for name, o in found.items() if getattr(o, "refused", False)] == ["babbling"]
         states = {r.name: r.state_name for r in client.read_flow_runs(flow_run_filter=tagged)}
-        (warning,) = warnings
+        # A server with much to do is also said not to answer.
+        (warning,) = [line for line in warnings if "have waited" in line]
         assert "1 runs of fedx-client/train have waited 2 s" in warning
         assert "prefect worker start --pool fedx-clients" in warning
         assert states["r4-late"] in ("Cancelling", "Cancelled")
