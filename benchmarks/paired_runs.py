@@ -71,6 +71,10 @@ class Runs:
     against: tuple[str, ...]
     options: argparse.Namespace
 
+    def __post_init__(self) -> None:
+        if self.options.part != "test" and self.options.test is None:
+            raise SystemExit(f"--part {self.options.part} is of --test; say that, too")
+
     def settings(self, name: str) -> dict[str, Any]:
         """Return what a row sets; what was said by ``--set`` goes over all else."""
         return {**self.shared, **self.rows[name].settings, **dict(self.options.set)}
@@ -211,7 +215,7 @@ def options(description: str, run_root: str, rows: Mapping[str, Row]) -> argpars
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--runs", nargs="+", default=list(rows), choices=list(rows))
     parser.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE",
+        "--set", type=_setting, action="append", default=[], metavar="PATH=VALUE",
         help="a setting of all rows; they then want a --run-root of their own",
     )  # fmt: skip
     parser.add_argument("--only-print", action="store_true", help="run nothing")
@@ -239,11 +243,8 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
 
 
 def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, as in training.epochs=1")
     try:
-        return name, strict_yaml.loads(value, f"the value of {name}")
+        return strict_yaml.setting(text)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

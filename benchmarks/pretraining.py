@@ -155,7 +155,7 @@ class Probed(Runs):
         store = open_store(place.store)
         prepared = examples.read(self.options.data / "prepared")
         if self.options.test is not None:
-            test = examples.read_part(self.options.test / "prepared", self.options.part)
+            test = examples.read_part(self.options.test / "prepared", "test")
             prepared = replace(prepared, parts={**prepared.parts, "test": test})
         journal = Journal(store)
         rounds = self.settings(name)["federation.rounds"]
@@ -302,6 +302,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a smoke run on drawn scenes")
     parser.add_argument("--regardless", action="store_true", help="run on where R0 is not met")
     chosen = parser.parse_args()
+    if chosen.part != "test":
+        parser.error("--part: a probe chooses by the validation part itself; leave it out")
     if chosen.figure is not None:
         parser.error("--figure: there is none of this benchmark; leave it out")
     torch.set_num_threads(1)

@@ -87,6 +87,19 @@ def loads(data: bytes | str, what: str, limit: int = LARGEST) -> Any:
         raise ConfigError(f"{what} is not YAML: {str(error).splitlines()[0]}") from error
 
 
+def setting(text: str) -> tuple[str, Any]:
+    """Read ``PATH=VALUE``, a dotted path and YAML.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    path, equals, value = text.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        raise ConfigError(f"{text!r} is not PATH=VALUE, as in training.epochs=1")
+    return path, loads(value, f"the value of {path}")
+
+
 def dumps(value: Any) -> str:
     """Write plain values in their order, so that readers of YAML 1.1 read the same."""
     import yaml

@@ -112,8 +112,8 @@ class TrainingConfig(Block):
         device: ``auto`` takes a GPU if there is one; or ``cpu``, ``cuda``, or one of several, such
             as ``cuda:1``.
         amp: 16-bit autocast on a GPU.
-        cpu_amp: the same on a CPU: nearly twice as fast where the processor knows 16 bits
-            (AVX-512 BF16 or AMX), slower where it doesn't.
+        cpu_amp: 16-bit autocast on a CPU: sooner, if the processor computes with 16 bits itself
+            (AVX-512 BF16 or AMX), and much later if it doesn't.
         threads: of torch for each client; 1 keeps results independent of the machine's cores.
         memory_format: ``channels_last`` is faster for convolutions on most machines.
         optimiser_state: ``fresh`` starts the optimiser anew in each round; the paper does not say.

@@ -150,10 +150,7 @@ def setting(text: str) -> tuple[str, Any]:
     from fedx_core.base import strict_yaml
     from fedx_core.base.errors import ConfigError
 
-    path, equals, value = text.partition("=")
-    if not equals or not path:
-        raise typer.BadParameter(f"{text!r} is not PATH=VALUE, as in training.epochs=1")
     try:
-        return path.strip(), strict_yaml.loads(value, f"the value of {path.strip()}")
+        return strict_yaml.setting(text)
     except ConfigError as error:
         raise typer.BadParameter(str(error)) from error

@@ -104,7 +104,7 @@ def _threads() -> Check:
 
 def _sixteen_bits(cpu: Path = Path("/proc/cpuinfo")) -> Iterator[Check]:
     if cpu.exists() and not SIXTEEN_BITS.isdisjoint(cpu.read_text().split()):
-        said = "training.cpu_amp=true trains in them, nearly twice as fast"
+        said = "training.cpu_amp=true trains in them, ResNets in 0.6 of the time"
         yield Check("16 bits", True, f"this processor computes with them; {said}")
 
 
