@@ -28,7 +28,7 @@ from fedx_core.data import bigearthnet, eurosat
 from fedx_core.data._files import Folder
 from fedx_core.data._metadata import BANDS
 from fedx_core.data.base import shared_data
-from fedx_core.images import examples
+from fedx_core.images import examples, set_folder
 from fedx_core.images.examples import Description, Examples, ImageStream
 from fedx_core.images.pixels import Pixels
 from fedx_core.learning import training
@@ -107,7 +107,7 @@ def _prepare(shared: Path, folder: Path, limit: int) -> int:
     data_set = eurosat.DataSet(source=str(shared / EUROSAT), splits="random", limit=limit)
     source = data_set.open()
     streams = data_set.streams(source)
-    examples.write(folder / "prepared", source.description, streams, {})
+    set_folder.write(folder / "prepared", source.description, streams, {})
     return sum(map(len, streams.values()))
 
 
@@ -118,7 +118,7 @@ def shard_opened(shared: Path, repeats: int, limit: int) -> list[Figure]:
         found = []
         for _ in range(max(repeats, 20)):
             started = time.perf_counter()
-            part = examples.read_part(Path(folder) / "prepared", "train")
+            part = set_folder.read_part(Path(folder) / "prepared", "train")
             found.append(1000 * (time.perf_counter() - started))
         if not isinstance(part.images, np.memmap):
             raise SystemExit("images were copied, not mapped")
@@ -184,7 +184,7 @@ def bigearthnet_prepared(shared: Path, repeats: int, count: int) -> list[Figure]
                 np.zeros((count, len(bigearthnet.CLASS_NAMES)), np.uint8),
                 np.zeros(count, np.int16),
             )
-            examples.write(folder / "prepared", _description(), {"train": stream}, {})
+            set_folder.write(folder / "prepared", _description(), {"train": stream}, {})
             speeds.append(count / (time.perf_counter() - started))
             cpu.append(1000 * (time.process_time() - spent) / count)
             grown.append((peak - before) / 1e6)

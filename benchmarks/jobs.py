@@ -9,7 +9,7 @@ import numpy as np
 
 from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Description, Examples
 
 CLASSES = 10
@@ -100,17 +100,17 @@ def write(job: Job, folder: Path, clients: int | None = None) -> None:
         published_std=(1.0, 1.0, 1.0),
     )
     made = config.as_plain(settings(job, 1).datasets["noise"])
-    examples.write(folder / "prepared", description, {"test": _noise(EVALUATED, 7)}, made)
+    set_folder.write(folder / "prepared", description, {"test": _noise(EVALUATED, 7)}, made)
     held_back = {"reference": _noise(CLASSES, 8), "tuning": _noise(CLASSES, 9)}
-    examples.write(folder / "reference", description, held_back, made)
+    set_folder.write(folder / "reference", description, held_back, made)
     listed = []
     for index in range(job.clients if clients is None else clients):
         name = f"client{index:03d}"
         parts = {"train": _noise(job.images, 1000 + index), "test": _noise(0, 0)}
-        examples.write(folder / "shards" / name, description, parts, {})
+        set_folder.write(folder / "shards" / name, description, parts, {})
         listed.append({"name": name, "sizes": {"train": job.images, "test": 0}})
     listing: dict[str, Any] = {"clients": listed, "settings": made}
-    examples.write_manifest(folder / "shards", listing)
+    set_folder.write_manifest(folder / "shards", listing)
 
 
 def _noise(size: int, seed: int) -> Examples:

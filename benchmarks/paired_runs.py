@@ -22,7 +22,7 @@ from fedx_core.base import config, strict_yaml
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import read_plan, set_up
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.record.journal import Journal
 from fedx_core.rounds.branching import Branch
@@ -257,7 +257,7 @@ def _scored(store: Any, test: Path, name: str) -> float:
     plan = read_plan(store.get(Journal(store).commits()[-1].plan))
     model = set_up(plan).model
     model.load_state_dict(final_model(store))
-    part = examples.read_part(test / "prepared", name)
+    part = set_folder.read_part(test / "prepared", name)
     logits = evaluation.predict(
         model, part, pixels=plan.pixels, batch_size=100, device=torch.device("cpu")
     )

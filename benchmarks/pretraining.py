@@ -35,7 +35,7 @@ from fedx_core.base import config, strict_json
 from fedx_core.base.frozen_json import canonical
 from fedx_core.base.state import StateDict
 from fedx_core.clients.plan import read_plan
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.predict import model_file, probe
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
@@ -153,9 +153,9 @@ class Probed(Runs):
             return scores
         place = self._place(name, seed)
         store = open_store(place.store)
-        prepared = examples.read(self.options.data / "prepared")
+        prepared = set_folder.read(self.options.data / "prepared")
         if self.options.test is not None:
-            test = examples.read_part(self.options.test / "prepared", "test")
+            test = set_folder.read_part(self.options.test / "prepared", "test")
             prepared = replace(prepared, parts={**prepared.parts, "test": test})
         journal = Journal(store)
         rounds = self.settings(name)["federation.rounds"]

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image as pillow
 
 import warm
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "add_a_data_set.md").read_text()
@@ -63,16 +63,16 @@ def test_what_the_page_on_data_sets_says_works_as_written(tmp_path: Path, warm_p
     assert commands == 2
 
     do("fedx data uc_merced")
-    several = examples.read(tmp_path / "data" / "uc_merced" / "prepared")
+    several = set_folder.read(tmp_path / "data" / "uc_merced" / "prepared")
     assert several.description.class_names == tuple(marks)
     assert sum(len(part) for part in several.parts.values()) == 100
 
-    orchards = examples.read(tmp_path / "data" / "orchards" / "shards" / "client-01")
+    orchards = set_folder.read(tmp_path / "data" / "orchards" / "shards" / "client-01")
     assert orchards.description.class_names == ("almond", "olive")
     assert orchards.parts["train"].images.shape == (6, 3, 32, 32)
-    stripes = examples.read(tmp_path / "data" / "stripes" / "prepared").parts["train"]
+    stripes = set_folder.read(tmp_path / "data" / "stripes" / "prepared").parts["train"]
     assert np.bincount(stripes.labels).tolist() == [20, 20]
     for image, label in zip(stripes.images[:, 0], stripes.labels, strict=True):
         assert (np.ptp(image, axis=0 if label else 1) == 0).all()
-    reference = examples.read(tmp_path / "data" / "stripes" / "reference").parts["reference"]
+    reference = set_folder.read(tmp_path / "data" / "stripes" / "reference").parts["reference"]
     assert np.bincount(reference.labels).tolist() == [5, 5]

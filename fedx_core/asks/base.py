@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 from fedx_core.base.state import Payload, StateDict
 from fedx_core.desk.local import Local
 from fedx_core.desk.plan import Plan
-from fedx_core.images.examples import Description, Examples, LabelKind
+from fedx_core.images.examples import Description, Examples
+from fedx_core.images.label_values import LabelKind
 from fedx_core.methods.base import Method
 from fedx_core.wire.domains import Domain
 from fedx_core.wire.messages import Schema, Update

@@ -17,7 +17,8 @@ from fedx_core.asks.base import Answer, Asked
 from fedx_core.base.errors import DomainError
 from fedx_core.base.state import Payload
 from fedx_core.desk.plan import Plan
-from fedx_core.images.examples import Description, LabelKind
+from fedx_core.images.examples import Description
+from fedx_core.images.label_values import LabelKind
 from fedx_core.learning import evaluation, pixel_scores
 from fedx_core.methods.base import Method
 from fedx_core.wire import domains

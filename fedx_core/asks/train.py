@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from fedx_core.asks import base
 from fedx_core.asks.base import Answer, Asked
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.methods.base import Method
 from fedx_core.wire import domains
 from fedx_core.wire.domains import Domain

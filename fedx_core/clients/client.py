@@ -34,7 +34,7 @@ from fedx_core.base.state import Payload, StateDict
 from fedx_core.clients import exchange
 from fedx_core.clients.plan import MethodDesk, Plan, read_plan, set_up
 from fedx_core.codec import base as framing
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Examples
 from fedx_core.learning import optimisers
 from fedx_core.methods.base import Local
@@ -198,8 +198,8 @@ def open_shard(place: Place, client: str, part: str) -> Examples:
     """
     root = Path(place.shards)
     if client != POOLED:
-        return examples.read_part(root / client, part)
-    clients = examples.read_manifest(root)["clients"]
+        return set_folder.read_part(root / client, part)
+    clients = set_folder.read_manifest(root)["clients"]
     parts = [open_shard(place, client["name"], part) for client in clients]
     return Examples(
         images=np.concatenate([p.images for p in parts]),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.base.errors import DataError
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 
 MISSING = frozenset({"", "nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
 """What spreadsheets, pandas and R write for a value that is not there, in small letters."""

@@ -29,7 +29,8 @@ from fedx_core.data._metadata import (
     read_metadata,
 )
 from fedx_core.data.base import SPLITS, Source, Split
-from fedx_core.images.examples import Description, Image, LabelKind
+from fedx_core.images.examples import Description, Image
+from fedx_core.images.label_values import LabelKind
 
 AT_ONCE = 64
 """Images drawn together; changes speed, not pixels."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedx_core.base.config import Plugin, TrainingConfig
 from fedx_core.base.errors import ConfigError
 from fedx_core.images import set_manifest
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.wire.messages import Ref
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from fedx_core.base import strict_json
 from fedx_core.base.errors import DataError
-from fedx_core.images import examples
-from fedx_core.images.examples import MANIFEST
+from fedx_core.images import set_folder
+from fedx_core.images.set_manifest import MANIFEST
 
 _MEANING = ("bands", "class_names", "label_kind", "scale")
 
@@ -30,8 +30,8 @@ def of_server(data: Path) -> dict[str, str]:
     Raises:
         DataError: a set is missing.
     """
-    held_back = examples.read_manifest(data / "reference")
-    found = {"test": _part(examples.read_manifest(data / "prepared"), "test.")}
+    held_back = set_folder.read_manifest(data / "reference")
+    found = {"test": _part(set_folder.read_manifest(data / "prepared"), "test.")}
     return found | {part: _part(held_back, f"{part}.") for part in held_back["parts"]}
 
 
@@ -46,10 +46,10 @@ def of_data(data: Path, shards: Path) -> dict[str, str]:
         DataError: a set is missing.
     """
     found = of_server(data)
-    for client in examples.read_manifest(shards)["clients"]:
+    for client in set_folder.read_manifest(shards)["clients"]:
         folder = shards / client["name"]
         if (folder / MANIFEST).is_file():  # sites keep theirs to themselves
-            found[f"shards/{client['name']}"] = _part(examples.read_manifest(folder))
+            found[f"shards/{client['name']}"] = _part(set_folder.read_manifest(folder))
     return found
 
 

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedx_core.images.examples import Examples, LabelKind
+from fedx_core.images.examples import Examples
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.learning import pixel_scores
 from fedx_core.wire import domains

@@ -14,7 +14,8 @@ from torch import nn
 from fedx_core.base import seeding
 from fedx_core.base.config import TrainingConfig
 from fedx_core.images import strata
-from fedx_core.images.examples import Examples, LabelKind
+from fedx_core.images.examples import Examples
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.learning import evaluation, training
 from fedx_core.learning.linear import Linear

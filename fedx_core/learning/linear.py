@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.learning import evaluation
 
 PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1e0)

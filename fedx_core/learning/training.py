@@ -14,7 +14,8 @@ from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.base.state import StateDict
 from fedx_core.base.training import TrainingConfig, check_device
 from fedx_core.images import resident
-from fedx_core.images.examples import Examples, LabelKind
+from fedx_core.images.examples import Examples
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.learning import optimisers
 from fedx_core.objectives import supervised

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fedx_core.base.config import TrainingConfig
 from fedx_core.images import strata
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 
 COPY = "copy"

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedx_core.base import limits
 from fedx_core.base.errors import ConfigError
 from fedx_core.images import strata
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.models import resnet
 from fedx_core.models._unet import DECODER, UNet
 from fedx_core.objectives import base

@@ -17,7 +17,8 @@ from fedx_core.base.errors import PayloadError, RunError, SchemaError, VersionEr
 from fedx_core.base.frozen_json import parse, plain
 from fedx_core.base.state import StateDict
 from fedx_core.clients.plan import read_plan
-from fedx_core.images.examples import Description, LabelKind
+from fedx_core.images.examples import Description
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.models import catalogue
 from fedx_core.objectives import segmentation

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fedx_core.base import limits, seeding
 from fedx_core.base.config import Schedule, TrainingConfig
 from fedx_core.base.errors import DataError, SchemaError
-from fedx_core.images.examples import Description, Examples, Prepared
+from fedx_core.images.examples import Description, Examples
+from fedx_core.images.set_folder import Prepared
 from fedx_core.learning import evaluation, fine_tuning, linear, neighbours, training
 from fedx_core.models import catalogue
 from fedx_core.objectives.base import headless

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedx_core.base.config import SelectionConfig
 from fedx_core.base.errors import ConfigError
-from fedx_core.images.examples import LabelKind
+from fedx_core.images.label_values import LabelKind
 from fedx_core.learning import evaluation
 from fedx_core.wire.messages import RoundReport
 

@@ -10,7 +10,7 @@ from fedx_core.base.errors import (
     DataError,
 )
 from fedx_core.clients.client import Place
-from fedx_core.images import contents, examples
+from fedx_core.images import contents, set_folder
 from fedx_core.images.examples import Description, Examples
 from fedx_core.record.journal import Journal
 
@@ -79,9 +79,9 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
     Raises:
         DataError: something is missing, or was made with other settings.
     """
-    prepared = examples.read(folder / "prepared", "test")  # training images may be elsewhere
-    held_back = examples.read(folder / "reference")
-    shards = examples.read_manifest(shards_folder)
+    prepared = set_folder.read(folder / "prepared", "test")  # training images may be elsewhere
+    held_back = set_folder.read(folder / "reference")
+    shards = set_folder.read_manifest(shards_folder)
     dataset = settings.datasets[settings.dataset]
     for made, block, value in (
         (prepared.manifest, "source", dataset.source),

@@ -14,7 +14,7 @@ import numpy as np
 from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.seeding import derive
-from fedx_core.images import examples, strata
+from fedx_core.images import examples, set_folder, strata
 from fedx_core.images.examples import ImageStream
 from fedx_core.partition import base
 from fedx_core.partition.base import Known
@@ -41,7 +41,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         StoreError: the result can't be written.
     """
     prepared_folder, folder = root / name / "prepared", root / name / "shards"
-    prepared = examples.read(prepared_folder)
+    prepared = set_folder.read(prepared_folder)
     plugin = experiment.datasets[name].partition
     rule: base.Partition = plugin.build("partition")
     classes = len(prepared.description.class_names)
@@ -72,14 +72,14 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     clients = []
     images = sum(len(share) for part in PARTS for share in shares[part].values())
     with (
-        examples.replacing(folder) as beside,
+        set_folder.replacing(folder) as beside,
         progress.step(f"{name}: partition", images) as counted,
     ):
         for client in shares["train"]:
             streams = {
                 part: examples.select(prepared.parts[part], shares[part][client]) for part in PARTS
             }
-            examples.write(
+            set_folder.write(
                 beside / client,
                 prepared.description,
                 {part: counted(stream) for part, stream in streams.items()},
@@ -96,7 +96,7 @@ def partition(experiment: ExperimentConfig, name: str, root: Path) -> Path:
                     **_groups(prepared.description.group_names, streams),
                 }
             )
-        examples.write_manifest(
+        set_folder.write_manifest(
             beside,
             {
                 "class_names": prepared.description.class_names,

@@ -12,7 +12,7 @@ from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ConfigError, FedXError
 from fedx_core.data.base import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.base import progress
 from flows.data.tally import Tally
 
@@ -42,7 +42,7 @@ def prepare(experiment: ExperimentConfig, name: str, root: Path) -> Path:
     tally = Tally()
     streams = {part: tally.over(part, s) for part, s in data_set.streams(source).items()}
     with progress.step(f"{name}: prepare", sum(map(len, streams.values()))) as counted:
-        examples.write(
+        set_folder.write(
             folder,
             source.description,
             {part: counted(stream) for part, stream in streams.items()},

@@ -19,7 +19,7 @@ from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ReferenceSetError
 from fedx_core.base.seeding import derive, numpy_generator
-from fedx_core.images import examples, strata
+from fedx_core.images import examples, set_folder, strata
 from fedx_core.images.examples import Examples
 from flows.base import progress
 from flows.data.prepare import run
@@ -44,7 +44,7 @@ def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         StoreError: the result can't be written.
     """
     prepared_folder, folder = root / name / "prepared", root / name / "reference"
-    prepared = examples.read(prepared_folder)
+    prepared = set_folder.read(prepared_folder)
     validation, class_names = prepared.parts["validation"], prepared.description.class_names
     settings = experiment.datasets[name].reference
     chosen = strata.per_class(
@@ -67,7 +67,7 @@ def reference(experiment: ExperimentConfig, name: str, root: Path) -> Path:
         streams["public"] = replace(unlabelled, labels=np.zeros_like(unlabelled.labels))
     counts = strata.label_counts(streams["reference"].labels, len(class_names))
     with progress.step(f"{name}: reference", len(validation)) as counted:
-        examples.write(
+        set_folder.write(
             folder,
             prepared.description,
             {part: counted(stream) for part, stream in streams.items()},

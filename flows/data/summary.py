@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedx_core.data.base import SPLITS, Source
-from fedx_core.images import examples, strata
+from fedx_core.images import set_folder, set_manifest, strata
 from fedx_core.images.examples import Description
 
 Summary = dict[str, Any]
@@ -42,7 +42,7 @@ def of_prepared(name: str, folder: Path) -> Summary:
     Raises:
         DataError: there is no prepared set, or it is damaged.
     """
-    prepared = examples.read(folder / "prepared")
+    prepared = set_folder.read(folder / "prepared")
     settings = prepared.manifest["settings"]
     labels = {part: prepared.parts[part].labels for part in _ordered(prepared.parts)}
     found = _summary(name, prepared.description, labels, settings.get("notes", {}))
@@ -59,12 +59,12 @@ def of_prepared(name: str, folder: Path) -> Summary:
         for part in prepared.parts
         if (twins := pixels.get("alike", {}).get(f"{part}, {part}"))
     ]
-    digest = examples.digest(folder / "prepared")
+    digest = set_folder.digest(folder / "prepared")
     for part, sizes in (("shards", "clients"), ("reference", "server")):
-        if not (folder / part / examples.MANIFEST).is_file():
+        if not (folder / part / set_manifest.MANIFEST).is_file():
             found["wrong"].append(f"there is no {part}; prepare the set again: fedx data {name}")
             continue
-        manifest = examples.read_manifest(folder / part)
+        manifest = set_folder.read_manifest(folder / part)
         if manifest["settings"].get("prepared") != digest:
             found["wrong"].append(
                 f"{part} are of other images than prepared; prepare the set again: fedx data {name}"

@@ -11,7 +11,7 @@ from fedx_core.base import config, strict_json
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import DataError, StoreError
 from fedx_core.base.locks import exclusive
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.data.partition import partition
 
 FOLDER = ".partitions"
@@ -31,7 +31,7 @@ def data_root(settings: ExperimentConfig, root: Path, seed: int) -> Path:
     """
     name = settings.dataset
     wanted = config.as_plain(settings.datasets[name].partition)
-    prepared = examples.digest(root / name / "prepared")
+    prepared = set_folder.digest(root / name / "prepared")
     if _made(root / name) == wanted:
         return root
     content = strict_json.dumps([wanted, seed, prepared], sort_keys=True)
@@ -58,6 +58,6 @@ def data_root(settings: ExperimentConfig, root: Path, seed: int) -> Path:
 def _made(folder: Path) -> object:
     """Return the partition that a data set's shards were made with; None where there are none."""
     try:
-        return examples.read_manifest(folder / "shards")["settings"].get("partition")
+        return set_folder.read_manifest(folder / "shards")["settings"].get("partition")
     except DataError:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedx_core.base import config, cores
 from fedx_core.base.errors import FedXError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.store import S3Store, open_store
 
 INSTALL = "pip install -c constraints.txt -e ."
@@ -117,9 +117,9 @@ def _data(params: Path, root: Path) -> Iterator[Check]:
     yield Check("settings", True, str(params))
     folder = root / settings.dataset
     try:
-        prepared = examples.read(folder / "prepared", "test")
-        examples.read(folder / "reference")
-        clients = examples.read_manifest(folder / "shards")["clients"]
+        prepared = set_folder.read(folder / "prepared", "test")
+        set_folder.read(folder / "reference")
+        clients = set_folder.read_manifest(folder / "shards")["clients"]
         images = sum(prepared.manifest["parts"].values())
         yield Check("data", True, f"{settings.dataset}: {images} images, {len(clients)} clients")
     except FedXError as error:

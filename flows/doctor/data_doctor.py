@@ -5,7 +5,7 @@ from pathlib import Path
 from fedx_core.base import config
 from fedx_core.base.errors import ConfigError, DataError, FedXError
 from fedx_core.data.base import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder, set_manifest
 from flows.data import summary
 from flows.data.summary import Summary
 from flows.doctor.checks import Check
@@ -33,7 +33,7 @@ def examine(name: str, params: Path, root: Path) -> tuple[list[Check], Summary |
         )
     plugin = experiment.datasets[name].source
     again = f"fedx data {name}"
-    if not (root / name / "prepared" / examples.MANIFEST).is_file():
+    if not (root / name / "prepared" / set_manifest.MANIFEST).is_file():
         try:
             data_set: DataSet = plugin.build("data")
             held = summary.of_source(name, data_set.found())
@@ -47,7 +47,7 @@ def examine(name: str, params: Path, root: Path) -> tuple[list[Check], Summary |
         ], held
     try:
         held = summary.of_prepared(name, root / name)
-        made_from = examples.read_manifest(root / name / "prepared")["settings"].get("source")
+        made_from = set_folder.read_manifest(root / name / "prepared")["settings"].get("source")
     except DataError as error:
         return [Check("prepared", False, f"{error.code}: {error}", again)], None
     same = made_from == config.as_plain(plugin)
@@ -68,9 +68,9 @@ def _files(folder: Path, fix: str) -> list[Check]:
     """Compare all arrays at the server with what was written."""
     checks = []
     for part in ("prepared", "reference"):
-        if (folder / part / examples.MANIFEST).is_file():
+        if (folder / part / set_manifest.MANIFEST).is_file():
             try:
-                examples.verify(folder / part)
+                set_folder.verify(folder / part)
                 checks.append(Check(f"{part} files", True, "as they were written"))
             except DataError as error:
                 checks.append(Check(f"{part} files", False, str(error), fix))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from fedx_core import __version__
 from fedx_core.base.errors import FedXError, SiteError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.sites import keys
 from fedx_core.sites.home import Home
 from fedx_core.sites.keys import FILE
@@ -122,7 +122,7 @@ def _shard(home: Home, shards: Path) -> Iterator[Check]:
     except SiteError:
         return
     try:
-        found = {part: len(examples.read_part(shards / name, part)) for part in ("train", "test")}
+        found = {part: len(set_folder.read_part(shards / name, part)) for part in ("train", "test")}
     except (FedXError, OSError) as error:
         yield Check(
             "images", False, f"{shards / name}: {error}",

@@ -10,7 +10,7 @@ from fedx_core.base import plugins
 from fedx_core.base.errors import FedXError, RunError
 from fedx_core.base.state import StateDict
 from fedx_core.clients.plan import Plan
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Description, Examples
 from fedx_core.predict import model_file
 from fedx_core.predict.heat_maps import HeatMaps, heat_maps, pruned
@@ -116,7 +116,7 @@ def _images(run: Run, count: int) -> tuple[Examples, Description]:
     Raises:
         DataError: the data is not there, or is another data set by now.
     """
-    prepared = examples.read(run.data / "reference")
+    prepared = set_folder.read(run.data / "reference")
     every = prepared.parts["reference"]
     chosen = _spread(every, count)
     picked = Examples(np.asarray(every.images[chosen]), every.labels[chosen], every.groups[chosen])

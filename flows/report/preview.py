@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fedx_core.base.seeding import derive, numpy_generator
-from fedx_core.images import examples, strata
+from fedx_core.images import set_folder, strata
 from flows.runs.run_folder import write
 
 IMAGES = 24
@@ -29,7 +29,7 @@ def preview(name: str, root: Path) -> Path:
     """
     from flows.figures import contact, pictures, style
 
-    prepared = examples.read(root / name / "prepared", "train")
+    prepared = set_folder.read(root / name / "prepared", "train")
     train, about = prepared.parts["train"], prepared.description
     folder = root / name / "preview"
     for old in folder.glob("*.png"):

@@ -9,7 +9,7 @@ from fedx_core.base import strict_json
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.frozen_json import plain
 from fedx_core.base.state import as_section
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.predict import model_file
 from fedx_core.record import checkpoint
@@ -130,7 +130,7 @@ def write_model(folder: RunFolder, store: str, data: Path) -> None:
         data: folder of the data set that it was trained on.
     """
     opened = open_store(store)
-    journal, description = Journal(opened), examples.read(data / "prepared", "test").description
+    journal, description = Journal(opened), set_folder.read(data / "prepared", "test").description
     last = journal.commits()[-1].report
     card = model_file.card_of(journal, description, last.round_index)
     write(folder.model, model_file.pack(federation.final_model(opened), card))
@@ -178,10 +178,10 @@ def write_clients(folder: RunFolder, data: Path, shards: Path, dataset: str) -> 
         shards: folder of the clients' shards.
         dataset: its key in the settings.
     """
-    clients = examples.read_manifest(shards)["clients"]
+    clients = set_folder.read_manifest(shards)["clients"]
     if not all("labels" in client for client in clients):
         return
-    about = examples.read_manifest(data / "prepared")["description"]
+    about = set_folder.read_manifest(data / "prepared")["description"]
     found = {
         "dataset": dataset,
         **{name: about[name] for name in ("label_kind", "class_names", "group_names")},

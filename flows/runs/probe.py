@@ -15,7 +15,7 @@ from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import RunError
 from fedx_core.base.frozen_json import parse
 from fedx_core.base.state import StateDict
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning.evaluation import PRIMARY
 from fedx_core.learning.training import pick_device
 from fedx_core.predict import model_file, probe
@@ -112,7 +112,7 @@ def carry_out(
     own = config.load(folder.config)
     root = Path(data_root or folder.notes().get("data_root") or "data")
     name = dataset or own.dataset
-    prepared = examples.read(root / name / "prepared")
+    prepared = set_folder.read(root / name / "prepared")
     weights, card = _model(folder, own, root)
     probe.check(card, prepared.description, name)
     pick_device(device)
@@ -205,6 +205,6 @@ def _model(folder: RunFolder, own: ExperimentConfig, root: Path) -> tuple[StateD
             f"run {folder.name!r} has no finished round yet; wait for its first one, or go on with "
             f"`fedx resume {folder.name}`"
         )
-    about = examples.read(root / own.dataset / "prepared", "test").description
+    about = set_folder.read(root / own.dataset / "prepared", "test").description
     card = model_file.card_of(Journal(store), about, commits[-1].report.round_index)
     return federation.final_model(store), card

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedx_core.base import strict_yaml
 from fedx_core.base.errors import FedXError
-from fedx_core.images import examples
+from fedx_core.images import set_folder, set_manifest
 
 PARTS = ("prepared", "shards", "reference")
 
@@ -34,7 +34,7 @@ def of_data(data: Path) -> dict[str, dict[str, str]]:
     for part in PARTS:
         folder = data.absolute() / part
         try:
-            manifest = examples.digest(folder)
+            manifest = set_folder.digest(folder)
         except FedXError:
             continue
         by_dvc = _by_dvc(folder)
@@ -60,9 +60,9 @@ def _by_dvc(folder: Path) -> str:
         path.relative_to(folder).as_posix(): hashlib.md5(
             path.read_bytes(), usedforsecurity=False
         ).hexdigest()
-        for path in folder.rglob(examples.MANIFEST)
+        for path in folder.rglob(set_manifest.MANIFEST)
     }
-    there = {path: md5 for path, md5 in files.items() if Path(path).name == examples.MANIFEST}
+    there = {path: md5 for path, md5 in files.items() if Path(path).name == set_manifest.MANIFEST}
     return name if here == there else ""
 
 

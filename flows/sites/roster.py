@@ -9,7 +9,7 @@ from pathlib import Path
 from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import DataError, SiteError, StoreError
-from fedx_core.images import examples
+from fedx_core.images import set_folder, set_manifest
 from fedx_core.sites.registry import Registry
 
 PARTS = ("train", "test")
@@ -44,17 +44,17 @@ def write(experiment: ExperimentConfig, name: str, root: Path, registry: Registr
             f"nobody is admitted in {registry.folder}; `fedx site admit` takes the file that a "
             "site's people made with `fedx site enroll`"
         )
-    known = examples.read(prepared, "test")
+    known = set_folder.read(prepared, "test")
     settings = {
         "partition": config.as_plain(experiment.datasets[name].partition),
         "prepared": known.digest,
     }
     classes = known.description.class_names
-    with examples.replacing(folder) as beside:
-        examples.write_manifest(
+    with set_folder.replacing(folder) as beside:
+        set_folder.write_manifest(
             beside, {"class_names": classes, "clients": clients, "settings": settings}
         )
-    return folder / examples.MANIFEST
+    return folder / set_manifest.MANIFEST
 
 
 def _simulated(folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from fedx_core.base import cores, strict_json
 from fedx_core.base.config import load
 from fedx_core.base.errors import DataError, FedXError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.learning.training import pick_device
 from fedx_core.predict import model_file
@@ -43,7 +43,7 @@ def evaluate(experiment: Path, data_root: Path) -> Path:
     """
     folder = RunFolder(experiment / "federate")
     settings = load(folder.config)
-    prepared = examples.read(data_root / settings.dataset / "prepared")
+    prepared = set_folder.read(data_root / settings.dataset / "prepared")
     model, card = model_file.read(folder.model)
     names = prepared.description.class_names
     if (card.class_names, card.bands) != (names, prepared.description.bands):

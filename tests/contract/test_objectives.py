@@ -17,8 +17,9 @@ from fedx_core.base.errors import ConfigError, DataError, SchemaError
 from fedx_core.clients.plan import MethodDesk, set_up
 from fedx_core.desk.local import Local
 from fedx_core.desk.plan import Plan
-from fedx_core.images import examples
-from fedx_core.images.examples import Examples, LabelKind
+from fedx_core.images import set_folder
+from fedx_core.images.examples import Examples
+from fedx_core.images.label_values import LabelKind
 from fedx_core.images.pixels import Pixels
 from fedx_core.methods.base import load
 from fedx_core.models import catalogue
@@ -258,7 +259,7 @@ def test_a_pre_trained_encoder_starts_a_run_that_learns_labels_and_one_that_does
     list(federate(tiny(training__objective={"name": "byol"}, **settings), before, InProcess(1)))
     store = open_store(before.place.store)
     encoder = final_model(store)
-    description = examples.read(before.data / "prepared").description
+    description = set_folder.read(before.data / "prepared").description
     file = tmp_path / "encoder.safetensors"
     file.write_bytes(model_file.pack(encoder, model_file.card_of(Journal(store), description, 1)))
     for name, objective in (("labels", "supervised"), ("simclr", "simclr")):

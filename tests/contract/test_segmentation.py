@@ -10,7 +10,7 @@ from bed import Bed, tiny
 from fedx_core.base import plugins, state
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ConfigError, DataError
-from fedx_core.images import examples, strata
+from fedx_core.images import set_folder, strata
 from fedx_core.learning import evaluation
 from fedx_core.predict import model_file, probe
 from fedx_core.record.journal import Journal
@@ -61,7 +61,7 @@ def bed(scenes: Path, tmp_path: Path) -> Bed:
 
 def constant(bed: Bed) -> float:
     """The best mean IoU of whoever says one class for all pixels."""
-    test = examples.read(bed.data / "synthetic/prepared", "test").parts["test"]
+    test = set_folder.read(bed.data / "synthetic/prepared", "test").parts["test"]
     counts = strata.pixel_counts(test.labels, 19)
     return float(counts.max() / counts.sum() / np.count_nonzero(counts))
 
@@ -131,10 +131,10 @@ def test_an_encoder_is_probed_by_images_and_not_by_pixels(bed: Bed, tiny_data: P
     setting = bed.setting()
     list(federate(settings_for("fedavg", federation__rounds=1), setting, InProcess(1)))
     store = open_store(setting.place.store)
-    about = examples.read(setting.data / "prepared").description
+    about = set_folder.read(setting.data / "prepared").description
     card = model_file.card_of(Journal(store), about, 1)
     with pytest.raises(DataError, match=r"scenes has a class for each pixel, and a probe judges"):
         probe.check(card, about, "scenes")
-    whole = examples.read(tiny_data / "countries/prepared").description
+    whole = set_folder.read(tiny_data / "countries/prepared").description
     probe.check(card, whole, "countries")
     assert probe.encoder_of(final_model(store), card)

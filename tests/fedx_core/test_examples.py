@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from fedx_core.base.errors import DataError, StoreError, VersionError
-from fedx_core.images import examples, moments
+from fedx_core.images import examples, moments, set_folder
 from fedx_core.images.examples import Description, Examples, Image, ImageStream
 
 
@@ -49,8 +49,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     parts = {"train": tiny(5), "test": tiny(3, seed=1)}
-    examples.write(tmp_path / "set", description(), parts, {"limit": 8})
-    prepared = examples.read(tmp_path / "set")
+    set_folder.write(tmp_path / "set", description(), parts, {"limit": 8})
+    prepared = set_folder.read(tmp_path / "set")
     assert prepared.description == description()
     assert list(prepared.parts) == ["test", "train"]
     for name, part in parts.items():
@@ -65,29 +65,29 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_the_parts_that_are_wanted_are_read_where_others_are_kept_elsewhere(tmp_path: Path) -> None:
     parts = {"train": tiny(5), "test": tiny(3, seed=1)}
-    examples.write(tmp_path / "set", description(), parts, {})
+    set_folder.write(tmp_path / "set", description(), parts, {})
     for path in (tmp_path / "set").glob("train.*"):
         path.unlink()
-    found = examples.read(tmp_path / "set", "test")
+    found = set_folder.read(tmp_path / "set", "test")
     assert np.array_equal(found.parts["test"].labels, parts["test"].labels)
     assert list(found.parts) == ["test"]
     assert found.manifest["parts"] == {"train": 5, "test": 3}
     with pytest.raises(DataError):
-        examples.read(tmp_path / "set")
+        set_folder.read(tmp_path / "set")
 
 
 def test_equal_content_gives_equal_bytes_whether_streamed_or_not(tmp_path: Path) -> None:
     whole = tiny(6)
     streamed = ImageStream((image for image in whole.images), whole.labels, whole.groups)
-    examples.write(tmp_path / "a", description(), {"train": whole}, {"x": 1, "y": 2})
-    examples.write(tmp_path / "b", description(), {"train": streamed}, {"y": 2, "x": 1})
+    set_folder.write(tmp_path / "a", description(), {"train": whole}, {"x": 1, "y": 2})
+    set_folder.write(tmp_path / "b", description(), {"train": streamed}, {"y": 2, "x": 1})
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
-    assert examples.digest(tmp_path / "a") == examples.digest(tmp_path / "b")
+    assert set_folder.digest(tmp_path / "a") == set_folder.digest(tmp_path / "b")
 
 
 def test_arrays_are_what_numpy_writes_itself(tmp_path: Path) -> None:
     part = tiny(6)
-    examples.write(tmp_path / "set", description(), {"train": part}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": part}, {})
     np.save(tmp_path / "numpy.npy", part.images)
     ours = tmp_path / "set" / "train.images.npy"
     assert ours.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
@@ -99,15 +99,15 @@ def test_arrays_are_what_numpy_writes_itself(tmp_path: Path) -> None:
 def test_several_labels_an_image_are_kept_as_bytes(tmp_path: Path) -> None:
     labels = np.array([[1, 0, 1], [0, 0, 0]], dtype=np.uint8)
     part = Examples(np.zeros((2, 2, 4, 4), np.uint16), labels, np.zeros(2, np.int16))
-    examples.write(tmp_path / "set", description(label_kind="multi"), {"train": part}, {})
-    found = examples.read(tmp_path / "set").parts["train"].labels
+    set_folder.write(tmp_path / "set", description(label_kind="multi"), {"train": part}, {})
+    found = set_folder.read(tmp_path / "set").parts["train"].labels
     assert found.dtype == np.uint8
     assert np.array_equal(found, labels)
 
 
 def test_a_part_may_be_empty(tmp_path: Path) -> None:
-    examples.write(tmp_path / "set", description(), {"test": tiny(0)}, {})
-    part = examples.read(tmp_path / "set").parts["test"]
+    set_folder.write(tmp_path / "set", description(), {"test": tiny(0)}, {})
+    part = set_folder.read(tmp_path / "set").parts["test"]
     assert len(part) == 0
     assert part.images.shape == (0, 2, 4, 4)
 
@@ -118,9 +118,9 @@ def test_a_large_set_opens_at_once(tmp_path: Path) -> None:
     part = Examples(images, np.zeros(count, np.int64), np.zeros(count, np.int16))
     bands = tuple(f"b{i}" for i in range(10))
     wide = description(bands=bands, image_size=60, published_mean=None)
-    examples.write(tmp_path / "set", wide, {"train": part}, {})
+    set_folder.write(tmp_path / "set", wide, {"train": part}, {})
     del images, part
-    fastest = min(_timed(lambda: examples.read(tmp_path / "set")) for _ in range(5))
+    fastest = min(_timed(lambda: set_folder.read(tmp_path / "set")) for _ in range(5))
     assert fastest < 0.05
 
 
@@ -140,9 +140,9 @@ def test_selected_examples_keep_the_order_of_the_indices(tmp_path: Path) -> None
 
 
 def test_a_set_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    examples.write(tmp_path / "set", description(), {"train": tiny(5), "test": tiny(2)}, {})
-    examples.write(tmp_path / "set", description(), {"train": tiny(3)}, {})
-    assert set(examples.read(tmp_path / "set").parts) == {"train"}
+    set_folder.write(tmp_path / "set", description(), {"train": tiny(5), "test": tiny(2)}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": tiny(3)}, {})
+    assert set(set_folder.read(tmp_path / "set").parts) == {"train"}
     assert sorted(path.name for path in tmp_path.iterdir()) == [".set.lock", "set"]
     assert len(list((tmp_path / "set").iterdir())) == 4
 
@@ -151,22 +151,22 @@ def test_what_a_killed_attempt_left_is_cleared_away(tmp_path: Path) -> None:
     left = tmp_path / f".set.{'0' * 32}.new"
     left.mkdir()
     (left / "train.images.npy").write_bytes(b"half")
-    examples.write(tmp_path / "set", description(), {"train": tiny()}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": tiny()}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
-    examples.verify(tmp_path / "set")
+    set_folder.verify(tmp_path / "set")
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"dear")
     with pytest.raises(StoreError, match=r"photos holds files but no manifest.json"):
-        examples.write(tmp_path / "photos", description(), {"train": tiny()}, {})
+        set_folder.write(tmp_path / "photos", description(), {"train": tiny()}, {})
     assert files_of(tmp_path / "photos") == {"holiday.jpg": b"dear"}
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 def test_a_source_that_fails_half_way_leaves_the_old_set(tmp_path: Path) -> None:
-    examples.write(tmp_path / "set", description(), {"train": tiny(4)}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": tiny(4)}, {})
     before = files_of(tmp_path / "set")
 
     def failing() -> Iterator[Image]:
@@ -175,7 +175,7 @@ def test_a_source_that_fails_half_way_leaves_the_old_set(tmp_path: Path) -> None
 
     broken = ImageStream(failing(), np.zeros(2, np.int64), np.zeros(2, np.int16))
     with pytest.raises(DataError, match="image 1 does not decode"):
-        examples.write(tmp_path / "set", description(), {"train": broken}, {})
+        set_folder.write(tmp_path / "set", description(), {"train": broken}, {})
     assert files_of(tmp_path / "set") == before
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
@@ -203,7 +203,7 @@ part = examples.Examples(
     np.zeros((count, 1, 64, 64), np.uint8), np.zeros(count, np.int64), np.zeros(count, np.int16)
 )
 try:
-    examples.write(Path(sys.argv[1]), description, {"train": part}, {})
+    set_folder.write(Path(sys.argv[1]), description, {"train": part}, {})
 except StoreError as error:
     print(error)
 """
@@ -232,14 +232,14 @@ def test_a_set_larger_than_the_free_space_is_refused_before_any_work(tmp_path: P
     huge = ImageStream(never(), np.zeros(count, np.int64), np.zeros(count, np.int16))
     wide = description(image_size=4096, published_mean=None)
     with pytest.raises(StoreError, match=r"needs .* GB and .* GB are free"):
-        examples.write(tmp_path / "set", wide, {"train": huge}, {})
+        set_folder.write(tmp_path / "set", wide, {"train": huge}, {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_can_not_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StoreError, match=r"can't write .*file/set.*choose another data root"):
-        examples.write(tmp_path / "file" / "set", description(), {"train": tiny()}, {})
+        set_folder.write(tmp_path / "file" / "set", description(), {"train": tiny()}, {})
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_examples_that_do_not_fit_their_description_are_refused(
         "groups": np.zeros(2, np.int16),
     }
     with pytest.raises(DataError, match=message):
-        examples.write(
+        set_folder.write(
             tmp_path / "set", description(), {"train": Examples(**{**values, **changes})}, {}
         )
     assert list(tmp_path.iterdir()) == []
@@ -276,19 +276,19 @@ def test_labels_other_than_0_and_1_are_refused_where_there_are_several(tmp_path:
         np.zeros((1, 2, 4, 4), np.uint16), np.array([[0, 2, 1]], np.uint8), np.zeros(1, np.int16)
     )
     with pytest.raises(DataError, match="wanted 0 or 1"):
-        examples.write(tmp_path / "set", description(label_kind="multi"), {"train": part}, {})
+        set_folder.write(tmp_path / "set", description(label_kind="multi"), {"train": part}, {})
 
 
 def test_verifying_finds_one_flipped_bit(tmp_path: Path) -> None:
-    examples.write(tmp_path / "set", description(), {"train": tiny(), "test": tiny(2)}, {})
-    examples.verify(tmp_path / "set")
+    set_folder.write(tmp_path / "set", description(), {"train": tiny(), "test": tiny(2)}, {})
+    set_folder.verify(tmp_path / "set")
     path = tmp_path / "set" / "train.images.npy"
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
     (tmp_path / "set" / "test.groups.npy").unlink()
     with pytest.raises(DataError, match=r"test.groups.npy, train.images.npy in .* differ"):
-        examples.verify(tmp_path / "set")
+        set_folder.verify(tmp_path / "set")
 
 
 def _truncate(folder: Path) -> None:
@@ -338,29 +338,29 @@ def _without_keys(folder: Path) -> None:
 def test_a_damaged_set_is_an_error_that_says_what_to_do(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
-    examples.write(tmp_path / "set", description(), {"train": tiny()}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": tiny()}, {})
     damage(tmp_path / "set")
     with pytest.raises(DataError, match=r"prepare .* again with dvc repro --force"):
-        examples.read(tmp_path / "set")
+        set_folder.read(tmp_path / "set")
 
 
 def test_reading_where_nothing_was_prepared_says_how_to_prepare(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no .*manifest.json; prepare the data set first"):
-        examples.read(tmp_path / "absent")
+        set_folder.read(tmp_path / "absent")
 
 
 def test_a_manifest_that_is_no_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(DataError, match="can't be read"):
-        examples.read(tmp_path)
+        set_folder.read(tmp_path)
 
 
 def test_a_set_of_another_format_is_refused(tmp_path: Path) -> None:
-    examples.write(tmp_path / "set", description(), {"train": tiny()}, {})
+    set_folder.write(tmp_path / "set", description(), {"train": tiny()}, {})
     path = tmp_path / "set" / "manifest.json"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(VersionError, match="has format 2, this version reads 1"):
-        examples.read(tmp_path / "set")
+        set_folder.read(tmp_path / "set")
 
 
 def test_moments_are_sums_over_scaled_pixels() -> None:

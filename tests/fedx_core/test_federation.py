@@ -28,7 +28,7 @@ from fedx_core.base.frozen_json import parse
 from fedx_core.clients import client
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import Plan, set_up
-from fedx_core.images import examples, moments
+from fedx_core.images import moments, set_folder
 from fedx_core.learning.training import batches
 from fedx_core.methods import base
 from fedx_core.record import checkpoint
@@ -560,7 +560,7 @@ def test_recalibrated_statistics_are_the_reference_sets_and_do_not_travel(bed: B
     assert not torch.equal(new["bn1.running_var"], old["bn1.running_var"])
     store = open_store(setting.place.store)
     plan = json.loads(bytes(store.get(Journal(store).commits()[0].plan)))
-    reference = examples.read(setting.data / "reference").parts["reference"]
+    reference = set_folder.read(setting.data / "reference").parts["reference"]
     pixels = torch.from_numpy(reference.images.copy()).double() / 255
     mean = torch.tensor(plan["pixels"]["mean"]).reshape(1, 3, 1, 1)
     std = torch.tensor(plan["pixels"]["std"]).reshape(1, 3, 1, 1)
@@ -580,10 +580,10 @@ def test_federated_normalisation_adds_up_what_clients_counted_and_is_charged(bed
     shards = Path(setting.place.shards)
     total = sum(
         (
-            moments.measure(examples.read(shards / c).parts["train"], 255.0)
+            moments.measure(set_folder.read(shards / c).parts["train"], 255.0)
             for c in ("client-01", "client-02")
         ),
-        start=moments.measure(examples.read(shards / "client-00").parts["train"], 255.0),
+        start=moments.measure(set_folder.read(shards / "client-00").parts["train"], 255.0),
     )
     mean, _ = moments.mean_and_std(total)
     store = open_store(setting.place.store)

@@ -9,7 +9,7 @@ from fedx_core.base import state
 from fedx_core.base.errors import SchemaError
 from fedx_core.base.state import StateDict
 from fedx_core.clients.plan import Plan, pixels_of, plan_of, set_up
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Examples
 from fedx_core.images.moments import measure
 from fedx_core.predict.heat_maps import HeatMaps, heat_maps, pruned
@@ -19,7 +19,7 @@ from fedx_core.pruning.masks import Mask
 def some(
     root: Path, dataset: str, model: str = "resnet6", **overrides: object
 ) -> tuple[Plan, Examples]:
-    read = examples.read(root / dataset / "reference")
+    read = set_folder.read(root / dataset / "reference")
     reference = read.parts["reference"]
     settings = tiny(dataset=dataset, model__name=model, **overrides)
     moments = measure(reference, read.description.scale)

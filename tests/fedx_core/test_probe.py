@@ -9,8 +9,9 @@ from torch import Tensor
 
 from bed import tiny
 from fedx_core.base.errors import DataError, SchemaError
-from fedx_core.images.examples import Description, Examples, Prepared
+from fedx_core.images.examples import Description, Examples
 from fedx_core.images.pixels import Pixels
+from fedx_core.images.set_folder import Prepared
 from fedx_core.learning import fine_tuning, linear
 from fedx_core.models import catalogue
 from fedx_core.predict import probe

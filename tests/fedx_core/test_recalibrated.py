@@ -10,7 +10,7 @@ from torch import nn
 from bed import Bed, tiny
 from fedx_core.base.frozen_json import parse
 from fedx_core.clients.plan import Plan
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.models import catalogue
 from fedx_core.record.journal import Journal
 from fedx_core.rounds.carrier import InProcess
@@ -49,7 +49,7 @@ def test_recalibrated_statistics_weigh_pixels_however_images_are_cut_into_batche
     store = open_store(setting.place.store)
     found = final_model(store)
     plan = parse(Plan, json.loads(bytes(store.get(Journal(store).commits()[0].plan))))
-    reference = examples.read(setting.data / "reference").parts["reference"]
+    reference = set_folder.read(setting.data / "reference").parts["reference"]
     inputs = plan.pixels.to_input(reference.images, torch.device("cpu"))
     model = catalogue.build("resnet6", 3, 10, seed=1)
     model.load_state_dict(found)

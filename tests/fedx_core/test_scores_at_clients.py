@@ -21,7 +21,7 @@ from fedx_core.base.state import StateDict
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import read_plan, set_up
 from fedx_core.codec import base as framing
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.methods.base import Local
 from fedx_core.record.journal import Journal
@@ -91,7 +91,7 @@ def counted_slowly(bed: Bed, client: str, weights: StateDict) -> list[list[int]]
     desk = set_up(read_plan(store.get(commit.plan)))
     desk.model.load_state_dict(weights)
     desk.model.eval()
-    part = examples.read_part(bed.data / "synthetic/shards" / client, "test")
+    part = set_folder.read_part(bed.data / "synthetic/shards" / client, "test")
     counts = [[0] * CLASSES for _ in range(CLASSES)]
     for image, labels in zip(part.images, part.labels, strict=True):
         inputs = desk.plan.pixels.to_input(np.asarray(image)[None], torch.device("cpu"))
@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_sum_of_what_each_clients_own_model_says(
     wanted = slowly(added.tolist())
     assert last.metrics["mean_iou"] == pytest.approx(wanted["mean_iou"], abs=1e-12)
     assert last.metrics["pixel_accuracy"] == pytest.approx(wanted["pixel_accuracy"], abs=1e-12)
-    names = examples.read(bed.data / "synthetic/prepared", "test").description.class_names
+    names = set_folder.read(bed.data / "synthetic/prepared", "test").description.class_names
     assert last.per_class == {names[index]: iou for index, iou in wanted["per_class"].items()}
     own = {client: slowly(counts) for client, counts in by_client.items()}
     for client, found in last.per_client.items():
@@ -261,7 +261,7 @@ def test_a_client_without_known_pixels_has_no_say() -> None:
 
 
 def test_as_many_pixels_as_the_images_have_are_taken_and_no_more(scenes: Path) -> None:
-    about = examples.read(scenes / "synthetic/prepared", "test").description
+    about = set_folder.read(scenes / "synthetic/prepared", "test").description
     most = 2 * about.image_size**2
     Ask().check(answer("a", [[most, 0], [0, 0]]), about)
     with pytest.raises(DomainError, match=r"of a counts 513 pixels, and its 2 images have 512"):

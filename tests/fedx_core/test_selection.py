@@ -13,7 +13,7 @@ from bed import Bed, tiny
 from fedx_core.base import state
 from fedx_core.base.config import ExperimentConfig, SelectionConfig
 from fedx_core.base.errors import ConfigError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.pruning.schedule import Schedule
 from fedx_core.record import checkpoint
@@ -128,7 +128,7 @@ def test_rounds_that_cannot_be_judged_are_refused_before_the_run(bed: Bed) -> No
 
 def test_metrics_are_those_that_the_evaluation_yields(bed: Bed) -> None:
     for name in ("synthetic", "countries"):
-        prepared = examples.read(bed.data / name / "prepared")
+        prepared = set_folder.read(bed.data / name / "prepared")
         labels = prepared.parts["test"].labels
         logits = torch.zeros(len(labels), len(prepared.description.class_names))
         kind = prepared.description.label_kind
@@ -177,7 +177,7 @@ def test_scores_are_the_tuning_sets_and_the_best_state_is_kept(bed: Bed) -> None
         settings, setting, InProcess(1), Journal(store), load(setting, settings), commit.plan
     )
     server.desk.model.load_state_dict(model)
-    tuning = examples.read(setting.data / "reference").parts["tuning"]
+    tuning = set_folder.read(setting.data / "reference").parts["tuning"]
     logits = evaluation.predict(
         server.desk.model, tuning, pixels=server.desk.plan.pixels, batch_size=7,
         device=server.desk.device,

@@ -8,7 +8,7 @@ import pytest
 
 from bed import Bed
 from fedx_core.base.errors import DataError
-from fedx_core.images import examples, set_manifest
+from fedx_core.images import set_folder, set_manifest
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -18,7 +18,7 @@ def changed(tmp_path: Path, bed: Bed) -> Callable[[str, Change], Path]:
     """Writes a manifest of the bed anew, with something else in it."""
 
     def write(part: str, change: Change) -> Path:
-        manifest = examples.read_manifest(bed.data / "synthetic" / part)
+        manifest = set_folder.read_manifest(bed.data / "synthetic" / part)
         change(manifest)
         (tmp_path / "set").mkdir()
         (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
@@ -50,7 +50,7 @@ def test_a_list_of_clients_that_can_not_be_is_refused(
     changed: Callable[[str, Change], Path], change: Change, said: str
 ) -> None:
     with pytest.raises(DataError, match=said) as error:
-        examples.read_manifest(changed("shards", change))
+        set_folder.read_manifest(changed("shards", change))
     assert "manifest.json" in str(error.value)
     assert len(str(error.value)) < 500
 
@@ -74,7 +74,7 @@ def test_a_description_that_can_not_be_is_refused(
     changed: Callable[[str, Change], Path], change: Change, said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
-        examples.read(changed("prepared", change))
+        set_folder.read(changed("prepared", change))
 
 
 @pytest.mark.parametrize(
@@ -89,17 +89,17 @@ def test_a_description_that_can_not_be_is_refused(
 def test_a_manifest_has_one_meaning_and_bounds(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=said):
-        examples.read_manifest(tmp_path)
+        set_folder.read_manifest(tmp_path)
 
 
 def test_a_manifest_is_bounded_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "manifest.json").open("wb") as file:
         file.truncate(set_manifest.LARGEST + 1)
     with pytest.raises(DataError, match="wanted 134217728 at most"):
-        examples.read_manifest(tmp_path)
+        set_folder.read_manifest(tmp_path)
 
 
 def test_a_source_can_not_describe_more_than_can_be_read_again(bed: Bed) -> None:
-    found = examples.read(bed.data / "synthetic" / "prepared").description
+    found = set_folder.read(bed.data / "synthetic" / "prepared").description
     with pytest.raises(DataError, match="names of classes with 1 to 255 characters"):
         replace(found, class_names=("x" * 256,))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedx_core.data.base import SPLITS, Source, Split
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Description, ImageStream
 from flows.data import summary
 from flows.data.tally import Tally
@@ -81,7 +81,7 @@ def prepared(
     }
     found = (tally or Tally()).as_plain(BANDS)
     settings = {"notes": {"split": "drawn", "images": 40}, "pixels": found}
-    examples.write(folder / "prepared", about, parts, settings)
+    set_folder.write(folder / "prepared", about, parts, settings)
     return folder
 
 
@@ -150,7 +150,7 @@ def test_what_was_made_of_other_images_is_said(tmp_path: Path, part: str) -> Non
     labels = {part: np.arange(3) for part in ("train", "validation", "test")}
     folder = prepared(tmp_path, labels)
     (folder / part).mkdir()
-    examples.write_manifest(
+    set_folder.write_manifest(
         folder / part, {"settings": {"prepared": "another"}, "clients": [], "parts": {}}
     )
     wrong = summary.of_prepared("mine", folder)["wrong"]

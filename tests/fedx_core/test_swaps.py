@@ -8,7 +8,7 @@ import pytest
 
 from fedx_core.base import swaps
 from fedx_core.base.errors import StoreError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.examples import Description, ImageStream
 
 KNOWN = Description(
@@ -31,10 +31,10 @@ def write(folder: Path, value: int, between: threading.Barrier | None = None) ->
             yield np.full((1, 4, 4), value, np.uint8)
 
     stream = ImageStream(images(), np.full(10, value), np.zeros(10, np.int16))
-    examples.write(folder, KNOWN, {"train": stream}, {"value": value})
+    set_folder.write(folder, KNOWN, {"train": stream}, {"value": value})
 
 
-def is_whole(found: examples.Prepared) -> bool:
+def is_whole(found: set_folder.Prepared) -> bool:
     part, value = found.parts["train"], found.manifest["settings"]["value"]
     return bool((part.images == value).all() and (part.labels == value).all())
 
@@ -55,8 +55,8 @@ def test_two_that_prepare_one_set_at_once_both_end_well(tmp_path: Path, there: b
         thread.start()
     for thread in threads:
         thread.join()
-    examples.verify(tmp_path / "set")
-    found = examples.read(tmp_path / "set")
+    set_folder.verify(tmp_path / "set")
+    found = set_folder.read(tmp_path / "set")
     assert is_whole(found)
     assert found.manifest["settings"]["value"] in (1, 2)
     assert hidden(tmp_path) == [".set.lock"]
@@ -67,10 +67,10 @@ def test_who_reads_while_a_set_or_all_shards_are_replaced_sees_one_of_them_whole
     tmp_path: Path, inner: str
 ) -> None:
     def replace(value: int) -> None:
-        with examples.replacing(tmp_path / "shards") as beside:
+        with set_folder.replacing(tmp_path / "shards") as beside:
             if inner:
                 write(beside / inner, value)
-                examples.write_manifest(beside, {})
+                set_folder.write_manifest(beside, {})
             else:
                 write(beside / "set", value)
                 for path in (beside / "set").iterdir():
@@ -83,8 +83,8 @@ def test_who_reads_while_a_set_or_all_shards_are_replaced_sees_one_of_them_whole
 
     def look() -> None:
         while not over.is_set():
-            examples.verify(tmp_path / "shards" / inner)
-            seen.append(is_whole(examples.read(tmp_path / "shards" / inner)))
+            set_folder.verify(tmp_path / "shards" / inner)
+            seen.append(is_whole(set_folder.read(tmp_path / "shards" / inner)))
 
     readers = [threading.Thread(target=look) for _ in range(3)]
     for reader in readers:
@@ -103,12 +103,12 @@ def test_who_reads_while_a_set_or_all_shards_are_replaced_sees_one_of_them_whole
 def test_what_was_there_is_found_again_after_a_kill_between_two_moves(tmp_path: Path) -> None:
     write(tmp_path / "set", 1)
     (tmp_path / "set").rename(tmp_path / ".set.old")
-    assert is_whole(examples.read(tmp_path / "set"))
+    assert is_whole(set_folder.read(tmp_path / "set"))
     (tmp_path / "set").rename(tmp_path / ".set.old")
     write(tmp_path / "set", 2)
     shutil.copytree(tmp_path / "set", tmp_path / ".set.old", dirs_exist_ok=True)  # after both
     write(tmp_path / "set", 3)
-    assert examples.read(tmp_path / "set").manifest["settings"]["value"] == 3
+    assert set_folder.read(tmp_path / "set").manifest["settings"]["value"] == 3
     assert hidden(tmp_path) == [".set.lock"]
 
 
@@ -127,7 +127,7 @@ def test_what_can_not_be_moved_into_place_leaves_what_was_there(
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(StoreError, match="made to fail"):
         write(tmp_path / "set", 2)
-    assert examples.read(tmp_path / "set").manifest["settings"]["value"] == 1
+    assert set_folder.read(tmp_path / "set").manifest["settings"]["value"] == 1
     assert hidden(tmp_path) == [".set.lock"]
 
 
@@ -135,10 +135,10 @@ def test_leftovers_of_killed_writers_go_and_a_living_one_keeps_its_folder(tmp_pa
     for name in ("0" * 32, "1" * 32):
         (tmp_path / f".set.{name}.new").mkdir()
     (tmp_path / f".set.{'1' * 32}").touch()  # its lock is nobody's
-    with examples.replacing(tmp_path / "set") as living:
+    with set_folder.replacing(tmp_path / "set") as living:
         write(tmp_path / "set", 1)
         assert [path.name for path in tmp_path.glob("*.new")] == [living.name]
-        examples.write_manifest(living, {})
+        set_folder.write_manifest(living, {})
     assert hidden(tmp_path) == [".set.lock"]
 
 

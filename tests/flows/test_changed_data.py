@@ -10,7 +10,7 @@ import pytest
 
 from bed import Bed, tiny
 from fedx_core.base.errors import DataError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.record.journal import RUN_KEY, Journal
 from fedx_core.rounds.branching import Branch
 from fedx_core.rounds.carrier import InProcess
@@ -31,14 +31,14 @@ def bed(tiny_data: Path, tmp_path: Path) -> Bed:
 def label_anew(bed: Bed, *parts: str) -> None:
     """Prepare the same images, by the same settings, with other labels in some parts."""
     folder = bed.data / "synthetic" / "prepared"
-    there = examples.read(folder)
+    there = set_folder.read(folder)
     changed = {
         part: replace(found, images=np.array(found.images), labels=(found.labels + 1) % 10)
         if part in parts
         else replace(found, images=np.array(found.images))
         for part, found in there.parts.items()
     }
-    examples.write(folder, there.description, changed, there.manifest["settings"])
+    set_folder.write(folder, there.description, changed, there.manifest["settings"])
 
 
 def share_out(bed: Bed) -> None:
@@ -127,10 +127,10 @@ def test_images_are_prepared_anew_only_together_with_shards_and_reference(bed: B
 def test_the_same_data_prepared_by_a_version_that_notes_more_are_the_same(bed: Bed) -> None:
     run(bed, 1)
     folder = bed.data / "synthetic" / "prepared"
-    there = examples.read(folder)
+    there = set_folder.read(folder)
     parts = {n: replace(p, images=np.array(p.images)) for n, p in there.parts.items()}
     noted = {**there.manifest["settings"], "ignored": 3}
-    examples.write(folder, there.description, parts, noted)
+    set_folder.write(folder, there.description, parts, noted)
     share_out(bed)
     run(bed, 2, resume=True)
 

@@ -11,7 +11,7 @@ import yaml
 from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import DataError, ReferenceSetError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.data.partition import partition
 from flows.data.prepare import prepare, run
 from flows.data.reference import reference
@@ -61,7 +61,7 @@ def test_the_three_stages_leave_sets_that_verify(name: str, tmp_path: Path) -> N
     shards = json.loads((tmp_path / name / "shards" / "manifest.json").read_text())
     assert len(manifests) == 3 + len(shards["clients"])
     for manifest in manifests:
-        examples.verify(manifest.parent)
+        set_folder.verify(manifest.parent)
 
 
 @pytest.mark.parametrize("name", ["one", "several"])
@@ -96,12 +96,12 @@ def test_shards_hold_every_training_and_test_image_once(name: str, tmp_path: Pat
     experiment = settings()
     prepare(experiment, name, tmp_path)
     partition(experiment, name, tmp_path)
-    prepared = examples.read(tmp_path / name / "prepared")
-    manifest = examples.read_manifest(tmp_path / name / "shards")
+    prepared = set_folder.read(tmp_path / name / "prepared")
+    manifest = set_folder.read_manifest(tmp_path / name / "shards")
     folders = sorted(p.name for p in (tmp_path / name / "shards").iterdir() if p.is_dir())
     assert [client["name"] for client in manifest["clients"]] == folders
     for part in ("train", "test"):
-        shards = [examples.read(tmp_path / name / "shards" / c).parts[part] for c in folders]
+        shards = [set_folder.read(tmp_path / name / "shards" / c).parts[part] for c in folders]
         held = sorted(image.tobytes() for shard in shards for image in shard.images)
         assert held == sorted(image.tobytes() for image in prepared.parts[part].images)
         for client, shard in zip(manifest["clients"], shards, strict=True):
@@ -119,7 +119,7 @@ def test_by_country_shards_hold_one_country_each(tmp_path: Path) -> None:
     partition(settings(), "several", tmp_path)
     for folder in (tmp_path / "several" / "shards").iterdir():
         if folder.is_dir():
-            shard = examples.read(folder)
+            shard = set_folder.read(folder)
             names = shard.description.group_names
             for part in shard.parts.values():
                 assert {names[g].lower() for g in part.groups} <= {folder.name}
@@ -130,7 +130,7 @@ def test_shards_and_references_name_the_set_that_they_come_from(tmp_path: Path) 
         stage(settings(), "one", tmp_path)
     digest = hashlib.sha256((tmp_path / "one/prepared/manifest.json").read_bytes()).hexdigest()
     for folder in ("shards", "shards/client-02", "reference"):
-        manifest = examples.read_manifest(tmp_path / "one" / folder)
+        manifest = set_folder.read_manifest(tmp_path / "one" / folder)
         assert manifest["settings"]["prepared"] == digest
         assert manifest["settings"]["seed"] == 1
 
@@ -139,8 +139,8 @@ def test_shards_and_references_name_the_set_that_they_come_from(tmp_path: Path) 
 def test_reference_and_tuning_part_the_validation_split(name: str, tmp_path: Path) -> None:
     prepare(settings(), name, tmp_path)
     reference(settings(), name, tmp_path)
-    validation = examples.read(tmp_path / name / "prepared").parts["validation"]
-    parts = examples.read(tmp_path / name / "reference").parts
+    validation = set_folder.read(tmp_path / name / "prepared").parts["validation"]
+    parts = set_folder.read(tmp_path / name / "reference").parts
     both = [image.tobytes() for part in parts.values() for image in part.images]
     assert sorted(both) == sorted(image.tobytes() for image in validation.images)
     classes = 10 if name == "one" else 19
@@ -165,12 +165,12 @@ def asking(name: str, public: int) -> ExperimentConfig:
 def test_public_images_have_no_labels_and_are_in_no_other_part(name: str, tmp_path: Path) -> None:
     for stage in (prepare, partition, reference):
         stage(settings(), name, tmp_path)
-    before = examples.read(tmp_path / name / "reference")
+    before = set_folder.read(tmp_path / name / "reference")
     assert list(before.parts) == ["reference", "tuning"]
     assert "public" not in before.manifest["settings"]["reference"]
     reference(asking(name, 7), name, tmp_path)
-    after = examples.read(tmp_path / name / "reference")
-    examples.verify(tmp_path / name / "reference")
+    after = set_folder.read(tmp_path / name / "reference")
+    set_folder.verify(tmp_path / name / "reference")
     assert {part: len(found) for part, found in after.parts.items()} == {
         "reference": len(before.parts["reference"]),
         "tuning": len(before.parts["tuning"]) - 7,
@@ -180,7 +180,7 @@ def test_public_images_have_no_labels_and_are_in_no_other_part(name: str, tmp_pa
     kept = [image.tobytes() for image in before.parts["reference"].images]
     assert [image.tobytes() for image in after.parts["reference"].images] == kept
     seen: dict[bytes, str] = {}
-    prepared = examples.read(tmp_path / name / "prepared").parts
+    prepared = set_folder.read(tmp_path / name / "prepared").parts
     others = {**after.parts, "train": prepared["train"], "test": prepared["test"]}
     for part, found in others.items():
         for image in found.images:
@@ -199,7 +199,7 @@ def test_more_public_images_than_are_left_are_refused_and_the_old_set_stays(tmp_
 def test_a_public_image_that_another_part_holds_too_is_refused(tmp_path: Path) -> None:
     prepare(settings(), "one", tmp_path)
     folder = tmp_path / "one" / "prepared"
-    found = examples.read(folder)
+    found = set_folder.read(folder)
     twins = {
         part: replace(each, images=np.repeat(np.asarray(each.images[:1]), len(each), axis=0))
         if part == "train"
@@ -210,7 +210,7 @@ def test_a_public_image_that_another_part_holds_too_is_refused(tmp_path: Path) -
     everywhere = replace(
         found.parts["validation"], images=np.repeat(shown, len(twins["validation"]), 0)
     )
-    examples.write(folder, found.description, {**twins, "validation": everywhere}, {})
+    set_folder.write(folder, found.description, {**twins, "validation": everywhere}, {})
     with pytest.raises(ReferenceSetError, match=r"images of one's train split.*public to 0"):
         reference(asking("one", 2), "one", tmp_path)
     assert not (tmp_path / "one" / "reference").exists()

@@ -18,7 +18,7 @@ from rasterio import Affine
 from torch import nn
 
 from fedx_core.data import eurosat
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.pixels import Pixels
 from fedx_core.models import catalogue
 from fedx_core.predict import model_file
@@ -157,7 +157,7 @@ def test_a_run_predicts_its_test_images_as_well_as_it_reported(
     fedx: Fedx, capsys: Said, tiny_data: Path, tmp_path: Path
 ) -> None:
     assert fedx("run", *QUIETLY, "--run", "base") == 0
-    prepared = examples.read(tiny_data / "synthetic" / "prepared")
+    prepared = set_folder.read(tiny_data / "synthetic" / "prepared")
     test = prepared.parts["test"]
     for number, image in enumerate(np.asarray(test.images)):
         (tmp_path / "images").mkdir(exist_ok=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from bed import Bed
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.runs import provenance
 
 
@@ -17,7 +17,7 @@ def test_data_that_dvc_does_not_know_are_named_by_their_manifests(bed: Bed) -> N
     for part, about in found.items():
         folder = bed.data / "synthetic" / part
         assert about == {
-            "digest": examples.digest(folder),
+            "digest": set_folder.digest(folder),
             "named_by": "manifest",
             "path": str(folder),
         }

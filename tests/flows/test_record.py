@@ -5,7 +5,7 @@ import torch
 
 from bed import Bed, tiny
 from fedx_core.base.errors import RunError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.pruning.masks import keep_highest
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
@@ -95,7 +95,7 @@ def test_what_clients_hold_is_counted_by_class_and_by_group(bed: Bed) -> None:
     assert (found["dataset"], found["label_kind"]) == ("countries", "multi")
     assert len(found["class_names"]) == 19
     for client in found["clients"]:
-        shard = examples.read(data / "shards" / client["name"]).parts
+        shard = set_folder.read(data / "shards" / client["name"]).parts
         for part in ("train", "test"):
             assert client["sizes"][part] == len(shard[part])
             assert client["labels"][part] == shard[part].labels.sum(0).tolist()
@@ -107,6 +107,6 @@ def test_what_clients_hold_is_counted_by_class_and_by_group(bed: Bed) -> None:
 def test_sites_that_counted_nothing_leave_no_counts(bed: Bed, tmp_path: Path) -> None:
     folder = RunFolder(bed.runs / "base")
     client = {"name": "a", "sizes": {"train": 3, "test": 1}}
-    examples.write_manifest(tmp_path, {"clients": [client]})
+    set_folder.write_manifest(tmp_path, {"clients": [client]})
     results.write_clients(folder, bed.data / "synthetic", tmp_path, "synthetic")
     assert record.clients(folder) is None

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bed import ROOT
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.models import catalogue
 from flows.reproduce import figures, printed, scale
 from flows.reproduce.scale import Scale, scaled
@@ -139,7 +139,7 @@ def test_a_dry_run_goes_from_raw_images_to_figures_that_say_so(
     with (tmp_path / "out/fig2.csv").open() as file:
         series = [row["series"] for row in csv.DictReader(file)]
     assert series == ["fedavg", "fedx (magnitude)"]
-    prepared = examples.read(tmp_path / "data" / figures.DRY_DATA / "synthetic" / "prepared")
+    prepared = set_folder.read(tmp_path / "data" / figures.DRY_DATA / "synthetic" / "prepared")
     assert sum(map(len, prepared.parts.values())) == scale.DRY_IMAGES
     # Finished runs are left, and their grid is one for other commands.
     assert fedx("compare", "--grid", "out/grid.yaml", "--json") == 0

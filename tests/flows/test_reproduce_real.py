@@ -11,7 +11,7 @@ import pytest
 
 from bed import ROOT
 from fedx_core.data._metadata import BANDS
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.reproduce import figures
 from flows.reproduce.scale import Scale
 from flows.sweeps import sweep
@@ -93,7 +93,7 @@ def test_a_figures_dry_run_goes_end_to_end_on_real_patches(
     scale = Scale(dataset=None if both else "bigearthnet", dry=True, overrides=overrides)
     figure = figures.planned(name, scale, ROOT / "params.yaml", root / name)
     places = Places(run_root=root / "runs", data_root=figures.dry_data(figure, root / "data"))
-    shards = examples.read_manifest(places.data_root / "bigearthnet" / "shards")
+    shards = set_folder.read_manifest(places.data_root / "bigearthnet" / "shards")
     assert [client["name"] for client in shards["clients"]] == [
         "austria", "finland", "ireland", "portugal", "serbia",
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from bed import Bed, tiny
 from fedx_core import methods
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
@@ -100,7 +100,7 @@ def digest(bed: Bed, run: str, workers: int = 1, **overrides: Any) -> str:
 def test_it_learns_from_images_that_nobody_has_labelled_and_repeats_itself(
     with_public: Path, tmp_path: Path
 ) -> None:
-    public = examples.read(with_public / "synthetic" / "reference").parts["public"]
+    public = set_folder.read(with_public / "synthetic" / "reference").parts["public"]
     assert len(public) == 12
     assert not public.labels.any(), "nobody has labelled them"
     bed = Bed(with_public, tmp_path / "runs")

@@ -13,7 +13,7 @@ from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import bigearthnet
 from fedx_core.data._metadata import BANDS, CLASS_NAMES, COUNTRIES_IN_SUMMER, read_metadata
 from fedx_core.data.bigearthnet import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.partition import by_country
 from fedx_core.partition.base import Known
 
@@ -84,8 +84,8 @@ def test_real_patches_are_read_from_the_zip_and_from_a_folder_alike(
     for name, place in (("zip", path), ("folder", tmp_path / "v2")):
         data_set = DataSet(source=str(place))
         source = data_set.open()
-        examples.write(tmp_path / name, source.description, data_set.streams(source), {})
-    zipped, folder = examples.read(tmp_path / "zip"), examples.read(tmp_path / "folder")
+        set_folder.write(tmp_path / name, source.description, data_set.streams(source), {})
+    zipped, folder = set_folder.read(tmp_path / "zip"), set_folder.read(tmp_path / "folder")
     assert {name: len(part) for name, part in zipped.parts.items()} == dict.fromkeys(
         ("train", "validation", "test"), 6
     )

@@ -11,7 +11,7 @@ from PIL import Image as pillow
 from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data import eurosat
 from fedx_core.data.eurosat import ALL_BANDS, CLASS_NAMES, DataSet
-from fedx_core.images import examples, moments
+from fedx_core.images import moments, set_folder
 
 Shared = Callable[[str], Path]
 
@@ -174,8 +174,8 @@ def test_a_limited_eurosat_is_prepared_with_statistics_near_the_published(
 ) -> None:
     data_set = DataSet(source=str(shared("eurosat_rgb.zip")), limit=1000)
     source = data_set.open()
-    examples.write(tmp_path / "set", source.description, data_set.streams(source), {})
-    prepared = examples.read(tmp_path / "set")
+    set_folder.write(tmp_path / "set", source.description, data_set.streams(source), {})
+    prepared = set_folder.read(tmp_path / "set")
     assert {name: len(part) for name, part in prepared.parts.items()} == {
         "train": 600,
         "validation": 200,

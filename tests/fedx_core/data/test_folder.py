@@ -11,7 +11,7 @@ from PIL import Image as pillow
 from fedx_core.base.errors import ConfigError, DataError, SourceMissingError
 from fedx_core.data.base import Source
 from fedx_core.data.folder import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 
 
 def pixels(seed: int, bands: int = 3, side: int = 8, dtype: type = np.uint8) -> NDArray[np.integer]:
@@ -67,8 +67,8 @@ def test_one_folder_a_class_becomes_a_prepared_set(tmp_path: Path) -> None:
     source = data_set.open()
     assert source.description.class_names == ("field", "wood")
     assert source.notes["split"] == "drawn 60/20/20, class by class"
-    examples.write(tmp_path / "set", source.description, data_set.streams(source), {})
-    parts = examples.read(tmp_path / "set").parts
+    set_folder.write(tmp_path / "set", source.description, data_set.streams(source), {})
+    parts = set_folder.read(tmp_path / "set").parts
     assert {name: np.bincount(part.labels).tolist() for name, part in parts.items()} == {
         "train": [6, 6],
         "validation": [2, 2],

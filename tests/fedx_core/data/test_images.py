@@ -19,7 +19,7 @@ from fedx_core.data._files import decode
 from fedx_core.data._images import read
 from fedx_core.data._units import INT16, Target, converted, stored_as
 from fedx_core.data.folder import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
 RANDOM = np.random.default_rng(5)
@@ -214,8 +214,10 @@ def test_a_set_of_both_baselines_is_prepared_as_one(tmp_path: Path) -> None:
         data_set = DataSet(source=str(tmp_path / first))
         source = data_set.open()
         assert (source.description.scale, source.description.value_range) == (10_000, ())
-        examples.write(tmp_path / f"set-{first}", source.description, data_set.streams(source), {})
-        parts = examples.read(tmp_path / f"set-{first}").parts.values()
+        set_folder.write(
+            tmp_path / f"set-{first}", source.description, data_set.streams(source), {}
+        )
+        parts = set_folder.read(tmp_path / f"set-{first}").parts.values()
         found = {
             image.tobytes(): int(label)
             for part in parts
@@ -250,8 +252,8 @@ def test_radar_in_decibels_with_gaps_keeps_its_values(tmp_path: Path) -> None:
             present = near[:, 1:].reshape(2, -1), near[:, 0, 3:]
             mean = np.concatenate(present, axis=1).mean(1)
             assert back[:, 0, :3] == pytest.approx(np.repeat(mean[:, None], 3, 1), abs=0.01)
-    examples.write(tmp_path / "set", about, data_set.streams(source), {})
-    assert examples.read(tmp_path / "set").description == about
+    set_folder.write(tmp_path / "set", about, data_set.streams(source), {})
+    assert set_folder.read(tmp_path / "set").description == about
 
 
 def test_int16_is_exact_and_another_kind_of_pixels_is_refused() -> None:

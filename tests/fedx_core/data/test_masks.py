@@ -14,7 +14,7 @@ from bed import tiny
 from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.data import folder
 from fedx_core.data.base import Source
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from flows.data import describe, summary
 from flows.data.partition import partition
 from flows.data.prepare import prepare
@@ -178,10 +178,10 @@ def test_prepared_masks_go_with_their_images_to_clients_and_server(tmp_path: Pat
     settings = settings_for(tmp_path / "fields")
     root = tmp_path / "data"
     folders = [stage(settings, "fields", root) for stage in (prepare, partition, reference)]
-    sets = [examples.read(folders[0]), examples.read(folders[2])]
-    sets += [examples.read(folders[1] / name) for name in ("client-00", "client-01")]
+    sets = [set_folder.read(folders[0]), set_folder.read(folders[2])]
+    sets += [set_folder.read(folders[1] / name) for name in ("client-00", "client-01")]
     count = 0
-    examples.verify(folders[0])
+    set_folder.verify(folders[0])
     for prepared in sets:
         for part in prepared.parts.values():
             assert isinstance(part.labels, np.memmap)
@@ -191,7 +191,7 @@ def test_prepared_masks_go_with_their_images_to_clients_and_server(tmp_path: Pat
                 np.testing.assert_array_equal(image[[2, 1, 0]].argmax(0)[known], label_map[known])
                 count += 1
     assert count == 60 + 12 + 48
-    manifest = examples.read_manifest(folders[1])
+    manifest = set_folder.read_manifest(folders[1])
     counted = [np.array(client["labels"]["train"]) for client in manifest["clients"]]
     assert sum(counts.sum() for counts in counted) == 2 * len(sets[0].parts["train"])
     said = "\n".join(describe.lines(summary.of_prepared("fields", root / "fields")))

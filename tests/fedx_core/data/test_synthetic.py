@@ -11,7 +11,7 @@ from fedx_core.base.errors import ConfigError, SourceMissingError
 from fedx_core.data import synthetic
 from fedx_core.data._metadata import CLASS_NAMES
 from fedx_core.data.synthetic import DataSet
-from fedx_core.images import examples, strata
+from fedx_core.images import set_folder, strata
 from fedx_core.images.examples import Examples
 
 
@@ -36,8 +36,8 @@ def test_scenes_have_the_shape_that_their_description_says(
 ) -> None:
     data_set = tiny(label_kind=kind)
     source = data_set.open()
-    examples.write(tmp_path / "set", source.description, data_set.streams(source), {})
-    prepared = examples.read(tmp_path / "set")
+    set_folder.write(tmp_path / "set", source.description, data_set.streams(source), {})
+    prepared = set_folder.read(tmp_path / "set")
     assert {name: len(part) for name, part in prepared.parts.items()} == {
         "train": 30,
         "validation": 20,
@@ -53,7 +53,7 @@ def test_the_same_settings_give_the_same_bytes(kind: str, tmp_path: Path) -> Non
     for name in ("a", "b"):
         data_set = tiny(label_kind=kind)
         source = data_set.open()
-        examples.write(tmp_path / name, source.description, data_set.streams(source), {})
+        set_folder.write(tmp_path / name, source.description, data_set.streams(source), {})
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
 

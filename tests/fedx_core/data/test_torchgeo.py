@@ -14,7 +14,7 @@ from fedx_core.base.errors import ConfigError, DataError, SourceMissingError, Un
 from fedx_core.data import torchgeo
 from fedx_core.data.base import SPLITS
 from fedx_core.data.torchgeo import DataSet
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 
 # What is drawn here lies nowhere on the map.
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -198,8 +198,8 @@ def labels(data_set: DataSet) -> dict[str, NDArray[np.integer]]:
 def test_each_kind_is_prepared_with_torchgeos_own_pixels(name: str, tmp_path: Path) -> None:
     data_set = made(name, tmp_path / "raw")
     source = data_set.open()
-    examples.write(tmp_path / "set", source.description, data_set.streams(source), {})
-    prepared = examples.read(tmp_path / "set")
+    set_folder.write(tmp_path / "set", source.description, data_set.streams(source), {})
+    prepared = set_folder.read(tmp_path / "set")
     assert set(prepared.parts) == set(SPLITS)
     assert prepared.description.licence
     assert prepared.description.citation.startswith("https://")

@@ -14,7 +14,7 @@ from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.plan import MethodDesk, set_up
 from fedx_core.desk.local import Local
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.methods import fedckd
 from fedx_core.objectives import simclr
 from fedx_core.objectives._contrast import project
@@ -37,7 +37,7 @@ def local_of(tiny_data: Path, tmp_path: Path) -> Local:
     desk = start.check(settings, start.load(setting, settings))
     pixels = replace(desk.plan.pixels, scale=255.0)
     desk = set_up(replace(desk.plan, pixels=pixels), 3)
-    part = examples.read_part(tiny_data / "synthetic" / "shards" / "client-00", "train")
+    part = set_folder.read_part(tiny_data / "synthetic" / "shards" / "client-00", "train")
     weights = state.copy(desk.model.state_dict())
     return Local(
         desk=desk, client="client-00", round_index=1, model=desk.model,

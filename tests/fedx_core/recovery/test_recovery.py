@@ -14,7 +14,7 @@ from bed import Bed, tiny
 from fedx_core.base import plugins, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.plan import MethodDesk, plan_of, set_up
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.images.pixels import Pixels
 from fedx_core.models import catalogue
 from fedx_core.pruning.masks import Mask
@@ -45,7 +45,7 @@ def desk_of(
     bed: Bed, model: str = "resnet6", data: str = "synthetic", **changes: Any
 ) -> MethodDesk:
     settings = tiny(dataset=data, model__name=model, **changes)
-    prepared = examples.read(bed.data / data / "reference")
+    prepared = set_folder.read(bed.data / data / "reference")
     bands = len(prepared.description.bands)
     pixels = Pixels(
         scale=prepared.description.scale,

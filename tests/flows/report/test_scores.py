@@ -10,7 +10,7 @@ import yaml
 
 from bed import tiny
 from fedx_core.base import config
-from fedx_core.images import examples
+from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from flows.report import scores
 from flows.report.gather import gather
@@ -42,7 +42,7 @@ def test_each_country_has_its_images_its_score_and_its_floor(runs: Path, tiny_da
     table = scores.by_client("countries", [run])
     assert table is not None
     rows = {str(row["client"]): row for row in table.as_rows()}
-    prepared = examples.read(tiny_data / "countries" / "prepared")
+    prepared = set_folder.read(tiny_data / "countries" / "prepared")
     train = prepared.parts["train"]
     names = [name.lower() for name in prepared.description.group_names]
     assert set(rows) == {names[index] for index in np.unique(train.groups)}
