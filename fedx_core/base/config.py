@@ -69,7 +69,8 @@ class ModelConfig(Block):
 
     Args:
         name: of a model of any family in ``fedx_core/models``; ``resnet6_w24`` is a ResNet6 whose
-            stem has 24 channels in place of 64, and so on; the narrowest has 8.
+            stem has 24 channels in place of 64, ``resnet18_w24`` a ResNet18, and so on; the
+            narrowest has 8.
         weights: a safetensors file to start from; empty starts from random weights.
     """
 

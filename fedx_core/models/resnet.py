@@ -1,4 +1,4 @@
-"""ResNets: the smallest of the FedX paper from torchvision's blocks, the others torchvision's.
+"""ResNets: ResNet6 of the FedX paper and all narrow ones of torchvision's blocks, others its own.
 
 ResNet6 has a 7 x 7 stem, one basic block of 64 channels, one of 128, and a linear classifier. With
 10 bands and 19 classes it has the 338,067 parameters (1.29 MiB) of the paper's Table I.
@@ -38,16 +38,19 @@ def _torchvision(name: str) -> Callable[[int, int], nn.Module]:
     return build
 
 
-class ResNet6(nn.Module):
-    """Six weighted layers, named as torchvision names a ResNet's.
+class BasicResNet(nn.Module):
+    """Basic blocks behind a stem of any width, named as torchvision names a ResNet's.
 
     Args:
         bands: input channels.
         classes: outputs.
-        width: channels of the stem and the first block; the second has twice as many.
+        width: channels of the stem and of the first stage; each later stage has twice as many.
+        blocks: of each stage; the later ones halve the maps. ResNet6's by default.
     """
 
-    def __init__(self, bands: int, classes: int, width: int = 64) -> None:
+    def __init__(
+        self, bands: int, classes: int, width: int = 64, blocks: Sequence[int] = (1, 1)
+    ) -> None:
         from torchvision.models.resnet import BasicBlock
 
         super().__init__()
@@ -55,10 +58,19 @@ class ResNet6(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = nn.Sequential(BasicBlock(width, width))
-        wide = 2 * width
-        downsample = nn.Sequential(nn.Conv2d(width, wide, 1, 2, bias=False), nn.BatchNorm2d(wide))
-        self.layer2 = nn.Sequential(BasicBlock(width, wide, 2, downsample))
+        self._stages: list[str] = []
+        before = wide = width
+        for number, count in enumerate(blocks, 1):
+            stride, downsample = 1, None
+            if number > 1:
+                stride, before, wide = 2, wide, 2 * wide
+                downsample = nn.Sequential(
+                    nn.Conv2d(before, wide, 1, stride, bias=False), nn.BatchNorm2d(wide)
+                )
+            first = BasicBlock(before, wide, stride, downsample)
+            stage = nn.Sequential(first, *(BasicBlock(wide, wide) for _ in range(count - 1)))
+            self.add_module(f"layer{number}", stage)
+            self._stages.append(f"layer{number}")
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(wide, classes)
         for module in self.modules():
@@ -68,7 +80,8 @@ class ResNet6(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map (batch, bands, height, width) to logits (batch, classes)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        x = self.layer2(self.layer1(x))
+        for stage in self._stages:
+            x = self.get_submodule(stage)(x)
         logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
         return logits
 
@@ -82,12 +95,17 @@ class Architecture(base.Architecture):
 
     variants: ClassVar[Mapping[str, Variant]] = {
         "resnet6": Variant(
-            ResNet6,
+            BasicResNet,
             "fc",
             (("conv1",), ("layer1",), ("layer2",)),
-            of_width=lambda width: partial(ResNet6, width=width),
+            of_width=lambda width: partial(BasicResNet, width=width),
         ),
-        "resnet18": Variant(_torchvision("resnet18"), "fc", _GROUPS),
+        "resnet18": Variant(
+            _torchvision("resnet18"),
+            "fc",
+            _GROUPS,
+            of_width=lambda width: partial(BasicResNet, width=width, blocks=(2, 2, 2, 2)),
+        ),
         "resnet50": Variant(_torchvision("resnet50"), "fc", _GROUPS),
     }
     inner_rule = "gamma"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fedx_core.models import catalogue
-from fedx_core.models.resnet import ResNet6
+from fedx_core.models.resnet import BasicResNet
 from fedx_core.relevance.base import Reference
 from fedx_core.relevance.lrp import Criterion
 
@@ -125,7 +125,7 @@ def randomise(model: nn.Module) -> nn.Module:
 def test_residual_network_follows_epsilon_low_gamma_middle_and_high(gamma: float) -> None:
     from torchvision.models.resnet import BasicBlock
 
-    model = ResNet6(2, 3)
+    model = BasicResNet(2, 3)
     model.conv1, model.bn1 = nn.Conv2d(2, 4, 3, stride=1, padding=1, bias=False), nn.BatchNorm2d(4)
     model.layer1 = nn.Sequential(BasicBlock(4, 4))
     down = nn.Sequential(nn.Conv2d(4, 6, 1, 2, bias=False), nn.BatchNorm2d(6))
