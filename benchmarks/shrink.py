@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from fedx_core.base import allocator, config, plugins
 from fedx_core.base.config import Plugin
-from fedx_core.codec.base import HEADER
 from fedx_core.desk.desk import Desk
 from fedx_core.desk.plan import Plan
 from fedx_core.images.pixels import Pixels
@@ -35,6 +34,7 @@ from fedx_core.pruning import masks
 from fedx_core.pruning.masks import Mask, keep_highest
 from fedx_core.pruning.shrink.model import shrink
 from fedx_core.pruning.structure import UnitGraph
+from fedx_core.wire.frame import HEADER
 
 ROOT = Path(__file__).parent.parent
 BANDS, CLASSES, SIDE = 10, 19, 64

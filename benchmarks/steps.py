@@ -23,7 +23,6 @@ from jobs import JOBS, settings, write
 from fedx_core.base import state
 from fedx_core.clients import client
 from fedx_core.clients.client import Place
-from fedx_core.codec import base as framing
 from fedx_core.desk import desk
 from fedx_core.methods import base
 from fedx_core.rounds import cohort, dispatching, steps
@@ -32,7 +31,7 @@ from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting
 from fedx_core.store import base as store_base
 from fedx_core.store import files, memory
-from fedx_core.wire import acceptance
+from fedx_core.wire import acceptance, frame
 
 APART = ("training", "evaluation")
 STEPS: dict[str, list[tuple[Any, str]]] = {
@@ -41,7 +40,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "open the shard": [(client, "open_shard")],
     "load the weights": [(base, "load")],
     "copy the trained weights": [(base.Method, "finish")],
-    "encode, with checksum": [(framing, "encode")],
+    "encode, with checksum": [(frame, "encode")],
     "SHA-256 of what is stored": [
         (store_base, "reference"), (memory, "reference"), (files, "reference")
     ],
@@ -49,11 +48,11 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
     "fetch it, and the downlink; hash again": [
         (memory.MemoryStore, "get"), (files.FileStore, "get")
     ],
-    "decode, with checksum": [(framing, "decode")],
+    "decode, with checksum": [(frame, "decode")],
     "look for NaN": [(state, "require_finite")],
     "add it up in float64": [(cohort, "total")],
     "check lengths, report and norm": [
-        (framing, "require_length"), (acceptance, "check"), (acceptance, "check_norm")
+        (frame, "require_length"), (acceptance, "check"), (acceptance, "check_norm")
     ],
     "read the job and report": [(client, "work"), (client, "canonical"), (client, "_earlier")],
     "write jobs and downlink, a round": [(dispatching, "dispatch")],

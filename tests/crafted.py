@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from fedx_core.base.frozen_json import canonical, plain
-from fedx_core.codec.base import HEADER
 from fedx_core.models import catalogue
 from fedx_core.record import checkpoint
+from fedx_core.wire.frame import HEADER
 from outside import (
     CHOSEN,
     EXAMPLES,
@@ -27,7 +27,7 @@ from outside import (
     MASK,
     REPORT,
     SCHEMAS,
-    frame,
+    framed,
     plan,
     readers,
     ref,
@@ -89,7 +89,7 @@ BODY = SOUND[HEADER.size :]
 
 def with_value(offset: int, data: bytes) -> bytes:
     """Put bytes into the body, and frame it again."""
-    return frame(DENSE, BODY[:offset] + data + BODY[offset + len(data) :])
+    return framed(DENSE, BODY[:offset] + data + BODY[offset + len(data) :])
 
 
 # The body: 48 float32, int64, 3 float16, 4 bools in a byte, 5 float32.
@@ -101,18 +101,18 @@ FRAMES: dict[str, tuple[bytes, str]] = {
     "a header alone": (SOUND[:64], "E_PAYLOAD"),
     "a byte less": (SOUND[:-1], "E_PAYLOAD"),
     "a byte more": (SOUND + b"\0", "E_PAYLOAD"),
-    "another magic": (frame(DENSE, BODY, magic=b"FEDY"), "E_PAYLOAD"),
-    "a later protocol": (frame(DENSE, BODY, protocol=2), "E_VERSION"),
-    "a reserved field": (frame(DENSE, BODY, low=1), "E_PAYLOAD"),
-    "the other reserved field": (frame(DENSE, BODY, high=1), "E_PAYLOAD"),
-    "another codec": (frame(DENSE, BODY, codec="sliced"), "E_SCHEMA"),
-    "a codec with NUL inside": (frame(DENSE, BODY, codec="d\0ense"), "E_SCHEMA"),
-    "another schema": (frame(DENSE, BODY, digest=bytes(32)), "E_SCHEMA"),
-    "a length of 2^63": (frame(DENSE, BODY, length=2**63), "E_PAYLOAD"),
-    "a length of 0": (frame(DENSE, BODY, length=0), "E_PAYLOAD"),
-    "no values": (frame(DENSE, b""), "E_PAYLOAD"),
-    "twice the values": (frame(DENSE, BODY * 2), "E_PAYLOAD"),
-    "another checksum": (frame(DENSE, BODY, checksum=0), "E_PAYLOAD"),
+    "another magic": (framed(DENSE, BODY, magic=b"FEDY"), "E_PAYLOAD"),
+    "a later protocol": (framed(DENSE, BODY, protocol=2), "E_VERSION"),
+    "a reserved field": (framed(DENSE, BODY, low=1), "E_PAYLOAD"),
+    "the other reserved field": (framed(DENSE, BODY, high=1), "E_PAYLOAD"),
+    "another codec": (framed(DENSE, BODY, codec="sliced"), "E_SCHEMA"),
+    "a codec with NUL inside": (framed(DENSE, BODY, codec="d\0ense"), "E_SCHEMA"),
+    "another schema": (framed(DENSE, BODY, digest=bytes(32)), "E_SCHEMA"),
+    "a length of 2^63": (framed(DENSE, BODY, length=2**63), "E_PAYLOAD"),
+    "a length of 0": (framed(DENSE, BODY, length=0), "E_PAYLOAD"),
+    "no values": (framed(DENSE, b""), "E_PAYLOAD"),
+    "twice the values": (framed(DENSE, BODY * 2), "E_PAYLOAD"),
+    "another checksum": (framed(DENSE, BODY, checksum=0), "E_PAYLOAD"),
     "NaN": (with_value(0, NAN), "E_NONFINITE"),
     "a signalling NaN": (with_value(8, b"\1\0\xa0\x7f"), "E_NONFINITE"),
     "infinity": (with_value(188, INF), "E_NONFINITE"),
@@ -123,23 +123,23 @@ FRAMES: dict[str, tuple[bytes, str]] = {
     "NaN of 16 bits": (with_value(HALF, b"\xff\x7f"), "E_NONFINITE"),
     "a padding bit of bools": (with_value(BOOLS, b"\xb1"), "E_MASK"),
     "a frame, then a zip": (SOUND + zipped(), "E_PAYLOAD"),
-    "a pickle in a frame": (frame(DENSE, pickled()), "E_PAYLOAD"),
+    "a pickle in a frame": (framed(DENSE, pickled()), "E_PAYLOAD"),
 }
 CHOICES: dict[str, tuple[bytes, str]] = {
-    "more promised than sent": (frame(CHOSEN, b"\x40", "sliced"), "E_PAYLOAD"),
-    "more sent than promised": (frame(CHOSEN, b"\xb0" + bytes(12), "sliced"), "E_PAYLOAD"),
-    "a padding bit of choices": (frame(CHOSEN, b"\xbf", "sliced"), "E_MASK"),
-    "no choices": (frame(CHOSEN, b"", "sliced"), "E_PAYLOAD"),
+    "more promised than sent": (framed(CHOSEN, b"\x40", "sliced"), "E_PAYLOAD"),
+    "more sent than promised": (framed(CHOSEN, b"\xb0" + bytes(12), "sliced"), "E_PAYLOAD"),
+    "a padding bit of choices": (framed(CHOSEN, b"\xbf", "sliced"), "E_MASK"),
+    "no choices": (framed(CHOSEN, b"", "sliced"), "E_PAYLOAD"),
 }
 MASKS: dict[str, tuple[bytes, str]] = {
-    "half a mask": (frame(MASK, b"\xa8", "mask"), "E_PAYLOAD"),
-    "a padding bit": (frame(MASK, b"\xa9\xaa", "mask"), "E_MASK"),
+    "half a mask": (framed(MASK, b"\xa8", "mask"), "E_PAYLOAD"),
+    "a padding bit": (framed(MASK, b"\xa9\xaa", "mask"), "E_MASK"),
     "another model's mask": (
-        frame(checkpoint.mask_schema("units", {"conv1": (6,)}), b"\xa8", "mask"),
+        framed(checkpoint.mask_schema("units", {"conv1": (6,)}), b"\xa8", "mask"),
         "E_SCHEMA",
     ),
     "indices instead of bits": (
-        frame(MASK, struct.pack("<4q", 0, 2, -1, 2**62), "mask"),
+        framed(MASK, struct.pack("<4q", 0, 2, -1, 2**62), "mask"),
         "E_PAYLOAD",
     ),
     "an update": (SOUND, "E_SCHEMA"),

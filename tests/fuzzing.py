@@ -27,7 +27,7 @@ from outside import (
     SCHEMAS,
     SITE,
     Reader,
-    frame,
+    framed,
     readers,
     tensor_file,
 )
@@ -111,7 +111,7 @@ def of_body(schema: object, codec: str) -> Mutator:
     """Change what a frame holds, and frame it again as a lying sender would."""
 
     def mutate(data: bytes, draws: Draws) -> bytes:
-        return frame(schema, of_bytes(data[HEADER.size :] or b"\0", draws), codec)
+        return framed(schema, of_bytes(data[HEADER.size :] or b"\0", draws), codec)
 
     return mutate
 
@@ -124,7 +124,7 @@ def of_values(schema: object, codec: str) -> Mutator:
         number = NUMBERS[draws[3] % len(NUMBERS)]
         at = draws[1] % len(body)
         body[at : at + 8] = number[: len(body) - at]
-        return frame(schema, bytes(body), codec)
+        return framed(schema, bytes(body), codec)
 
     return mutate
 

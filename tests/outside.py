@@ -18,8 +18,6 @@ from fedx_core.base.config import Plugin, as_plain
 from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.base.state import Payload, StateDict
 from fedx_core.clients.plan import Plan
-from fedx_core.codec import base as framing
-from fedx_core.codec.base import HEADER
 from fedx_core.images.pixels import Pixels
 from fedx_core.methods import fedpaq
 from fedx_core.pruning.masks import Mask
@@ -29,7 +27,8 @@ from fedx_core.sites import manifest, notes, orders
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys
 from fedx_core.sites.registry import Admitted
-from fedx_core.wire import acceptance, domains
+from fedx_core.wire import acceptance, domains, frame
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import (
     LARGEST_MESSAGE,
     LARGEST_RECORD,
@@ -106,7 +105,7 @@ def update_reader(codec: str, schema: Schema, payload: Payload) -> Reader:
     return Reader(read, (bytes(made.encode(payload, schema, {}, 1)[0]),))
 
 
-def frame(schema: Schema, body: bytes, codec: str = "dense", **fields: Any) -> bytes:
+def framed(schema: Schema, body: bytes, codec: str = "dense", **fields: Any) -> bytes:
     """Frame a body as a sender would that keeps to no rule; ``fields`` go over the header's."""
     header = {
         "magic": b"FEDX",
@@ -272,8 +271,8 @@ def readers() -> dict[str, Reader]:
         **{name: update_reader(name, schema, _values()) for name, schema in SCHEMAS.items()},
         "chosen": update_reader("sliced", CHOSEN, chosen),
         "mask": Reader(
-            lambda data: framing.decode(data, MASK, "mask"),
-            (bytes(framing.encode(mask, MASK, "mask")),),
+            lambda data: frame.decode(data, MASK, "mask"),
+            (bytes(frame.encode(mask, MASK, "mask")),),
         ),
         "state": Reader(
             checkpoint.unpack_server_state, (checkpoint.pack_server_state(server_state()),)

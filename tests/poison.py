@@ -19,12 +19,12 @@ from fedx_core.base.state import Payload
 from fedx_core.clients import exchange
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import MethodDesk, read_plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.codec import dense
 from fedx_core.pruning import masks
 from fedx_core.record import checkpoint
 from fedx_core.rounds.carrier import InProcess, Outcome, attempt
 from fedx_core.store import Store, open_store
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob, ClientReport, Entry, Ref, Schema
 
 LIAR = "client-01"
@@ -277,7 +277,7 @@ def _framed(change: Callable[[Tensor], Tensor]) -> PayloadLie:
     def lie(scene: Scene) -> bytes:
         value = change(scene.payload[COUNTS])
         schema = Schema((Entry(COUNTS, str(value.dtype), tuple(value.shape)),))
-        return bytes(framing.encode({COUNTS: value}, schema, "dense"))
+        return bytes(frame.encode({COUNTS: value}, schema, "dense"))
 
     return lie
 

@@ -33,7 +33,6 @@ from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.base.state import Payload, StateDict
 from fedx_core.clients import exchange
 from fedx_core.clients.plan import MethodDesk, Plan, read_plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.images import set_folder
 from fedx_core.images.examples import Examples
 from fedx_core.learning import optimisers
@@ -45,6 +44,7 @@ from fedx_core.pruning.shrink.values import cut, grow
 from fedx_core.pruning.structure import Cut
 from fedx_core.record import checkpoint
 from fedx_core.store import Store, create_once, open_store
+from fedx_core.wire import frame
 from fedx_core.wire.messages import (
     LARGEST_MESSAGE,
     POOLED,
@@ -130,8 +130,8 @@ def _answer(job: ClientJob, ask: Ask, plan: Plan, store: Store, place: Place) ->
     answer = ask.do(asked)
     uplink, schema = None, ask.schema(plan)
     if schema.entries:
-        data = framing.encode(answer.payload, schema, "dense")
-        uplink = _send(store, job, data, partial(framing.decode, schema=schema, codec="dense"))
+        data = frame.encode(answer.payload, schema, "dense")
+        uplink = _send(store, job, data, partial(frame.decode, schema=schema, codec="dense"))
     return ClientReport(
         client=job.client,
         attempt=job.attempt,
@@ -332,8 +332,8 @@ def _earlier(store: Store, job: ClientJob) -> ClientReport | None:
 def _send(
     store: Store,
     job: ClientJob,
-    data: framing.Buffer,
-    decode: Callable[[framing.Buffer], Payload],
+    data: frame.Buffer,
+    decode: Callable[[frame.Buffer], Payload],
 ) -> Ref:
     """Store a payload, write-once."""
     try:

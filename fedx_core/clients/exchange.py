@@ -19,10 +19,12 @@ from fedx_core.base import state
 from fedx_core.base.errors import ObjectMissingError, SchemaError
 from fedx_core.base.state import Payload
 from fedx_core.clients.plan import MethodDesk, Plan, first_weights
-from fedx_core.codec import base as framing
-from fedx_core.codec.base import Buffer, Codec, is_compressed
+from fedx_core.codec import base as codecs
+from fedx_core.codec.base import Codec, is_compressed
 from fedx_core.pruning import masks
 from fedx_core.store import Store, reference
+from fedx_core.wire import frame
+from fedx_core.wire.frame import Buffer
 from fedx_core.wire.messages import Ref, Schema
 
 
@@ -88,8 +90,8 @@ def first(plan: Plan, desk: MethodDesk, variant: str) -> Payload:
 
 def fetched(store: Store, desk: MethodDesk, schema: Schema, base: Ref) -> Payload:
     """Fetch a downlink that is whole."""
-    whole = framing.whole(desk.down)
-    framing.require_length(base, whole.lengths(schema))
+    whole = codecs.whole(desk.down)
+    frame.require_length(base, whole.lengths(schema))
     return whole.decode(store.get(base), schema)
 
 
@@ -119,9 +121,9 @@ def followed(
     payload = start
     try:
         for change in changes:
-            framing.require_length(change, desk.down.lengths(schema))
+            frame.require_length(change, desk.down.lengths(schema))
             payload = decode(desk.down, store.get(change), payload, schema)
-        data, _ = framing.whole(desk.down).encode(payload, schema, {}, 0)
+        data, _ = codecs.whole(desk.down).encode(payload, schema, {}, 0)
     except (ObjectMissingError, SchemaError):  # a copy of the run lacks it; held of another model
         return None
     return payload if reference(base.key, data) == base else None

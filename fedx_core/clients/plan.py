@@ -13,7 +13,7 @@ from fedx_core.base.config import ExperimentConfig, Plugin, as_plain, laid_out
 from fedx_core.base.errors import ConfigError, DataError
 from fedx_core.base.frozen_json import parse
 from fedx_core.base.state import StateDict
-from fedx_core.codec.base import Buffer, Codec, whole
+from fedx_core.codec.base import Codec, whole
 from fedx_core.desk.desk import Desk
 from fedx_core.desk.plan import Plan as Plan
 from fedx_core.images.examples import Description
@@ -26,6 +26,7 @@ from fedx_core.objectives.base import Objective
 from fedx_core.pruning import masks
 from fedx_core.pruning.masks import Mask
 from fedx_core.pruning.structure import with_heads
+from fedx_core.wire.frame import Buffer
 from fedx_core.wire.messages import LARGEST_MESSAGE, Schema
 
 

@@ -11,11 +11,11 @@ from fedx_core.base import state, strict_json, tensor_file
 from fedx_core.base.errors import PayloadError, VersionError
 from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.base.state import StateDict
-from fedx_core.codec import base as framing
 from fedx_core.desk.desk import Desk
 from fedx_core.pruning.masks import Mask
 from fedx_core.record.journal import Evidence
 from fedx_core.store import Store, put_by_hash
+from fedx_core.wire import frame
 from fedx_core.wire.messages import PROTOCOL, Entry, Ref, Schema, ServerState
 
 
@@ -28,7 +28,7 @@ def pack_state(tensors: Mapping[str, Tensor], about: Mapping[str, Any] | None = 
     return save({name: value.contiguous() for name, value in tensors.items()}, metadata)
 
 
-def unpack_state(data: framing.Buffer) -> tuple[StateDict, dict[str, Any]]:
+def unpack_state(data: frame.Buffer) -> tuple[StateDict, dict[str, Any]]:
     """Undo :func:`pack_state`.
 
     Raises:
@@ -74,7 +74,7 @@ def pack_server_state(server_state: ServerState) -> bytes:
     return pack_state(tensors, about)
 
 
-def unpack_server_state(data: framing.Buffer) -> ServerState:
+def unpack_server_state(data: frame.Buffer) -> ServerState:
     """Undo :func:`pack_server_state`.
 
     Raises:
@@ -155,7 +155,7 @@ def put_mask(store: Store, mask: Mask | None) -> Ref | None:
         return None
     schema = mask_schema(mask.kind, {n: tuple(k.shape) for n, k in mask.entries.items()})
     payload = state.as_section(dict(mask.entries), mask.kind)
-    return put_by_hash(store, f"masks-{mask.kind}", framing.encode(payload, schema, "mask"))
+    return put_by_hash(store, f"masks-{mask.kind}", frame.encode(payload, schema, "mask"))
 
 
 def fetch_mask(
@@ -181,7 +181,7 @@ def fetch_mask(
         else {name: desk.entries[name][1] for name in masked}
     )
     schema = mask_schema(kind, shapes)
-    framing.require_length(ref, framing.lengths(schema))
-    payload = framing.decode(store.get(ref), schema, "mask")
+    frame.require_length(ref, frame.lengths(schema))
+    payload = frame.decode(store.get(ref), schema, "mask")
     entries = state.section(payload, kind)
     return Mask("units", entries) if kind == "units" else Mask("parameters", entries)

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
-from fedx_core.codec import base as framing
 from fedx_core.desk.desk import Desk
 from fedx_core.methods import fedavg
 from fedx_core.pruning.masks import Mask
 from fedx_core.pruning.structure import UnitGraph
 from fedx_core.record.journal import Answered, Closed, Holding
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob, Schema, Traffic
 
 
@@ -79,7 +79,7 @@ def dense_bytes(desk: Desk, transfers: int) -> int:
         transfers: in one direction.
     """
     schema = fedavg.Method().schema(desk, None, None).down
-    return transfers * framing.lengths(schema)[0]
+    return transfers * frame.lengths(schema)[0]
 
 
 def paper_bytes(graph: UnitGraph, mask: Mask | None, transfers: int) -> int:

@@ -14,7 +14,7 @@ from fedx_core.asks.base import Ask
 from fedx_core.base.state import Payload
 from fedx_core.clients import exchange
 from fedx_core.clients.plan import MethodDesk
-from fedx_core.codec import base as framing
+from fedx_core.codec import base as codecs
 from fedx_core.record.journal import Holding, Journal
 from fedx_core.store import Store, put_by_hash
 from fedx_core.wire.messages import ClientJob, Ref, ServerState
@@ -66,7 +66,7 @@ def put(
         data, _ = exchange.encode(desk.down, payload, before.held, schema, {}, seed)
         payload = exchange.decode(desk.down, data, before.held, schema)
         change = put_by_hash(store, f"changes/{mark}", data)
-    data, _ = framing.whole(desk.down).encode(payload, schema, {}, 0)
+    data, _ = codecs.whole(desk.down).encode(payload, schema, {}, 0)
     # A folder for each round, so that tidying one up takes nothing from the next.
     return Downlink(put_by_hash(store, f"downlink/{mark}", data), schema.digest.hex(), change)
 

@@ -8,7 +8,7 @@ import torch
 from fedx_core.base import seeding
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.state import Payload
-from fedx_core.codec import base as framing
+from fedx_core.codec import base as codecs
 from fedx_core.codec.base import Codec
 from fedx_core.desk.local import Turn
 from fedx_core.rounds import start
@@ -61,7 +61,7 @@ def forecast(settings: ExperimentConfig, data: Data) -> Forecast:
     wire = desk.wire(first.mask, method.variant(turn, desk))
     mask = math.ceil(first.mask.size / 8) if first.mask else 0
     drawn = desk.plan.first_model is not None
-    whole = framing.whole(desk.down).lengths(wire.down)[1]
+    whole = codecs.whole(desk.down).lengths(wire.down)[1]
     return Forecast(
         clients=len(cohort),
         first_down=mask + (0 if drawn else whole),

@@ -30,7 +30,6 @@ from fedx_core.base.state import StateDict
 from fedx_core.clients import exchange
 from fedx_core.clients.client import train
 from fedx_core.clients.plan import MethodDesk
-from fedx_core.codec import base as framing
 from fedx_core.desk.plan import Plan
 from fedx_core.images.examples import Description, Examples
 from fedx_core.pruning import masks
@@ -48,7 +47,7 @@ from fedx_core.record.journal import (
 from fedx_core.recovery.base import Recovery
 from fedx_core.rounds import outliers, staleness
 from fedx_core.store import Store, put_by_hash
-from fedx_core.wire import acceptance
+from fedx_core.wire import acceptance, frame
 from fedx_core.wire.messages import (
     ClientFailure,
     ClientJob,
@@ -172,8 +171,8 @@ def answered(store: Store, ask: Ask, plan: Plan, report: ClientReport) -> Update
                 f"{report.client} sent no payload, and was asked to {ask.verb}; install one "
                 "version of FedX at server and clients"
             )
-        framing.require_length(report.uplink, framing.lengths(schema))
-        payload = framing.decode(store.get(report.uplink), schema, "dense")
+        frame.require_length(report.uplink, frame.lengths(schema))
+        payload = frame.decode(store.get(report.uplink), schema, "dense")
         acceptance.check_payload(payload, schema, report.client)
     return Update(
         client=report.client,
@@ -372,7 +371,7 @@ def _decode_update(server: Server, report: ClientReport, before: ServerState) ->
         if report.uplink is None:
             raise PayloadError(f"{report.client} reports no payload, wanted one")
         desk = server.desk
-        framing.require_length(report.uplink, desk.up.lengths(schema))
+        frame.require_length(report.uplink, desk.up.lengths(schema))
         sent = desk.method.downlink(before, desk, report.variant) if desk.up.lossy else {}
         payload = exchange.decode(desk.up, server.store.get(report.uplink), sent, schema)
     return Update(

@@ -20,9 +20,9 @@ from fedx_core.base.config import Plugin
 from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.clients.plan import Plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.sites.manifest import MANIFEST_SIZE
 from fedx_core.store import Buffer, FileStore, reference
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob
 
 MAX_PLAN = 256 * 1024
@@ -251,13 +251,13 @@ def _counting(plan: Plan) -> str:
     if not schema.entries:
         return ""
     return (
-        f", and {framing.lengths(schema)[1]:,} bytes:\n        "
+        f", and {frame.lengths(schema)[1]:,} bytes:\n        "
         "for each two classes, how many test pixels of one were said to be of the other"
     )
 
 
 def _statistics_size(plan: Plan) -> int:
-    return framing.lengths(_ask("statistics").schema(plan))[1]
+    return frame.lengths(_ask("statistics").schema(plan))[1]
 
 
 def _ask(name: str) -> Ask:

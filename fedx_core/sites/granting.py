@@ -11,7 +11,6 @@ from fedx_core.asks.base import Ask
 from fedx_core.base import plugins
 from fedx_core.base.errors import TooBigError
 from fedx_core.clients.plan import MethodDesk, read_plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.pruning.masks import Mask
 from fedx_core.record import checkpoint
 from fedx_core.sites.grants import Grant
@@ -20,6 +19,7 @@ from fedx_core.sites.notes import NOTE_SIZE
 from fedx_core.sites.orders import intent_key, taken_key
 from fedx_core.sites.presigner import Presigner
 from fedx_core.store import Store
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob, Ref, Schema
 
 
@@ -77,7 +77,7 @@ class Granting:
         desk = self._desk_of(job.plan)
         if not ask.updates:
             schema = ask.schema(desk.plan)
-            return framing.lengths(schema) if schema.entries else (0, 0)
+            return frame.lengths(schema) if schema.entries else (0, 0)
         schema = self._uplink(job, desk)
         return desk.up.lengths(schema) if schema.entries else (0, 0)
 

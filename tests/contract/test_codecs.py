@@ -19,7 +19,8 @@ from fedx_core.base.errors import (
     VersionError,
 )
 from fedx_core.base.state import Payload
-from fedx_core.codec.base import HEADER, Buffer, Codec, is_compressed, require_length
+from fedx_core.codec.base import Codec, is_compressed
+from fedx_core.wire.frame import HEADER, Buffer, require_length
 from fedx_core.wire.messages import Entry, Ref, Schema
 
 NAMES = plugins.names("codec")

@@ -20,7 +20,6 @@ from fedx_core.base.errors import DomainError
 from fedx_core.base.state import StateDict
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import read_plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.methods.base import Local
@@ -29,6 +28,7 @@ from fedx_core.rounds import audit
 from fedx_core.rounds.carrier import Carrier, InProcess, Outcome
 from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientFailure, ClientJob, RoundReport, Update
 from final_hashes import Dying
 from flows.data.partition import partition
@@ -193,8 +193,8 @@ def test_counts_are_charged_to_evaluation_beside_the_model(bed: Bed) -> None:
     commit = Journal(store).committed(0)
     assert commit is not None
     plan = read_plan(store.get(commit.plan))
-    (size,) = set(framing.lengths(Ask().schema(plan)))
-    assert size == framing.HEADER.size + 8 * CLASSES**2
+    (size,) = set(frame.lengths(Ask().schema(plan)))
+    assert size == frame.HEADER.size + 8 * CLASSES**2
     model = {sent.downlink for sent in reports[-1].traffic.values()}
     assert {sent.evaluation for sent in reports[-1].traffic.values()} == {max(model) + size}
     single = replace(plan, label_kind="single")

@@ -13,12 +13,12 @@ from fedx_core import asks, methods
 from fedx_core.base import plugins, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.plan import read_plan
-from fedx_core.codec import base as framing
 from fedx_core.record.journal import Journal
 from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.rounds.inventory import contents
 from fedx_core.store import open_store
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob, ClientReport
 from flows.data.partition import partition
 from flows.data.prepare import prepare
@@ -176,10 +176,10 @@ class Lying(InProcess):
         store = open_store(place.store)
         plan = read_plan(store.get(job.plan))
         schema = plugins.build("asks", job.purpose, {}).schema(plan)
-        payload = framing.decode(store.get(outcome.uplink), schema, "dense")
+        payload = frame.decode(store.get(outcome.uplink), schema, "dense")
         payload["answers/shares"][0, 0] = 1.5
         store.delete(outcome.uplink.key)
-        lie = store.put(outcome.uplink.key, framing.encode(payload, schema, "dense"))
+        lie = store.put(outcome.uplink.key, frame.encode(payload, schema, "dense"))
         return replace(outcome, uplink=lie)
 
 

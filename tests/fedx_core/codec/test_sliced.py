@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from alone import desk_of
 from fedx_core.base import plugins, state
-from fedx_core.codec.base import HEADER
 from fedx_core.methods.base import Method
 from fedx_core.models import catalogue
 from fedx_core.pruning import masks
 from fedx_core.pruning.masks import Mask
 from fedx_core.pruning.shrink.values import cut
+from fedx_core.wire.frame import HEADER
 
 
 def described(name: str) -> Any:

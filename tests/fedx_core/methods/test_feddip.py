@@ -11,7 +11,6 @@ from alone import alone, desk_of, ended
 from bed import Bed, tiny
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import ConfigError
-from fedx_core.codec.base import HEADER
 from fedx_core.learning.training import batches
 from fedx_core.methods.base import Local, load
 from fedx_core.methods.feddip import Method, prune_through
@@ -23,6 +22,7 @@ from fedx_core.record.journal import Journal
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 

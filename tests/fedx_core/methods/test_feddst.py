@@ -13,7 +13,6 @@ from bed import Bed, tiny
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place
-from fedx_core.codec.base import HEADER
 from fedx_core.codec.masked import Codec
 from fedx_core.learning.training import batches
 from fedx_core.methods.feddst import Method, adjust
@@ -24,6 +23,7 @@ from fedx_core.record.journal import Journal
 from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import (
     ClientFailure,
     ClientJob,

@@ -8,11 +8,11 @@ from bed import Bed, tiny
 from fedx_core.base import seeding
 from fedx_core.base.errors import ConfigError
 from fedx_core.base.state import Payload
-from fedx_core.codec.base import HEADER
 from fedx_core.methods.fedlp import Method
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate, final_model
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import ServerState, Update
 
 NOWHERE = nowhere()

@@ -11,7 +11,6 @@ from alone import alone, info_of
 from bed import Bed, tiny
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
-from fedx_core.codec.base import HEADER
 from fedx_core.methods import base
 from fedx_core.methods.base import Turn
 from fedx_core.methods.fedlp_hetero import Method, shallow
@@ -22,6 +21,7 @@ from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import RoundReport, ServerState, Update
 
 INFO = info_of()

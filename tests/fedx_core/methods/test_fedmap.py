@@ -7,13 +7,13 @@ import torch
 
 from bed import Bed, tiny
 from fedx_core.base.errors import ConfigError
-from fedx_core.codec.base import HEADER
 from fedx_core.methods.fedmap import Method
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import ServerState
 
 

@@ -15,7 +15,6 @@ from fedx_core.base import seeding, state
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place
-from fedx_core.codec.base import HEADER
 from fedx_core.learning.training import batches
 from fedx_core.methods.base import Local, Turn
 from fedx_core.methods.spafl import MOMENTUM, Method, kept_units, yielded
@@ -25,6 +24,7 @@ from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting
 from fedx_core.store import open_store
+from fedx_core.wire.frame import HEADER
 from fedx_core.wire.messages import ClientFailure, ClientJob, RoundReport
 
 LAYERS = [layer.name for layer in info_of().graph.layers]

@@ -11,10 +11,10 @@ from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError,
 from fedx_core.base.frozen_json import canonical, plain
 from fedx_core.base.state import Payload
 from fedx_core.clients.plan import Plan, set_up
-from fedx_core.codec import base as framing
 from fedx_core.sites import approvals
 from fedx_core.sites.approvals import Approvals, Asked, Unreadable, describe
 from fedx_core.store import reference
+from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob
 
 PLAN = canonical(plan())
@@ -113,7 +113,7 @@ def test_a_hash_has_to_name_one_plan(prefix: str, kept: Approvals) -> None:
 
 def test_people_read_what_happens_to_their_data() -> None:
     said = describe(plan(), ASKED)
-    size = len(framing.encode(_payload(plan()), set_up(plan()).wire(None).up, "masked"))
+    size = len(frame.encode(_payload(plan()), set_up(plan()).wire(None).up, "masked"))
     for words in (
         "demo, which asks in round 7 to train",
         "images and labels of the shard of north, and nothing else",
