@@ -22,7 +22,7 @@ from fedx_core.images.pixels import Pixels
 from fedx_core.methods import fedpaq
 from fedx_core.pruning.masks import Mask
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Commit, Holding
+from fedx_core.record.records import Commit, Holding
 from fedx_core.sites import manifest, notes, orders
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import Keys

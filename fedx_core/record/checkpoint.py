@@ -13,7 +13,7 @@ from fedx_core.base.frozen_json import canonical, parse
 from fedx_core.base.state import StateDict
 from fedx_core.desk.desk import Desk
 from fedx_core.pruning.masks import Mask
-from fedx_core.record.journal import Evidence
+from fedx_core.record.records import Evidence
 from fedx_core.store import Store, put_by_hash
 from fedx_core.wire import frame
 from fedx_core.wire.messages import PROTOCOL, Entry, Ref, Schema, ServerState

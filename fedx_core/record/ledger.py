@@ -8,7 +8,7 @@ from fedx_core.desk.desk import Desk
 from fedx_core.methods import fedavg
 from fedx_core.pruning.masks import Mask
 from fedx_core.pruning.structure import UnitGraph
-from fedx_core.record.journal import Answered, Closed, Holding
+from fedx_core.record.records import Answered, Closed, Holding
 from fedx_core.wire import frame
 from fedx_core.wire.messages import ClientJob, Schema, Traffic
 

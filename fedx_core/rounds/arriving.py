@@ -11,7 +11,7 @@ from functools import cached_property
 
 from fedx_core.base.errors import FedXError, QuorumError
 from fedx_core.clients.client import Place
-from fedx_core.record.journal import Closed, Late
+from fedx_core.record.records import Closed, Late
 from fedx_core.rounds import audit, dispatching, outliers, quorum, staleness, steps
 from fedx_core.rounds.asking import Asking
 from fedx_core.rounds.carrier import Carrier

@@ -7,7 +7,7 @@ from functools import partial
 
 from fedx_core.clients.client import Place
 from fedx_core.methods.base import Total, total
-from fedx_core.record.journal import Closed, Holding
+from fedx_core.record.records import Closed, Holding
 from fedx_core.rounds import dispatching, soundness, steps
 from fedx_core.rounds.arriving import Arriving, Cohort
 from fedx_core.rounds.carrier import Carrier

@@ -11,7 +11,7 @@ from fedx_core.clients.client import Place
 from fedx_core.images.examples import Description
 from fedx_core.learning import evaluation, pixel_scores
 from fedx_core.record import checkpoint, ledger
-from fedx_core.record.journal import Commit, Holding
+from fedx_core.record.records import Commit, Holding
 from fedx_core.rounds import selection, steps
 from fedx_core.rounds.carrier import Carrier
 from fedx_core.rounds.cohort import score_at_clients

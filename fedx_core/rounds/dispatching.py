@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from fedx_core.base import seeding
 from fedx_core.methods.base import Turn
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Holding, Opened
+from fedx_core.record.records import Holding, Opened
 from fedx_core.rounds import downlink, staleness, steps
 from fedx_core.rounds.downlink import Downlink
 from fedx_core.rounds.steps import Server

@@ -15,7 +15,8 @@ from fedx_core.base.state import Payload
 from fedx_core.clients import exchange
 from fedx_core.clients.plan import MethodDesk
 from fedx_core.codec import base as codecs
-from fedx_core.record.journal import Holding, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Holding
 from fedx_core.store import Store, put_by_hash
 from fedx_core.wire.messages import ClientJob, Ref, ServerState
 

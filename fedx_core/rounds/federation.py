@@ -20,7 +20,8 @@ from fedx_core.base.state import StateDict
 from fedx_core.clients.client import Place
 from fedx_core.images.contents import stamp
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Commit, Journal, Run
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit, Run
 from fedx_core.rounds import loop
 from fedx_core.rounds.branching import Branch, branch_of
 from fedx_core.rounds.carrier import Carrier

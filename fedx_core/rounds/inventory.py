@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from fedx_core.base.errors import ObjectMissingError, PayloadError
 from fedx_core.clients.plan import Plan, read_plan
-from fedx_core.record.journal import RUN_KEY, Closed, Commit, Journal, Opened
+from fedx_core.record.journal import RUN_KEY, Journal
+from fedx_core.record.records import Closed, Commit, Opened
 from fedx_core.store import Buffer, Store
 from fedx_core.wire.messages import LARGEST_MESSAGE, LARGEST_RECORD, Ref
 

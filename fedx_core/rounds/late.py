@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from fedx_core.base.errors import ObjectMissingError
 from fedx_core.clients.client import Place
-from fedx_core.record.journal import Holding
+from fedx_core.record.records import Holding
 from fedx_core.rounds import dispatching, staleness, steps
 from fedx_core.rounds.carrier import Carrier, Outcome
 from fedx_core.rounds.steps import Server

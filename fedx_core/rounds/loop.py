@@ -16,7 +16,8 @@ from fedx_core.base.errors import FedXError, LostRaceError, RunError, StoreError
 from fedx_core.clients.client import Place
 from fedx_core.desk.conversation import Answers, Question
 from fedx_core.record import ledger
-from fedx_core.record.journal import Answered, Closed, Commit, Holding, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Answered, Closed, Commit, Holding
 from fedx_core.rounds import dispatching, downlink, steps
 from fedx_core.rounds.arriving import Cohort
 from fedx_core.rounds.carrier import Carrier

@@ -14,7 +14,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from fedx_core.clients.client import Place
-from fedx_core.record.journal import Commit, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit
 from fedx_core.rounds.downlink import MOST_CHANGES
 from fedx_core.rounds.staleness import awaited
 from fedx_core.store import FileStore, Store, open_store

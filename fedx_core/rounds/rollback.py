@@ -6,7 +6,8 @@ rounds stay as they are; those that come in their place have keys of their own.
 
 from fedx_core.base.errors import ObjectMissingError, PayloadError, RunError
 from fedx_core.clients.client import Place
-from fedx_core.record.journal import Commit, Journal, Rollback
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit, Rollback
 from fedx_core.store import Store, open_store
 
 

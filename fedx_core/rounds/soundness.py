@@ -19,7 +19,7 @@ from fedx_core.base.errors import FedXError, NonFiniteError, OutlierError, RunEr
 from fedx_core.images.examples import Examples
 from fedx_core.learning import evaluation
 from fedx_core.methods.base import Total
-from fedx_core.record.journal import Closed
+from fedx_core.record.records import Closed
 from fedx_core.rounds import audit, outliers, steps
 from fedx_core.rounds.arriving import Cohort
 from fedx_core.rounds.outliers import STATISTICS, STEP, WEIGHTS, Verdict

@@ -21,7 +21,7 @@ from fedx_core.exchanges.base import Exchange
 from fedx_core.methods.base import Method
 from fedx_core.pruners.base import Pruner
 from fedx_core.pruning import masks
-from fedx_core.record.journal import Closed, Late
+from fedx_core.record.records import Closed, Late
 from fedx_core.wire.messages import ClientFailure, ClientReport, ServerState, Update
 
 

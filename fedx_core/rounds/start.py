@@ -29,7 +29,8 @@ from fedx_core.learning.training import needs_pairs, pick_device
 from fedx_core.methods.base import Turn
 from fedx_core.models import catalogue
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Commit, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit
 from fedx_core.rounds import selection, staleness
 from fedx_core.rounds.branching import Branch, shared_pixels
 from fedx_core.rounds.carrier import Carrier

@@ -35,15 +35,8 @@ from fedx_core.images.examples import Description, Examples
 from fedx_core.pruning import masks
 from fedx_core.pruning.masks import Scores
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import (
-    Answered,
-    Closed,
-    Commit,
-    Evidence,
-    Holding,
-    Journal,
-    Late,
-)
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Answered, Closed, Commit, Evidence, Holding, Late
 from fedx_core.recovery.base import Recovery
 from fedx_core.rounds import outliers, staleness
 from fedx_core.store import Store, put_by_hash
@@ -211,7 +204,7 @@ class StoredUpdates:
         server: see :class:`Server`.
         reports: of the updates.
         before: state that their clients were sent, but for those of earlier rounds.
-        scales: see :class:`fedx_core.record.journal.Closed`.
+        scales: see :class:`fedx_core.record.records.Closed`.
         late: likewise.
     """
 

@@ -284,7 +284,7 @@ class RoundReport:
         stopped: why the run ended with this round before all were done; empty where it did not.
         method_metrics: the method's own numbers, see ``Method.measured``; and what its clients say
             besides their loss, averaged by examples.
-        norms: how far clients and server moved; see :class:`fedx_core.record.journal.Closed`.
+        norms: how far clients and server moved; see :class:`fedx_core.record.records.Closed`.
         remarks: by client that counts: what was odd, such as a change that was scaled down.
     """
 

@@ -4,7 +4,8 @@ import uuid
 from pathlib import Path
 
 from fedx_core.base.errors import RunError
-from fedx_core.record.journal import Journal, Rollback
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Rollback
 from fedx_core.rounds.federation import history
 from fedx_core.rounds.rollback import roll_back
 from fedx_core.store import open_store

@@ -13,7 +13,8 @@ from fedx_core.images import set_folder
 from fedx_core.learning import evaluation
 from fedx_core.predict import model_file
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Evidence, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Evidence
 from fedx_core.rounds import federation
 from fedx_core.store import Store, open_store
 from fedx_core.wire.messages import RoundReport

@@ -24,7 +24,8 @@ from fedx_core.base import config, strict_yaml, unfinished
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ConfigError, FedXError, RunError, RunExistsError, StoreError
 from fedx_core.base.locks import exclusive
-from fedx_core.record.journal import Journal, Run
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Run
 from fedx_core.store import S3Store, open_store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

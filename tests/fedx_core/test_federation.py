@@ -32,7 +32,8 @@ from fedx_core.images import moments, set_folder
 from fedx_core.learning.training import batches
 from fedx_core.methods import base
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Closed, Evidence, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Closed, Evidence
 from fedx_core.rounds.branching import Branch
 from fedx_core.rounds.carrier import InProcess, Outcome, attempt
 from fedx_core.rounds.federation import federate, final_model, history

@@ -4,7 +4,8 @@ import pytest
 
 from fedx_core.base.errors import LostRaceError, PayloadError, RunExistsError, VersionError
 from fedx_core.base.frozen_json import canonical, plain
-from fedx_core.record.journal import Closed, Commit, Journal, Opened, Run
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Closed, Commit, Opened, Run
 from fedx_core.store import MemoryStore
 from fedx_core.wire.messages import PROTOCOL, Ref, RoundReport
 

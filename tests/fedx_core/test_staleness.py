@@ -16,7 +16,8 @@ from fedx_core.clients import client
 from fedx_core.clients.client import Place
 from fedx_core.clients.plan import read_plan, set_up
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Closed, Journal, Late
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Closed, Late
 from fedx_core.rounds import retention
 from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate

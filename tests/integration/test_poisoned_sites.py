@@ -12,7 +12,8 @@ from bed import Bed, tiny
 from fedx_core.base import config
 from fedx_core.clients import client
 from fedx_core.clients.client import Place
-from fedx_core.record.journal import Closed, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Closed
 from fedx_core.rounds import audit
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate

@@ -11,7 +11,8 @@ from bed import Bed, tiny
 from fedx_core import asks, methods
 from fedx_core.base import state
 from fedx_core.base.errors import QuorumError
-from fedx_core.record.journal import Answered, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Answered
 from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.rounds.inventory import contents

@@ -16,7 +16,8 @@ from fedx_core.methods.base import Turn
 from fedx_core.methods.fedlp_hetero import Method, shallow
 from fedx_core.models import catalogue
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Commit, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit
 from fedx_core.rounds.carrier import InProcess
 from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting

@@ -19,7 +19,8 @@ from fedx_core.learning.training import batches
 from fedx_core.methods.base import Local, Turn
 from fedx_core.methods.spafl import MOMENTUM, Method, kept_units, yielded
 from fedx_core.record import checkpoint
-from fedx_core.record.journal import Commit, Journal
+from fedx_core.record.journal import Journal
+from fedx_core.record.records import Commit
 from fedx_core.rounds.carrier import InProcess, Outcome
 from fedx_core.rounds.federation import federate
 from fedx_core.rounds.start import Setting
