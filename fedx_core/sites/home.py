@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedx_core.base.errors import AlreadyExistsError, SiteError
-from fedx_core.sites import keys, origin, succession
+from fedx_core.sites import key_files, keys, origin, succession
 from fedx_core.sites.approvals import Approvals
 from fedx_core.sites.grants import Grant
 from fedx_core.sites.keys import VALID_DAYS, Keys, Public
@@ -45,7 +45,7 @@ class Home:
         Raises:
             SiteError: there are none, or others may read them.
         """
-        return keys.load(self.folder)
+        return key_files.load(self.folder)
 
     @property
     def coordinator(self) -> Public:
@@ -62,7 +62,7 @@ class Home:
                 f"no coordinator at {path} ({error.strerror}); ask its people for the file that "
                 "`fedx site admit` names, and pass it to `fedx site trust`"
             ) from None
-        known = keys.read_public(data)
+        known = key_files.read_public(data)
         try:
             following = (self.folder / COORDINATOR_NEXT).read_bytes()
         except FileNotFoundError:
@@ -96,15 +96,15 @@ class Home:
             IdentifierError: an impossible name.
         """
         keys.check_name(name)
-        if not (self.folder / keys.FILE).exists():
-            keys.save(keys.make(name, valid_days), self.folder)
+        if not (self.folder / key_files.FILE).exists():
+            key_files.save(keys.make(name, valid_days), self.folder)
         mine = self.keys
         if mine.name != name:
             raise SiteError(
                 f"{self.folder} belongs to {mine.name}, not to {name}; a site has a folder of its "
                 "own (FEDX_SITE_HOME)"
             )
-        FileStore(self.folder).put(REQUEST, keys.write_public(mine.public))
+        FileStore(self.folder).put(REQUEST, key_files.write_public(mine.public))
         return mine
 
     @property
@@ -133,7 +133,7 @@ class Home:
                 f"{coordinator.fingerprint}); ask its people for the new ones"
             )
         try:
-            files.create(COORDINATOR, keys.write_public(coordinator))
+            files.create(COORDINATOR, key_files.write_public(coordinator))
             files.delete(STORE)
             files.delete(POST)  # letters of an earlier coordinator, and where it left them
         except AlreadyExistsError:
@@ -156,7 +156,7 @@ class Home:
         files = FileStore(self.folder)
         files.delete(COORDINATOR_NEXT)
         first = replace(known, successor=None, starts=0)  # whoever signed the letter
-        files.put(COORDINATOR, keys.write_public(first))
+        files.put(COORDINATOR, key_files.write_public(first))
         files.put(COORDINATOR_NEXT, letter)
         return known
 
@@ -170,7 +170,7 @@ class Home:
         files = FileStore(self.folder)
         for each in (known, *((known.successor,) if known.successor else ())):
             public = replace(each, successor=None, starts=0)
-            files.put(_revoked(public), keys.write_public(public))
+            files.put(_revoked(public), key_files.write_public(public))
         files.delete(COORDINATOR_NEXT)
         files.delete(COORDINATOR)
         return known

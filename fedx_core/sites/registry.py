@@ -18,7 +18,7 @@ from pathlib import Path
 from fedx_core.base import strict_json
 from fedx_core.base.errors import PayloadError, SiteError, UnknownSiteError
 from fedx_core.base.frozen_json import canonical, parse, plain
-from fedx_core.sites import keys, succession
+from fedx_core.sites import key_files, keys, succession
 from fedx_core.sites.keys import Keys, Public
 from fedx_core.store import FileStore
 from fedx_core.wire.messages import LARGEST_MESSAGE
@@ -67,19 +67,19 @@ class Registry:
         Raises:
             SiteError: they can't be made or read, or others may write into the folder.
         """
-        if not (self.folder / keys.FILE).exists():
+        if not (self.folder / key_files.FILE).exists():
             try:
-                keys.save(keys.make(COORDINATOR), self.folder)
+                key_files.save(keys.make(COORDINATOR), self.folder)
             except SiteError:
                 # Somebody else was first, or the folder can't be written; loading tells which.
-                if not (self.folder / keys.FILE).exists():
+                if not (self.folder / key_files.FILE).exists():
                     raise
         if (mode := self.folder.stat().st_mode) & 0o022:
             raise SiteError(
                 f"others than its owner may write {self.folder} (mode {mode & 0o777:o}), and so "
                 f"admit whom they like; `chmod go-w {self.folder}`"
             )
-        return keys.load(self.folder)
+        return key_files.load(self.folder)
 
     def admit(self, public: Public, max_examples: int = 0) -> Admitted:
         """Let a site take part; a known one may get another bound, but no other keys.
@@ -125,7 +125,7 @@ class Registry:
         self._sign(b"")
         for each in (public, *((public.successor,) if public.successor else ())):
             self._files.put(
-                _revoked(each), keys.write_public(replace(each, successor=None, starts=0))
+                _revoked(each), key_files.write_public(replace(each, successor=None, starts=0))
             )
         self._files.delete(_key(name))
         return public
@@ -143,7 +143,7 @@ class Registry:
                 f"{self.folder / REGISTRAR_FILE} if that is over, and admit all sites again"
             )
         admitted = [self.site(name) for name in self.names()]
-        self._put(REGISTRAR_FILE, keys.write_public(registrar))
+        self._put(REGISTRAR_FILE, key_files.write_public(registrar))
         for each in admitted:
             self._write(each)
 
@@ -207,7 +207,7 @@ class Registry:
                 f"sites are admitted here by the registrar (fingerprint {wanted.fingerprint}); "
                 "name the folder of its keys in --registrar-home, or ask who has it"
             )
-        mine = keys.load(self.registrar)
+        mine = key_files.load(self.registrar)
         if mine.public != wanted:
             raise SiteError(
                 f"the keys in {self.registrar} are not the registrar's (fingerprint "
@@ -217,7 +217,7 @@ class Registry:
 
     def _registrar(self) -> Public | None:
         data = self._files.read(REGISTRAR_FILE)
-        return None if data is None else keys.read_public(bytes(data))
+        return None if data is None else key_files.read_public(bytes(data))
 
 
 _ADMISSION = "admission"

@@ -14,7 +14,7 @@ from pathlib import Path
 from fedx_core.base import strict_json
 from fedx_core.base.errors import PayloadError, SignatureError, SiteError
 from fedx_core.base.frozen_json import canonical, parse
-from fedx_core.sites import keys
+from fedx_core.sites import key_files, keys
 from fedx_core.sites.keys import DAY, Keys, Public
 
 FILE = "rotation.json"
@@ -52,20 +52,20 @@ def rotate(folder: Path, overlap_days: int, valid_days: int) -> tuple[Keys, byte
         SiteError: there are no keys, or keys that follow them are there already.
         KeyExpiredError: the keys have expired, and nobody would believe them.
     """
-    mine = keys.load(folder)
+    mine = key_files.load(folder)
     starts = int(time.time()) + overlap_days * DAY
     if mine.expires and starts >= mine.expires:
         raise SiteError(
             f"the keys of {mine.name} expire on {keys.day(mine.expires)}, before others would "
             f"follow them on {keys.day(starts)}; choose a shorter --overlap-days"
         )
-    if (folder / keys.NEXT).exists():
+    if (folder / key_files.NEXT).exists():
         raise SiteError(
-            f"{folder / keys.NEXT} holds keys that follow already; the letter about them is "
+            f"{folder / key_files.NEXT} holds keys that follow already; the letter about them is "
             f"{folder / FILE}, and they take their place by themselves"
         )
     following = keys.make(mine.name, valid_days)
-    keys.save(following, folder, keys.NEXT, starts)
+    key_files.save(following, folder, key_files.NEXT, starts)
     letter = mine.signed(_KIND, canonical(Succession(following.public, starts)))
     told = {"name": mine.name, "starts": keys.day(starts), "letter": _text(letter)}
     return following, strict_json.dumps(told, indent=1).encode() + b"\n"

@@ -19,14 +19,14 @@ from urllib.parse import quote
 
 from fedx_core.base.errors import ConfigError, PayloadError, RunError, StoreError
 from fedx_core.rounds import inventory
-from fedx_core.sites import keys
+from fedx_core.sites import key_files
 from fedx_core.store import open_store
 from flows.backup import archive
 from flows.backup.archive import MLFLOW, Writer
 from flows.runs import now, run_folder
 from flows.runs.run_folder import RunFolder
 
-SECRETS = (keys.FILE, keys.NEXT, keys.BEFORE)
+SECRETS = (key_files.FILE, key_files.NEXT, key_files.BEFORE)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ def admit(
         fedx site admit request.json --max-examples 3375
     """
     from fedx_core.rounds import audit
-    from fedx_core.sites import keys, succession
+    from fedx_core.sites import key_files, succession
     from fedx_core.sites.home import COORDINATOR
     from fedx_core.sites.registry import Registry
     from flows.commands.answers import save
@@ -96,7 +96,7 @@ def admit(
         audit.note(book, "followed", site=admitted.public.name)
         _followed(as_json, admitted.public)
         return
-    public = keys.read_public(data)
+    public = key_files.read_public(data)
     if not _compared(public, yes=yes, asking=not as_json):
         return
     registry.admit(public, max_examples)
@@ -106,8 +106,8 @@ def admit(
     )  # fmt: skip
     card = registry.folder / COORDINATOR
     if registry.registrar is None or not card.exists():
-        save(card, keys.write_public(registry.keys.public).decode())
-    fingerprint = keys.read_public(card.read_bytes()).fingerprint
+        save(card, key_files.write_public(registry.keys.public).decode())
+    fingerprint = key_files.read_public(card.read_bytes()).fingerprint
     _told(
         as_json, public, file=card, max_examples=max_examples,
         then=f"carry it to the people of {public.name}: fedx site trust {COORDINATOR}\n"
@@ -139,7 +139,7 @@ def trust(
         fedx site trust coordinator.json --store https://s3.example.org
     """
     from fedx_core.rounds import audit
-    from fedx_core.sites import keys, succession
+    from fedx_core.sites import key_files, succession
     from fedx_core.sites.home import COORDINATOR, Home
 
     home, data = Home(Path(site_home)), _bytes(file)
@@ -149,7 +149,7 @@ def trust(
         audit.note(home.folder, "followed", site=followed.name)
         _followed(as_json, followed)
         return
-    public = keys.read_public(data)
+    public = key_files.read_public(data)
     if not _compared(public, yes=yes, asking=not as_json):
         return
     home.trust(public, store)

@@ -118,12 +118,12 @@ def registrar(
         fedx site registrar /srv/registrar
     """
     from fedx_core.rounds import audit
-    from fedx_core.sites import keys
+    from fedx_core.sites import key_files, keys
     from fedx_core.sites.registry import REGISTRAR, Registry
 
-    if not (registrar_home / keys.FILE).exists():
-        keys.save(keys.make(REGISTRAR, valid_days), registrar_home)
-    public = keys.load(registrar_home).public
+    if not (registrar_home / key_files.FILE).exists():
+        key_files.save(keys.make(REGISTRAR, valid_days), registrar_home)
+    public = key_files.load(registrar_home).public
     registry = Registry(Path(coordinator_home), registrar_home)
     _ = registry.keys
     registry.appoint(public)

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 from fedx_core import __version__
 from fedx_core.base.errors import FedXError, SiteError
 from fedx_core.images import set_folder
-from fedx_core.sites import keys
+from fedx_core.sites import key_files, keys
 from fedx_core.sites.home import Home
-from fedx_core.sites.keys import FILE
+from fedx_core.sites.key_files import FILE
 from fedx_core.wire.messages import PROTOCOL
 from flows.doctor.checks import Check, disk, prefect, python
 from flows.doctor.modes import modes
@@ -97,7 +97,7 @@ def _coordinators_keys(folder: Path) -> Check:
 
 def _check_keys(what: str, folder: Path, fix: str, rotate: str) -> Check:
     try:
-        public = keys.load(folder).public
+        public = key_files.load(folder).public
     except SiteError as error:
         return Check(what, False, str(error), fix)
     said = f"{public.name}, mode 600, fingerprint {public.fingerprint}"

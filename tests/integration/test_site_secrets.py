@@ -21,7 +21,8 @@ from fedx_core.base import config
 from fedx_core.rounds import audit
 from fedx_core.sites.home import Home
 from fedx_core.sites.http_client import HttpClient
-from fedx_core.sites.keys import FILE, Keys
+from fedx_core.sites.key_files import FILE
+from fedx_core.sites.keys import Keys
 from fedx_core.sites.registry import Registry
 from fedx_core.store import S3Store, open_store
 from flows.running.experiment import carry_out, settle

@@ -4,7 +4,7 @@ import pytest
 
 from asked import COORDINATOR
 from fedx_core.base.errors import IdentifierError, SiteError
-from fedx_core.sites import keys
+from fedx_core.sites import key_files, keys
 from fedx_core.sites.home import Home
 
 
@@ -12,11 +12,11 @@ def test_a_site_enrols_once_and_asks_again_with_the_same_keys(tmp_path: Path) ->
     home = Home(tmp_path / "site")
     mine = home.enroll("north")
     request = home.folder / "request.json"
-    assert keys.read_public(request.read_bytes()) == mine.public
+    assert key_files.read_public(request.read_bytes()) == mine.public
     assert mine.signing.hex().encode() not in request.read_bytes()
     request.unlink()
     assert home.enroll("north") == mine == home.keys
-    assert keys.read_public(request.read_bytes()) == mine.public
+    assert key_files.read_public(request.read_bytes()) == mine.public
 
 
 def test_a_folder_is_of_one_site(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from asked import job, report
 from fedx_core.base.errors import KeyExpiredError, SignatureError, SiteError, UnknownSiteError
-from fedx_core.sites import keys, manifest, orders, succession
+from fedx_core.sites import key_files, keys, manifest, orders, succession
 from fedx_core.sites.home import COORDINATOR, Home
 from fedx_core.sites.keys import DAY, LATE_DAYS, Public
 from fedx_core.sites.orders import Order
@@ -93,20 +93,20 @@ def test_keys_without_an_end_do_not_expire(clock: Clock, tmp_path: Path) -> None
 
 def test_the_fingerprint_covers_when_keys_expire() -> None:
     public = keys.make("north").public
-    told = json.loads(keys.write_public(public))
+    told = json.loads(key_files.write_public(public))
     told["expires"] += DAY
     with pytest.raises(SignatureError, match="it was changed on its way"):
-        keys.read_public(json.dumps(told).encode())
+        key_files.read_public(json.dumps(told).encode())
 
 
 def test_nobody_can_add_keys_that_follow_to_a_file_that_is_carried() -> None:
     public, other = keys.make("north").public, keys.make("north").public
-    told = json.loads(keys.write_public(public))
-    told |= {"successor": json.loads(keys.write_public(other)), "starts": 1}
+    told = json.loads(key_files.write_public(public))
+    told |= {"successor": json.loads(key_files.write_public(other)), "starts": 1}
     for name in ("protocol", "fingerprint"):
         told["successor"].pop(name)
     with pytest.raises(SiteError):
-        keys.read_public(json.dumps(told).encode())
+        key_files.read_public(json.dumps(told).encode())
 
 
 def test_both_keys_of_a_site_hold_while_one_follows_the_other(
@@ -134,7 +134,7 @@ def test_both_keys_of_a_site_hold_while_one_follows_the_other(
     with pytest.raises(SignatureError):
         opened(home, old_letter)
     manifest.read(answered(home), job(), registry.site("north"))
-    assert stat.S_IMODE((home.folder / keys.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((home.folder / key_files.FILE).stat().st_mode) == 0o600
 
 
 def test_both_keys_of_a_coordinator_hold_while_one_follows_the_other(
@@ -238,10 +238,10 @@ def test_a_site_can_revoke_its_coordinator(home: Home, registry: Registry) -> No
 
 def test_with_a_registrar_only_its_keys_admit(tmp_path: Path, home: Home) -> None:
     office = tmp_path / "registrar"
-    keys.save(keys.make("registrar"), office)
+    key_files.save(keys.make("registrar"), office)
     coordinator = Registry(tmp_path / "sites")
     coordinator.admit(home.keys.public, 500)
-    Registry(tmp_path / "sites", office).appoint(keys.load(office).public)
+    Registry(tmp_path / "sites", office).appoint(key_files.load(office).public)
     # Whoever starts runs can read who takes part, and can't add to it.
     assert coordinator.site("north") == Admitted(home.keys.public, 500)
     south = keys.make("south").public
@@ -262,12 +262,12 @@ def test_with_a_registrar_only_its_keys_admit(tmp_path: Path, home: Home) -> Non
 def test_others_keys_are_no_registrar(tmp_path: Path) -> None:
     office, other = tmp_path / "registrar", tmp_path / "other"
     for folder in (office, other):
-        keys.save(keys.make("registrar"), folder)
-    Registry(tmp_path / "sites", office).appoint(keys.load(office).public)
+        key_files.save(keys.make("registrar"), folder)
+    Registry(tmp_path / "sites", office).appoint(key_files.load(office).public)
     with pytest.raises(SiteError, match="are not the registrar's"):
         Registry(tmp_path / "sites", other).admit(keys.make("south").public)
     with pytest.raises(SiteError, match="has a registrar"):
-        Registry(tmp_path / "sites", other).appoint(keys.load(other).public)
+        Registry(tmp_path / "sites", other).appoint(key_files.load(other).public)
 
 
 def test_a_folder_that_others_may_write_admits_nobody(tmp_path: Path) -> None:

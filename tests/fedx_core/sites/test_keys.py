@@ -6,7 +6,7 @@ import pytest
 
 from fedx_core.base.errors import IdentifierError, SignatureError, SiteError, VersionError
 from fedx_core.base.frozen_json import canonical
-from fedx_core.sites import keys
+from fedx_core.sites import key_files, keys
 from fedx_core.sites.keys import Keys, Public
 
 NORTH = keys.make("north")
@@ -32,10 +32,11 @@ def test_an_order_is_no_manifest_though_the_same_key_signed_it() -> None:
 def test_another_protocol_is_named_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as later:
         later.setattr(keys, "PROTOCOL", 7)
-        letter, card = NORTH.signed("order", b"x"), keys.write_public(NORTH.public)
+        later.setattr(key_files, "PROTOCOL", 7)
+        letter, card = NORTH.signed("order", b"x"), key_files.write_public(NORTH.public)
     for read in (
         lambda: keys.unsigned(NORTH.public, "order", letter),
-        lambda: keys.read_public(card),
+        lambda: key_files.read_public(card),
     ):
         with pytest.raises(VersionError, match="protocol 7, this is protocol 1"):
             read()
@@ -55,26 +56,26 @@ def test_a_sealed_letter_opens_for_its_owner_alone() -> None:
 
 def test_keys_are_kept_for_their_owner_and_never_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "site"
-    path = keys.save(NORTH, folder)
+    path = key_files.save(NORTH, folder)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert keys.load(folder) == NORTH
+    assert key_files.load(folder) == NORTH
     with pytest.raises(SiteError, match="holds keys already"):
-        keys.save(SOUTH, folder)
-    assert keys.load(folder) == NORTH
+        key_files.save(SOUTH, folder)
+    assert key_files.load(folder) == NORTH
     assert [each.name for each in folder.iterdir()] == ["keys.json"]
 
 
 def test_keys_that_others_can_read_are_refused(tmp_path: Path) -> None:
-    path = keys.save(NORTH, tmp_path)
+    path = key_files.save(NORTH, tmp_path)
     path.chmod(0o640)
     with pytest.raises(SiteError, match=r"mode 640.*chmod 600"):
-        keys.load(tmp_path)
+        key_files.load(tmp_path)
 
 
 def test_missing_keys_say_how_they_are_made(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="fedx site enroll") as refused:
-        keys.load(tmp_path)
+        key_files.load(tmp_path)
     assert refused.value.code == "E_SITE"
 
 
@@ -88,11 +89,11 @@ def test_missing_keys_say_how_they_are_made(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_damaged_keys_are_refused(text: bytes, tmp_path: Path) -> None:
-    path = tmp_path / keys.FILE
+    path = tmp_path / key_files.FILE
     path.write_bytes(text)
     path.chmod(0o600)
     with pytest.raises(SiteError, match="is damaged"):
-        keys.load(tmp_path)
+        key_files.load(tmp_path)
 
 
 def test_secret_keys_are_neither_shown_nor_pickled(tmp_path: Path) -> None:
@@ -117,20 +118,22 @@ def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
 
 def test_public_keys_travel_with_their_fingerprint() -> None:
     public = NORTH.public
-    assert keys.read_public(keys.write_public(public)) == public
+    assert key_files.read_public(key_files.write_public(public)) == public
     groups = public.fingerprint.split()
     assert [len(group) for group in groups] == [4] * 8
     assert public.fingerprint != SOUTH.public.fingerprint
     # Whoever swaps a key cannot leave the fingerprint that people compare.
-    swapped = keys.write_public(public).replace(public.seal.encode(), SOUTH.public.seal.encode())
+    swapped = key_files.write_public(public).replace(
+        public.seal.encode(), SOUTH.public.seal.encode()
+    )
     with pytest.raises(SignatureError, match=f"the fingerprint of north is .*{groups[0]}"):
-        keys.read_public(swapped)
+        key_files.read_public(swapped)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'"x"', b"[" * 100_000, b"\xff\xfe"])
 def test_something_else_is_no_public_key(data: bytes) -> None:
     with pytest.raises(SiteError, match="no public keys of FedX"):
-        keys.read_public(data)
+        key_files.read_public(data)
 
 
 def test_a_key_that_is_no_key_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from asked import COORDINATOR, NORTH, NOW, grant, job, order
 from fedx_core.base.errors import ConfigError, OriginError
-from fedx_core.sites import invitation, keys, origin, serving
+from fedx_core.sites import invitation, key_files, keys, origin, serving
 from fedx_core.sites.home import Home
 from fedx_core.sites.http_client import HttpClient
 from fedx_core.sites.orders import issue
@@ -23,7 +23,7 @@ STORE = "https://s3.example.org"
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    keys.save(NORTH, tmp_path)
+    key_files.save(NORTH, tmp_path)
     found = Home(tmp_path)
     found.trust(COORDINATOR.public, STORE)
     return found
@@ -75,7 +75,7 @@ def letter(asked: Any) -> bytes:
 def test_no_letter_has_a_site_call_a_service_of_its_own_machine(
     tmp_path: Path, told: str | None
 ) -> None:
-    keys.save(NORTH, tmp_path)
+    key_files.save(NORTH, tmp_path)
     home = Home(tmp_path)
     home.trust(COORDINATOR.public, told)
     with neighbour() as (url, asked):
@@ -104,7 +104,7 @@ def test_no_letter_has_a_site_call_a_service_of_its_own_machine(
 def test_an_address_nearby_or_in_the_clear_is_for_the_sites_people_to_say(
     tmp_path: Path, url: str
 ) -> None:
-    keys.save(NORTH, tmp_path)
+    key_files.save(NORTH, tmp_path)
     home = Home(tmp_path)
     home.trust(COORDINATOR.public)
     with pytest.raises(OriginError, match=r"fedx site trust coordinator\.json --store"):
@@ -115,7 +115,7 @@ def test_an_address_nearby_or_in_the_clear_is_for_the_sites_people_to_say(
 
 
 def test_the_first_letter_names_the_store_where_people_have_not(tmp_path: Path) -> None:
-    keys.save(NORTH, tmp_path)
+    key_files.save(NORTH, tmp_path)
     home = Home(tmp_path)
     home.trust(COORDINATOR.public)
     home.check(leading(STORE).all_grants)
@@ -177,7 +177,7 @@ def test_what_a_coordinator_signs_is_let_through(home: Home) -> None:
 
 
 def test_an_impossible_store_is_refused_before_anybody_is_trusted(tmp_path: Path) -> None:
-    keys.save(NORTH, tmp_path)
+    key_files.save(NORTH, tmp_path)
     home = Home(tmp_path)
     with pytest.raises(ConfigError, match="https://HOST"):
         home.trust(COORDINATOR.public, "s3://fedx")

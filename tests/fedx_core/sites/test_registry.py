@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fedx_core.base.errors import IdentifierError, SiteError, UnknownSiteError
-from fedx_core.sites import keys
+from fedx_core.sites import key_files, keys
 from fedx_core.sites.registry import Admitted, Registry
 
 NORTH = keys.make("north").public
@@ -14,7 +14,7 @@ def test_the_coordinators_keys_are_made_once(tmp_path: Path) -> None:
     mine = Registry(tmp_path / "sites").keys
     assert mine.name == "coordinator"
     assert Registry(tmp_path / "sites").keys == mine
-    assert stat.S_IMODE((tmp_path / "sites" / keys.FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "sites" / key_files.FILE).stat().st_mode) == 0o600
 
 
 def test_admitted_sites_are_there_afterwards(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from asked import ADMITTED, COORDINATOR, NORTH, SOUTH, grant, job, order, report
 from fedx_core.base.errors import FedXError
 from fedx_core.base.frozen_json import canonical, plain
-from fedx_core.sites import invitation, keys, manifest, notes
+from fedx_core.sites import invitation, key_files, keys, manifest, notes
 from fedx_core.sites.grants import GrantedStore
 from fedx_core.sites.home import Home
 from fedx_core.sites.http_client import HttpClient
@@ -95,7 +95,7 @@ def test_a_refusal_shows_no_secret_in_message_or_traceback(
 
 
 def test_what_is_printed_shows_no_secret(tmp_path: Path) -> None:
-    keys.save(NORTH, tmp_path / "site")
+    key_files.save(NORTH, tmp_path / "site")
     registry = Registry(tmp_path / "sites")
     registry.admit(NORTH.public)
     home = Home(tmp_path / "site")
@@ -109,7 +109,7 @@ def test_what_is_printed_shows_no_secret(tmp_path: Path) -> None:
 
 
 def test_damaged_keys_are_refused_without_a_word_of_them(tmp_path: Path) -> None:
-    path = keys.save(NORTH, tmp_path)
+    path = key_files.save(NORTH, tmp_path)
     text = path.read_text()
     for damaged in (
         text[:-2], text.replace('"name":"north"', '"name":"North"'),
@@ -118,20 +118,20 @@ def test_damaged_keys_are_refused_without_a_word_of_them(tmp_path: Path) -> None
         assert damaged != text
         path.write_text(damaged)
         with pytest.raises(FedXError) as refused:
-            keys.load(tmp_path)
+            key_files.load(tmp_path)
         require_clean("".join(traceback.format_exception(refused.value)))
 
 
 def test_files_beside_the_keys_hold_no_secret(tmp_path: Path) -> None:
-    keys.save(NORTH, tmp_path / "site")
+    key_files.save(NORTH, tmp_path / "site")
     home = Home(tmp_path / "site")
     home.enroll("north")
     home.trust(COORDINATOR.public)
-    keys.save(COORDINATOR, tmp_path / "sites")
+    key_files.save(COORDINATOR, tmp_path / "sites")
     Registry(tmp_path / "sites").admit(NORTH.public)
     seen = 0
     for path in tmp_path.rglob("*.json"):
-        if path.name != keys.FILE:
+        if path.name != key_files.FILE:
             seen += 1
             require_clean(path.read_text())
         else:
