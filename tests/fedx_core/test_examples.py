@@ -189,7 +189,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from fedx_core.images import examples
+from fedx_core.images import examples, set_folder
 from fedx_core.base.errors import StoreError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
