@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import fingerprint
-from bed import Bed, tiny, tiny_data_in
+from bed import Bed, tiny_data_in, tiny_resnet6
 from fedx_core.base import plugins
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.frozen_json import canonical
@@ -83,7 +83,7 @@ def played(
 
 def plain(runtime: Carrier | None = None, **overrides: Any) -> Play:
     """A run from its beginning to its end."""
-    return lambda bed, run: played(tiny(**overrides), bed, run, runtime)
+    return lambda bed, run: played(tiny_resnet6(**overrides), bed, run, runtime)
 
 
 def with_public(play: Play) -> Play:
@@ -100,7 +100,7 @@ def stopped(after: int, **overrides: Any) -> Play:
     """A run that is stopped after some rounds and resumed."""
 
     def play(bed: Bed, run: str) -> Setting:
-        settings = tiny(**overrides)
+        settings = tiny_resnet6(**overrides)
         going = federate(settings, bed.setting(run, settings.dataset), InProcess(1))
         for _ in range(after):
             next(going)
@@ -115,13 +115,13 @@ def killed(fatal: str, **overrides: Any) -> Play:
 
     def play(bed: Bed, run: str) -> Setting:
         runtime = Dying(fatal=fatal)
-        going = federate(tiny(**overrides), bed.setting(run), runtime)
+        going = federate(tiny_resnet6(**overrides), bed.setting(run), runtime)
         next(going)
         runtime.is_armed = True
         with suppress(KeyboardInterrupt):
             next(going)
             raise AssertionError(f"no step {fatal!r} in the second round")
-        return played(tiny(**overrides), bed, run, resume=True)
+        return played(tiny_resnet6(**overrides), bed, run, resume=True)
 
     return play
 
@@ -130,9 +130,9 @@ def rolled_back(to: int, **overrides: Any) -> Play:
     """A run that is done, goes back to an earlier round, and goes on from there."""
 
     def play(bed: Bed, run: str) -> Setting:
-        setting = played(tiny(**overrides), bed, run)
+        setting = played(tiny_resnet6(**overrides), bed, run)
         roll_back(Journal(open_store(setting.place.store)), setting.place, to)
-        return played(tiny(**overrides), bed, run, resume=True)
+        return played(tiny_resnet6(**overrides), bed, run, resume=True)
 
     return play
 
@@ -141,9 +141,9 @@ def branched(at: int, shared: dict[str, Any], **overrides: Any) -> Play:
     """A run that shares another one's first rounds."""
 
     def play(bed: Bed, run: str) -> Setting:
-        first = played(tiny(**shared), bed, f"{run}, shared")
+        first = played(tiny_resnet6(**shared), bed, f"{run}, shared")
         branch = Branch(store=first.place.store, round_index=at)
-        return played(tiny(**overrides), bed, run, branch=branch)
+        return played(tiny_resnet6(**overrides), bed, run, branch=branch)
 
     return play
 

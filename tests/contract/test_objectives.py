@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from fedx_core.base import plugins, state
 from fedx_core.base.config import Plugin
 from fedx_core.base.errors import ConfigError, DataError, SchemaError
@@ -241,7 +241,9 @@ def test_local_heads_stay_with_their_clients(name: str, bed: Bed) -> None:
     local = {"training__objective": {"name": name, "heads": "local"}, "method__name": "fedavg"}
     shared = {**local, "training__objective": {"name": name}}
     reports = {
-        run: list(federate(tiny(federation__rounds=2, **changes), bed.setting(run), InProcess(1)))
+        run: list(
+            federate(tiny_resnet6(federation__rounds=2, **changes), bed.setting(run), InProcess(1))
+        )
         for run, changes in (("local", local), ("shared", shared))
     }
     sizes = {run: r[-1].traffic["client-00"].uplink for run, r in reports.items()}

@@ -138,7 +138,7 @@ def at_home(name: str) -> dict[str, Any]:
         "votes": {"method__name": "mpfl", "method__iterations": 2},
         "scored_weights": {
             "method__name": "fedavg",
-            "method__pruner": {"name": name, "relevance": {"name": "magnitude"}},
+            "method__pruner": {"name": name, "relevance": {"name": "magnitude"}, "density": 0.2},
         },
     }.get(name, {"method__name": "fedavg", "method__pruner": {"name": name}})
 

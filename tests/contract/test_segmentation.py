@@ -108,7 +108,7 @@ def test_two_rounds_beat_whoever_says_one_class_for_all(method: str, bed: Bed) -
 @pytest.mark.parametrize(
     "changes",
     [
-        {"support": {"name": "seeded", "density": 0.2}},
+        {"support": {"name": "seeded", "density": 0.6}},
         {"codec": {"name": "topk", "density": 0.2}},
         {"recovery": {"name": "reconstruct"}},
         {"recovery": {"name": "distil", "steps": 3}},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from coordinators import final_state
 from fedx_core.base.errors import PayloadError, StoreError, VersionError
 from fedx_core.clients.client import Place
@@ -96,12 +96,12 @@ def little_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_disk_that_is_full_harms_no_committed_round(little_disk: Path, bed: Bed) -> None:
     elsewhere, setting = bed.setting("elsewhere"), bed.setting()
-    list(federate(tiny(), elsewhere, InProcess(1)))
+    list(federate(tiny_resnet6(), elsewhere, InProcess(1)))
     place = Place(
         store=str(little_disk / "store"), shards=setting.place.shards, memory=setting.place.memory
     )
     setting = replace(setting, place=place)
-    rounds = federate(tiny(), setting, InProcess(1))
+    rounds = federate(tiny_resnet6(), setting, InProcess(1))
     first = next(rounds)
     free = os.statvfs(little_disk).f_bavail * os.statvfs(little_disk).f_frsize
     filler = little_disk / "filler"
@@ -109,10 +109,10 @@ def test_a_disk_that_is_full_harms_no_committed_round(little_disk: Path, bed: Be
     with pytest.raises(StoreError, match=r"No space left.*the last committed round is intact"):
         list(rounds)
     with pytest.raises(StoreError, match="No space left"):
-        list(federate(tiny(), setting, InProcess(1), resume=True))
+        list(federate(tiny_resnet6(), setting, InProcess(1), resume=True))
     store = FileStore(little_disk / "store")
     assert history(store) == [first]
     checkpoint.unpack_server_state(store.get(Journal(store).commits()[-1].state))
     filler.unlink()
-    list(federate(tiny(), setting, InProcess(1), resume=True))
+    list(federate(tiny_resnet6(), setting, InProcess(1), resume=True))
     assert final_state(setting) == final_state(elsewhere)

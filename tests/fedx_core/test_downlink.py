@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place
@@ -62,7 +62,7 @@ def run(bed: Bed, name: str, runtime: Watching, **settings: Any) -> list[RoundRe
 
 def test_one_change_follows_the_first_whole_model(bed: Bed) -> None:
     watching = Watching()
-    reports = run(bed, "run", watching)
+    reports = run(bed, "run", watching, model={"name": "resnet6"})
     whole = reports[0].traffic["client-00"].downlink
     for client in ("client-00", "client-01", "client-02"):
         assert watching.jobs[client, 1].changes is None
@@ -168,7 +168,9 @@ def test_statistics_that_the_server_measures_do_not_travel_but_to_whoever_scores
 ) -> None:
     found = {}
     for norm in ("aggregate", "recalibrate"):
-        settings = tiny(method__name="fedavg", training__batch_norm=norm, codec__name="dense")
+        settings = tiny_resnet6(
+            method__name="fedavg", training__batch_norm=norm, codec__name="dense"
+        )
         found[norm] = list(federate(settings, bed.setting(norm), InProcess(1)))[-1]
     buffers = 4 * 2 * 576 + 8 * 6  # ResNet6's means and variances, and its counts of batches
     sent, kept = found["aggregate"], found["recalibrate"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import (
     ConfigError,
@@ -658,19 +658,19 @@ def test_a_users_weights_are_where_the_run_starts(bed: Bed, tmp_path: Path) -> N
     path = tmp_path / "weights.safetensors"
     save_file(weights, path)
     setting = bed.setting()
-    next(federate(tiny(model__weights=str(path)), setting, InProcess(1)))
+    next(federate(tiny_resnet6(model__weights=str(path)), setting, InProcess(1)))
     store = open_store(setting.place.store)
     start = checkpoint.unpack_server_state(store.get(Journal(store).commits()[0].state))
     assert state.equal(start.model, weights)
     save_file({**weights, "fc.bias": torch.full((10,), float("nan"))}, path)
     with pytest.raises(NonFiniteError, match=r"fc\.bias"):
-        next(federate(tiny(model__weights=str(path)), bed.setting("nan"), InProcess(1)))
+        next(federate(tiny_resnet6(model__weights=str(path)), bed.setting("nan"), InProcess(1)))
     save_file({**weights, "fc.bias": torch.zeros(19)}, path)
     with pytest.raises(SchemaError, match=r"\(19,\), wanted .*\(10,\)"):
-        next(federate(tiny(model__weights=str(path)), bed.setting("shape"), InProcess(1)))
+        next(federate(tiny_resnet6(model__weights=str(path)), bed.setting("shape"), InProcess(1)))
     path.write_bytes(b"PK\x03\x04 a pickle in a zip")
     with pytest.raises(TooBigError, match="holds a pickle"):
-        next(federate(tiny(model__weights=str(path)), bed.setting("zip"), InProcess(1)))
+        next(federate(tiny_resnet6(model__weights=str(path)), bed.setting("zip"), InProcess(1)))
     assert not (bed.runs / "zip").exists(), "what is refused leaves nothing behind"
 
 

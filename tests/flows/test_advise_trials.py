@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bed import tiny
+from bed import tiny_resnet6
 from fedx_core.base import config
 from fedx_core.base.errors import ConfigError, ReferenceSetError
 from flows.advise import candidates, trials
@@ -24,6 +24,14 @@ Fedx = Callable[..., int]
 Said = pytest.CaptureFixture[str]
 MIB = 2**20
 ACCURACY = "overall_accuracy"
+
+
+@pytest.fixture
+def tiny_params(tmp_path: Path) -> Path:
+    """Settings of a model of which 5 % are more than what always exists."""
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(config.as_plain(tiny_resnet6()), sort_keys=False))
+    return path
 
 
 def asked(tiny_params: Path, budget: str) -> trials.Asked:
@@ -45,7 +53,7 @@ def test_a_budget_below_one_round_of_the_cheapest_says_what_the_least_is(
 def test_without_a_tuning_part_and_without_a_link_the_errors_say_what_to_do(
     tmp_path: Path, tiny_params: Path
 ) -> None:
-    settings = tiny(datasets__synthetic__reference__per_class=60)
+    settings = tiny_resnet6(datasets__synthetic__reference__per_class=60)
     for stage in (prepare, partition, reference):
         stage(settings, "synthetic", tmp_path)
     with pytest.raises(ReferenceSetError, match=r"no tuning part.* lower .*per_class"):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bed import ROOT, Bed, tiny
+from bed import NARROW, ROOT, Bed, tiny
 from fedx_core.base import config
 from fedx_core.base.state import equal
 from fedx_core.models import catalogue
@@ -132,7 +132,7 @@ def test_a_run_leaves_its_results(fedx: Fedx, capsys: Said, bed: Bed) -> None:
     assert notes["store"] == str(folder.absolute() / "store")
 
     # What a run leaves is what another can start from.
-    model = catalogue.build("resnet6", bands=3, classes=10, seed=0)
+    model = catalogue.build(NARROW, bands=3, classes=10, seed=0)
     catalogue.load_weights(model, folder / "model.safetensors")
     assert equal(model.state_dict(), final_model(open_store(bed.setting().place.store)))
 

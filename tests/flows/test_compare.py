@@ -70,7 +70,7 @@ def test_rows_follow_their_definitions() -> None:
     base, pruned = compare.rows([BASE, PRUNED], targets=(0.75, 0.95))
     assert compare.equal_mib([BASE, PRUNED]) == 18
     assert base == {
-        "run": "base", "dataset": "synthetic", "model": "resnet6", "method": "fedavg",
+        "run": "base", "dataset": "synthetic", "model": "resnet6_w8", "method": "fedavg",
         "relevance": None, "pruning_rate": None, "seed": 1, "rounds": 3, "rounds_planned": 3,
         "final": 0.7, "validation": None, "best": 0.8, "best_round": 2,
         "equal_bytes": 0.8,  # of 8, 16, 24 MiB, 16 is the last within 18

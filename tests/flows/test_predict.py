@@ -17,6 +17,7 @@ from PIL import Image as pillow
 from rasterio import Affine
 from torch import nn
 
+from bed import NARROW
 from fedx_core.data import eurosat
 from fedx_core.images import set_folder
 from fedx_core.images.pixels import Pixels
@@ -185,11 +186,11 @@ def test_a_model_says_what_it_is_and_equal_runs_write_equal_bytes(
     files = [Path(root, "base", "model.safetensors") for root in ("one", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
     model, about = model_file.read(files[0])
-    assert (about.run, about.seed, about.round_index, about.model) == ("base", 1, 3, "resnet6")
+    assert (about.run, about.seed, about.round_index, about.model) == ("base", 1, 3, NARROW)
     assert (about.label_kind, about.image_size, len(about.class_names)) == ("single", 32, 10)
     assert about.pixels.scale == 255
     dead = {name: units - kept for name, (kept, units) in about.units_kept.items()}
-    assert dead["conv1"] == 32
+    assert dead["conv1"] == 4
     silent = model.get_parameter("conv1.weight").flatten(1).abs().sum(1) == 0
     assert int(silent.sum()) == dead["conv1"]
     # Another run can start from it.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from bed import NARROW
 from fedx_core.base import state, tensor_file
 from fedx_core.predict import model_file
 from flows.runs import probe as probing
@@ -83,7 +84,7 @@ def test_a_pre_trained_encoder_is_a_model_in_mlflow_its_probe_a_metric_and_label
     assert fedx("run", "--run", "encoder", *short, *contrast) == 0
     assert fedx("probe", "encoder", "--labels", "0", "--device", "cpu") == 0
     client = MlflowClient(tracking_uri=mlflow_uri)
-    (version,) = client.search_model_versions("name = 'fedx-synthetic-resnet6'")
+    (version,) = client.search_model_versions(f"name = 'fedx-synthetic-{NARROW}'")
     assert version.tags["fedx.run"] == "encoder"
     numbers = client.get_run(version.run_id).data.metrics
     row = probing.lines(probing.read(RunFolder(tmp_path / "runs" / "encoder"))[0])[1]

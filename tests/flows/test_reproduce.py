@@ -160,7 +160,7 @@ def test_retained_units_are_drawn_of_what_is_finished_and_missing_runs_are_named
     assert "3 of 4 runs are missing" in (tmp_path / "reproduced/fig3/fig3.svg").read_text()
     with (tmp_path / "reproduced/fig3/fig3.csv").open() as file:
         kept = {row["layer"]: int(row["kept"]) for row in csv.DictReader(file)}
-    assert kept["conv1"] == 32
+    assert kept["conv1"] == 4
 
 
 def test_tables_are_written_as_files_too(fedx: Fedx, tmp_path: Path, capsys: Said) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from bed import Bed
+from bed import NARROW, Bed
 from fedx_core.rounds.federation import history
 from fedx_core.store import open_store
 from flows.running.experiment import carry_out, settle
@@ -93,7 +93,7 @@ def test_a_resumed_run_goes_on_in_mlflow_without_duplicates(
     assert copy["charts"] in said[-1]
     assert found.data.tags["fedx.id"] == noted["id"]
     # Rounds two and four each left a model; neither took the other's files.
-    versions = client.search_model_versions("name = 'fedx-synthetic-resnet6'")
+    versions = client.search_model_versions(f"name = 'fedx-synthetic-{NARROW}'")
     assert sorted(v.tags["fedx.round"] for v in versions) == ["2", "4"]
     newest = max(versions, key=lambda v: int(v.version))
     place = Path(client.get_model_version_download_uri(newest.name, newest.version)).name

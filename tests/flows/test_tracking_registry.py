@@ -52,7 +52,7 @@ def test_the_best_version_is_chosen_by_what_may_choose(
 def test_a_version_says_which_round_it_is_and_what_it_scored(base: RunFolder) -> None:
     found = record.read(base)
     made = registry.version_of(found, 2, "ab" * 32)
-    assert (made.name, made.place) == ("fedx-synthetic-resnet6", "models/0002-abababab")
+    assert (made.name, made.place) == (f"fedx-synthetic-{NARROW}", "models/0002-abababab")
     assert float(made.tags["fedx.test"]) == found.reports[1].metrics["overall_accuracy"]
     assert made.tags["fedx.data"] == found.notes["data"]["prepared"]["digest"]
     assert "fedx.validation" not in made.tags

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alone import alone, desk_of, ended
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.learning.training import batches
@@ -138,7 +138,7 @@ def test_each_client_draws_a_first_mask_of_its_own_at_densities_by_erk() -> None
 
 def run(bed: Bed, codec: str, **method: object) -> tuple[list[ServerState], list[RoundReport]]:
     setting = bed.setting(f"{codec}-{len(method)}")
-    settings = tiny(
+    settings = tiny_resnet6(
         method__name="feddip",
         codec__name=codec,
         federation__keep_states=9,

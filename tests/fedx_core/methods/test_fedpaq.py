@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from alone import desk_of
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.methods.fedpaq import Method
@@ -57,7 +57,7 @@ def test_the_server_takes_the_mean_of_models_that_moved_by_what_was_sent(
 def test_wire_bytes_are_the_papers_formula_and_the_paper_ledger_follows_it(
     levels: int, bucket: int, bed: Bed
 ) -> None:
-    settings = tiny(
+    settings = tiny_resnet6(
         method__name="fedpaq", method__levels=levels, method__bucket=bucket, federation__rounds=1
     )
     (report,) = federate(settings, bed.setting(), InProcess(1))
@@ -78,7 +78,7 @@ def test_wire_bytes_are_the_papers_formula_and_the_paper_ledger_follows_it(
 def test_more_levels_and_smaller_buckets_make_less_noise(bed: Bed) -> None:
     noises = []
     for levels, bucket in ((7, 0), (7, 64), (127, 64)):
-        settings = tiny(
+        settings = tiny_resnet6(
             method__name="fedpaq",
             method__levels=levels,
             method__bucket=bucket,
@@ -94,7 +94,7 @@ def test_every_codec_sends_the_same_values(codec: str, bed: Bed) -> None:
     found = []
     for run, name in (("a", "masked"), ("b", codec)):
         setting = bed.setting(run)
-        settings = tiny(method__name="fedpaq", codec__name=name, federation__rounds=1)
+        settings = tiny_resnet6(method__name="fedpaq", codec__name=name, federation__rounds=1)
         (report,) = federate(settings, setting, InProcess(1))
         found.append((state.digest(final_model(open_store(setting.place.store))), report.traffic))
     assert found[0] == found[1]
@@ -106,7 +106,9 @@ def test_local_batch_norm_is_not_sent(bed: Bed) -> None:
     assert {entry.name.removeprefix("model/") for entry in up.entries} == set(
         dict(MODEL.named_parameters())
     )
-    settings = tiny(method__name="fedpaq", training__batch_norm="local", federation__rounds=2)
+    settings = tiny_resnet6(
+        method__name="fedpaq", training__batch_norm="local", federation__rounds=2
+    )
     reports = list(federate(settings, bed.setting(), InProcess(1)))
     assert reports[-1].uplink_bytes < 0.27 * reports[-1].downlink_bytes
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alone import alone
-from bed import Bed, tiny
+from bed import NARROW, Bed, tiny
 from fedx_core.base import plugins, state
 from fedx_core.base.errors import ConfigError, FedXError
 from fedx_core.clients.client import Place
@@ -168,6 +168,7 @@ def test_bytes_are_those_of_the_formula_both_ways(bits: int, bytes_up: int, bed:
     first, second = run(
         bed, "run", method__bits=bits, method__down_bits=bits, method__distil="off",
         training__objective={"name": "supervised"}, datasets__synthetic__reference__public=0,
+        model={"name": "resnet6"},
     )  # fmt: skip
     for report, down in ((first, dense), (second, formula)):
         for sent in report.traffic.values():
@@ -366,7 +367,7 @@ def test_it_may_prune_and_what_is_dead_stays_so(data: Path, tmp_path: Path) -> N
     assert reports[-1].sparsity > 0.2
     store = open_store(bed.setting("run").place.store)
     last = checkpoint.unpack_server_state(store.get(Journal(store).commits()[-1].state))
-    graph = catalogue.entry("resnet6").graph(catalogue.build("resnet6", 3, 10, seed=1))
+    graph = catalogue.entry(NARROW).graph(catalogue.build(NARROW, 3, 10, seed=1))
     assert last.mask is not None
     for entry, kept in graph.support(last.mask, "slices").items():
         if entry in last.model and not entry.startswith("fc"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from alone import alone, desk_of, pruned
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
 from fedx_core.base.state import StateDict
@@ -32,7 +32,7 @@ def graph_of(name: str = "resnet6") -> tuple[torch.nn.Module, UnitGraph]:
 
 def run(bed: Bed, name: str = "run", **overrides: object) -> tuple[list[RoundReport], ServerState]:
     setting = bed.setting(name)
-    settings = tiny(federation__rounds=4, federation__keep_states=9, **overrides)
+    settings = tiny_resnet6(federation__rounds=4, federation__keep_states=9, **overrides)
     reports = list(federate(settings, setting, InProcess(1)))
     return reports, last_state(setting.place.store)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from alone import alone, ended, info_of
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
 from fedx_core.methods.base import Local, Turn
@@ -155,7 +155,7 @@ def test_the_servers_start_is_masked_and_disagreement_is_counted() -> None:
 
 
 def run(bed: Bed, **method: Any) -> tuple[list[ServerState], list[RoundReport], Setting]:
-    settings = tiny(
+    settings = tiny_resnet6(
         **{"method__name": "mpfl", "method__iterations": 2, "federation__keep_states": 9, **method}
     )
     setting = bed.setting()

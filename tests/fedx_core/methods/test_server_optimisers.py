@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alone import desk_of
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import seeding, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.base.state import StateDict
@@ -111,7 +111,7 @@ def test_batch_norms_statistics_are_averaged_and_have_no_moments(name: str) -> N
 
 def run(bed: Bed, name: str, **overrides: Any) -> tuple[StateDict, list[Any]]:
     setting = bed.setting(name)
-    settings = tiny(method__name=name, federation__rounds=2, **overrides)
+    settings = tiny_resnet6(method__name=name, federation__rounds=2, **overrides)
     reports = list(federate(settings, setting, InProcess(1)))
     return final_model(open_store(setting.place.store)), reports
 

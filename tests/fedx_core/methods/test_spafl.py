@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from alone import alone, info_of
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import seeding, state
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.errors import ConfigError
@@ -188,7 +188,7 @@ def memory(setting: Setting, commit: Commit, client: str) -> dict[str, Tensor]:
 def test_first_weights_travel_once_to_each_client_and_thresholds_alone_after_that(
     bed: Bed,
 ) -> None:
-    settings = tiny(
+    settings = tiny_resnet6(
         method__name="spafl",
         federation__participation=0.3,
         federation__rounds=5,
@@ -231,7 +231,7 @@ class Losing(InProcess):
 
 
 def test_a_client_whose_first_round_was_lost_starts_from_the_first_weights_again(bed: Bed) -> None:
-    settings = tiny(
+    settings = tiny_resnet6(
         method__name="spafl",
         federation__rounds=2,
         federation__min_reports=2,
@@ -252,7 +252,7 @@ def test_a_client_whose_first_round_was_lost_starts_from_the_first_weights_again
 
 
 def test_the_server_holds_the_mean_threshold_and_clients_the_rest(bed: Bed) -> None:
-    settings = tiny(method__name="spafl", federation__rounds=2, federation__keep_states=9,
+    settings = tiny_resnet6(method__name="spafl", federation__rounds=2, federation__keep_states=9,
                     training__batch_norm="local")  # fmt: skip
     setting, _ = run(bed, "run", settings)
     states = [
@@ -299,7 +299,7 @@ def test_a_client_that_was_not_asked_catches_up_with_all_that_changed() -> None:
 def test_the_mean_of_the_personal_models_is_scored_where_the_server_can_see_them(
     bed: Bed,
 ) -> None:
-    settings = tiny(method__name="spafl", method__average=True, federation__rounds=1)
+    settings = tiny_resnet6(method__name="spafl", method__average=True, federation__rounds=1)
     setting, reports = run(bed, "seen", settings)
     assert 0 <= reports[0].method_metrics["averaged_overall_accuracy"] <= 1
     last = committed(setting)[-1]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import state
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.plan import Plan, set_up
@@ -27,7 +27,7 @@ BUFFERS = set(GRAPH.shapes) - GRAPH.parameters
 
 def run(bed: Bed, name: str, **overrides: Any) -> tuple[list[RoundReport], ServerState]:
     setting = bed.setting(name)
-    reports = list(federate(tiny(federation__rounds=4, **overrides), setting, InProcess(1)))
+    reports = list(federate(tiny_resnet6(federation__rounds=4, **overrides), setting, InProcess(1)))
     store = open_store(setting.place.store)
     return reports, checkpoint.unpack_server_state(store.get(Journal(store).commits()[-1].state))
 
@@ -95,7 +95,7 @@ def store_memory(bed: Bed) -> Any:
 
 
 def plan(**overrides: Any) -> Plan:
-    settings = tiny(training__shrink=True, **overrides)
+    settings = tiny_resnet6(training__shrink=True, **overrides)
     pixels = Pixels(scale=255.0, mean=(0.5,) * 3, std=(0.2,) * 3, input_size=None,
                     memory_format="contiguous")  # fmt: skip
     return Plan(
@@ -137,7 +137,7 @@ def test_without_the_setting_clients_train_the_dense_model() -> None:
 
 @pytest.mark.parametrize("masking", ["row", "row_and_scale"])
 def test_the_papers_masks_are_refused_before_a_run_begins(bed: Bed, masking: str) -> None:
-    settings = tiny(method__mask=masking, training__shrink=True)
+    settings = tiny_resnet6(method__mask=masking, training__shrink=True)
     with pytest.raises(ConfigError, match=r"method\.mask.*set training\.shrink to false"):
         next(federate(settings, bed.setting(), InProcess(1)))
     assert not (bed.runs / "run" / "store").exists()

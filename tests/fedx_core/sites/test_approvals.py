@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from asked import job, plan
-from bed import tiny
+from bed import tiny, tiny_resnet6
 from fedx_core.base.config import ExperimentConfig, Plugin
 from fedx_core.base.errors import FedXError, PayloadError, PlanError, SiteError, TooBigError
 from fedx_core.base.frozen_json import canonical, plain
@@ -117,7 +117,7 @@ def test_people_read_what_happens_to_their_data() -> None:
     for words in (
         "demo, which asks in round 7 to train",
         "images and labels of the shard of north, and nothing else",
-        "resnet6, 3 bands in, 10 classes out (one label per image)\n",
+        "resnet6_w8, 3 bands in, 10 classes out (one label per image)\n",
         "1 pass over the training part per round, 16 images per step",
         "adam at a learning rate of 0.001",
         "learns  supervised",
@@ -152,7 +152,7 @@ def _payload(of: Plan) -> Payload:
             "feedback True)",
         ),
         (
-            tiny(support={"name": "seeded"}, federation__first_model="seed"),
+            tiny_resnet6(support={"name": "seeded"}, federation__first_model="seed"),
             "train",
             "weights of those that exist: seeded; the first ones are drawn here",
         ),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import plugins, state
 from fedx_core.base.errors import ConfigError
 from fedx_core.rounds.carrier import InProcess
@@ -56,8 +56,8 @@ def test_what_does_not_exist_is_zero_from_the_first_model_to_the_last_and_costs_
     bed: Bed,
 ) -> None:
     dense, sparse = bed.setting("dense"), bed.setting("sparse")
-    whole = list(federate(tiny(method__name="fedavg"), dense, InProcess(1)))
-    reports = list(federate(tiny(**SPARSE), sparse, InProcess(1)))
+    whole = list(federate(tiny_resnet6(method__name="fedavg"), dense, InProcess(1)))
+    reports = list(federate(tiny_resnet6(**SPARSE), sparse, InProcess(1)))
     model = final_model(open_store(sparse.place.store))
     parameters = {n: v for n, v in model.items() if "running" not in n and "batches" not in n}
     alive = sum(int((value != 0).sum()) for value in parameters.values())
@@ -87,7 +87,7 @@ def test_any_method_and_optimiser_trains_what_exists_and_nothing_else(
 ) -> None:
     setting = bed.setting()
     sparse = {**settings, "support": {"name": "seeded", "density": 0.1}}
-    list(federate(tiny(**sparse), setting, InProcess(1)))
+    list(federate(tiny_resnet6(**sparse), setting, InProcess(1)))
     model = final_model(open_store(setting.place.store))
     weights = [v for n, v in model.items() if v.ndim == 4]
     share = sum(int((v != 0).sum()) for v in weights) / sum(v.numel() for v in weights)
@@ -98,7 +98,7 @@ def test_any_method_and_optimiser_trains_what_exists_and_nothing_else(
 def test_a_method_whose_clients_choose_weights_is_refused_before_anything_is_written(
     method: str, bed: Bed
 ) -> None:
-    settings = tiny(**{**SPARSE, "method__name": method})
+    settings = tiny_resnet6(**{**SPARSE, "method__name": method})
     with pytest.raises(ConfigError, match="lets clients choose which weights they send"):
         next(federate(settings, bed.setting(), InProcess(1)))
     assert not bed.runs.joinpath("run").exists() or not any(bed.runs.joinpath("run").rglob("*"))
