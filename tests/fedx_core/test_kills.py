@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import final_hashes
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from coordinators import InProcesses, Point, coordinate, final_state, objects, start
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.record.journal import Journal
@@ -47,7 +47,7 @@ def unkilled(
 ) -> tuple[str, dict[str, int]]:
     """The last state of a run that nobody has killed, and all that it leaves behind."""
     setting = Bed(tiny_data, tmp_path_factory.mktemp("unkilled")).setting()
-    assert run(tiny(), setting) == 0
+    assert run(tiny_resnet6(), setting) == 0
     final_hashes.check("fedx", setting)
     return final_state(setting), objects(setting)
 
@@ -56,8 +56,8 @@ def unkilled(
 def test_a_server_killed_at_a_named_point_comes_to_the_bytes_of_an_unkilled_one(
     name: str, bed: Bed, unkilled: tuple[str, dict[str, int]]
 ) -> None:
-    assert run(tiny(), bed.setting(), POINTS[name]) == -signal.SIGKILL
-    assert run(tiny(), bed.setting()) == 0
+    assert run(tiny_resnet6(), bed.setting(), POINTS[name]) == -signal.SIGKILL
+    assert run(tiny_resnet6(), bed.setting()) == 0
     assert (final_state(bed.setting()), objects(bed.setting())) == unkilled
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bed import Bed, tiny
+from bed import NARROW, Bed, tiny
 from fedx_core.base.frozen_json import parse
 from fedx_core.clients.plan import Plan
 from fedx_core.images import set_folder
@@ -51,7 +51,7 @@ def test_recalibrated_statistics_weigh_pixels_however_images_are_cut_into_batche
     plan = parse(Plan, json.loads(bytes(store.get(Journal(store).commits()[0].plan))))
     reference = set_folder.read(setting.data / "reference").parts["reference"]
     inputs = plan.pixels.to_input(reference.images, torch.device("cpu"))
-    model = catalogue.build("resnet6", 3, 10, seed=1)
+    model = catalogue.build(NARROW, 3, 10, seed=1)
     model.load_state_dict(found)
     for name, value in pooled_layer_by_layer(model, inputs).state_dict().items():
         if "running_mean" in name:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
@@ -22,7 +23,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags, Tas
 from prefect.states import Completed, Crashed, Running
 
 import final_hashes
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
+from fedx_core.base import config
 from fedx_core.base.errors import ConfigError, RunError
 from fedx_core.base.frozen_json import canonical
 from fedx_core.clients import client
@@ -52,17 +54,25 @@ def what_came(store: str) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
+def tiny_params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Settings of a row of the table of final hashes, as a file."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(yaml.safe_dump(config.as_plain(tiny_resnet6()), sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
 def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """What one thread of one process makes of the tiny federation."""
     setting = Bed(tiny_data, tmp_path_factory.mktemp("expected")).setting()
-    reports = list(federate(tiny(), setting, InProcess(1)))
+    reports = list(federate(tiny_resnet6(), setting, InProcess(1)))
     assert [report.pruned for report in reports] == [False, True, False]
     final_hashes.check("fedx", setting)
     return what_came(setting.place.store)
 
 
 def test_two_threads_of_one_process_agree(bed: Bed, expected: tuple[object, ...]) -> None:
-    list(federate(tiny(), bed.setting(), InProcess(2)))
+    list(federate(tiny_resnet6(), bed.setting(), InProcess(2)))
     assert what_came(bed.setting().place.store) == expected
 
 
@@ -271,7 +281,7 @@ def test_killed_processes_are_replaced_and_their_clients_tried_again(
     @flow
     def run() -> None:
         with OnTaskRunner.opened(1, "processes") as runtime:
-            list(federate(tiny(), bed.setting(), Killing(runtime)))
+            list(federate(tiny_resnet6(), bed.setting(), Killing(runtime)))
 
     run()
     found = what_came(bed.setting().place.store)

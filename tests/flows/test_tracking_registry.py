@@ -1,6 +1,7 @@
 import pytest
 from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 
+from bed import NARROW
 from flows.runs import record
 from flows.runs.run_folder import RunFolder
 from flows.tracking import registry

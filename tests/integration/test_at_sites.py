@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 import final_hashes
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from carrying import counts_late_updates, first_jobs, keeps_to_the_rules
 from fedx_core.base.errors import ConfigError
 from fedx_core.clients.client import Place, train
@@ -80,7 +80,7 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
     monkeypatch.setenv("FEDX_COORDINATOR_HOME", str(sites.registry.folder))
     run = "whole" if row else "coded"
     here, there = bed.setting("here"), sites.setting(run)
-    list(federate(tiny(**settings), here, InProcess(1)))
+    list(federate(tiny_resnet6(**settings), here, InProcess(1)))
     others = keys("s3://fedx/inbox")
     done = threading.Event()
 
@@ -97,7 +97,7 @@ def test_a_federation_at_warm_sites_ends_in_the_bytes_of_one_process(
             sites.process("client-02", "--invitation", str(sites.invite("client-02"))),
         ):
             with choose("sites", 1, there.place, sites.said.append, engine=False) as runtime:
-                reports = list(federate(tiny(**settings), there, runtime))
+                reports = list(federate(tiny_resnet6(**settings), there, runtime))
             known = Path(f"/proc/{first.pid}/environ").read_bytes()
     finally:
         done.set()

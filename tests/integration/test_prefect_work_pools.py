@@ -9,7 +9,7 @@ import yaml
 
 import final_hashes
 import tracked
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import config
 from fedx_core.base.state import equal
 from fedx_core.rounds.carrier import InProcess
@@ -24,7 +24,7 @@ def test_sites_on_work_pools_and_s3_give_the_bytes_of_one_process(
     stack: tuple[Any, Settings], s3: str, bed: Bed
 ) -> None:
     live, addresses = stack
-    settings = tiny(**final_hashes.POOLS)
+    settings = tiny_resnet6(**final_hashes.POOLS)
     expected = list(federate(settings, bed.setting(), InProcess(1)))
     final_hashes.check("half of the clients", bed.setting())
     params = live.folder / "pools.yaml"

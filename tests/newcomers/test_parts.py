@@ -229,11 +229,12 @@ def test_groups_of_clients_may_have_masks_of_their_own(
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "own_masks.py").write_text(OWN)
     monkeypatch.setattr(pruners, "__path__", [*pruners.__path__, str(tmp_path / "plugins")])
-    settings = {"method__name": "fedavg", "method__pruner": {"name": "own_masks"}}
+    wide = {"method__name": "fedavg", "model": {"name": "resnet6"}}
+    settings = {**wide, "method__pruner": {"name": "own_masks"}}
     try:
         reports = run(bed, "own", federation__rounds=2, **settings)
         run(bed, "again", workers=2, federation__rounds=2, **settings)
-        dense = run(bed, "dense", federation__rounds=2, method__name="fedavg")
+        dense = run(bed, "dense", federation__rounds=2, **wide)
     finally:
         sys.modules.pop("fedx_core.pruners.own_masks", None)
     assert digest(bed, "own") == digest(bed, "again") != digest(bed, "dense")
