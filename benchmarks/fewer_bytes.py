@@ -11,7 +11,8 @@ r"""Five hundred times fewer bytes: codecs with memory, few weights, and a first
 ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs. ``fewer`` sends 5 % of the
 parameters in 1.25 bits each both ways, and nothing that follows from the seed; ``fedavg`` is FedAvg
 as in ``docs/results.md``. All others have the learning-rate schedule of ``fewer``: FedAvg again,
-and its rivals. ``resnet18`` rows are ResNet18's, of which 2 % are 224,000 parameters. Every run
+and its rivals. ``resnet18`` rows are ResNet18's, of which 2 % are 224,000 parameters;
+``resnet18_w48_fewer`` has three quarters of its channels, and is compared with its bytes. Every run
 resumes where it stopped. Prints the table of ``docs/results.md``, and draws the curves of README.md
 with ``--figure``; bytes are all of the wire ledger.
 """
@@ -64,6 +65,15 @@ ROWS = {
         )
         for suffix, density in (("", 0.02), ("_density0.0265", 0.0265))
     },
+    "resnet18_w48_fewer": Row(
+        {
+            **SCHEDULE,
+            **CODED,
+            "model.name": "resnet18_w48",
+            "support": {"name": "seeded", "density": 0.045},
+        },
+        dense="resnet18_cosine",
+    ),
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bed import Bed, tiny
+from bed import Bed, tiny_resnet6
 from fedx_core.base import config
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.base.state import equal
@@ -127,7 +127,7 @@ def same(there: Store, here: Store) -> bool:
 def test_a_run_that_a_shell_has_started_can_be_cancelled_on_the_pages(
     stack: tuple[Any, Settings], tmp_path: Path
 ) -> None:
-    view = pages(stack, tiny(seed=94, federation__rounds=500), tmp_path)
+    view = pages(stack, tiny_resnet6(seed=94, federation__rounds=500), tmp_path)
     process = subprocess.Popen(
         [
             sys.executable, "-m", "flows.cli", "run", "--run", "of-a-shell", "--track", "nothing",
@@ -153,7 +153,7 @@ def test_a_run_that_a_shell_has_started_can_be_cancelled_on_the_pages(
 def test_a_run_that_was_killed_goes_on_when_it_is_retried(
     stack: tuple[Any, Settings], s3: str, bed: Bed, tmp_path: Path
 ) -> None:
-    settings = tiny(seed=91, federation__rounds=4, training__epochs=4)
+    settings = tiny_resnet6(seed=91, federation__rounds=4, training__epochs=4)
     list(federate(settings, bed.setting(), InProcess(2)))
     name = run_folder.default_name(settings)
     store = open_store(f"{s3}/runs/{name}")
@@ -197,7 +197,7 @@ def test_a_run_that_was_killed_goes_on_when_it_is_retried(
 def test_cancelled_and_killed_loops_take_their_clients_along(
     stack: tuple[Any, Settings], s3: str, bed: Bed, tmp_path: Path
 ) -> None:
-    settings = tiny(
+    settings = tiny_resnet6(
         federation__rounds=2,
         federation__participation=0.6,
         method__warmup_rounds=1,
@@ -235,7 +235,7 @@ def further(view: Pages, run: str, known: set[str]) -> list[dict[str, Any]]:
 def test_clients_at_a_site_of_their_own_go_on_while_prefects_server_is_away(
     stack: tuple[Any, Settings], s3: str, bed: Bed, tmp_path: Path
 ) -> None:
-    settings = tiny(
+    settings = tiny_resnet6(
         federation__rounds=2,
         federation__participation=0.3,
         method__warmup_rounds=1,
