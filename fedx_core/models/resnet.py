@@ -1,4 +1,4 @@
-"""ResNets: ResNet6 of the FedX paper and all narrow ones of torchvision's blocks, others its own.
+"""ResNets: ResNet6 of the FedX paper and all other widths here, of torchvision's blocks.
 
 ResNet6 has a 7 x 7 stem, one basic block of 64 channels, one of 128, and a linear classifier. With
 10 bands and 19 classes it has the 338,067 parameters (1.29 MiB) of the paper's Table I.
