@@ -18,7 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from bed import Bed, tiny
+from bed import NARROW, Bed, tiny
 from fedx_core.base import config
 from fedx_core.wire.messages import RoundReport
 from flows.running.experiment import carry_out, settle
@@ -235,13 +235,13 @@ def test_many_at_once_send_a_run_once_and_agree_on_its_sweep(
     assert len(parents) == 1
     assert client.get_run(parents.pop()).info.run_name == "rates"
 
-    model = client.get_registered_model("fedx-synthetic-resnet6")
-    versions = client.search_model_versions("name = 'fedx-synthetic-resnet6'")
+    model = client.get_registered_model(f"fedx-synthetic-{NARROW}")
+    versions = client.search_model_versions(f"name = 'fedx-synthetic-{NARROW}'")
     best = max(versions, key=lambda v: (float(v.tags["fedx.test"]), -int(v.version)))
     assert model.aliases == {"best": best.version}
     assert "test images" in model.description
     # The alias leads to the bytes of the run that the version names.
-    there = client.get_model_version_by_alias("fedx-synthetic-resnet6", "best")
+    there = client.get_model_version_by_alias(f"fedx-synthetic-{NARROW}", "best")
     inside = there.source.partition("/artifacts/")[2]
     fetched = Path(client.download_artifacts(there.run_id, f"{inside}/model.safetensors"))
     names = {"half": folders[0], "most": folders[1]}

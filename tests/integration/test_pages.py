@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bed import tiny
+from bed import NARROW, tiny
 from browsing import Browser, browser
 from fedx_core.base import config, plugins
 from fedx_core.models import catalogue
@@ -256,7 +256,7 @@ def test_mlflow_compares_runs_from_a_shell_and_from_the_form(
         assert "Evaluations" not in said  # which are of language models
         assert "method.pruning_rate\n0.9\n" in said
         assert "synthetic/prepared" in said
-        assert "fedx-synthetic-resnet6" in said
+        assert f"fedx-synthetic-{NARROW}" in said
         chromium.photograph(page, "mlflow-run")
         page.get_by_role("tab", name="Artifacts").click()
         page.get_by_text("results", exact=True).click()
