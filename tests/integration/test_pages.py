@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bed import NARROW, tiny
+from bed import tiny_resnet6
 from browsing import Browser, browser
 from fedx_core.base import config, plugins
 from fedx_core.models import catalogue
@@ -45,7 +45,7 @@ def chromium(
 @pytest.fixture(scope="module")
 def params(stack: tuple[Any, Settings]) -> Path:
     path = Path(stack[0].folder / "pages.yaml")
-    settings = tiny(
+    settings = tiny_resnet6(
         federation__rounds=ROUNDS,
         method__warmup_rounds=3,
         method__relevance={"name": "lrp"},
@@ -256,7 +256,7 @@ def test_mlflow_compares_runs_from_a_shell_and_from_the_form(
         assert "Evaluations" not in said  # which are of language models
         assert "method.pruning_rate\n0.9\n" in said
         assert "synthetic/prepared" in said
-        assert f"fedx-synthetic-{NARROW}" in said
+        assert "fedx-synthetic-resnet6" in said
         chromium.photograph(page, "mlflow-run")
         page.get_by_role("tab", name="Artifacts").click()
         page.get_by_text("results", exact=True).click()
