@@ -16,7 +16,7 @@ from typing import Any
 import botocore.auth
 import pytest
 
-from bed import Bed, tiny
+from bed import Bed, tiny, tiny_resnet6
 from coordinators import InProcesses, Point, coordinate, final_state, insist, start
 from fault_proxy import Fault, FaultProxy
 from fedx_core.base.errors import AlreadyExistsError, QuorumError, StoreError
@@ -50,7 +50,8 @@ def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def settings(**more: Any) -> Any:
-    return tiny(**{"federation__rounds": 2, "method__warmup_rounds": 1, **more})
+    """With ResNet6, of which an upload takes long enough to be met on its way."""
+    return tiny_resnet6(**{"federation__rounds": 2, "method__warmup_rounds": 1, **more})
 
 
 def on_s3(bed: Bed, s3: str, name: str) -> Setting:
