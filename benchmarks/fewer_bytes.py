@@ -12,9 +12,9 @@ ResNet6 on 3,000 EuroSAT images, 8 clients iid, 12 rounds of two epochs. ``fewer
 parameters in 1.25 bits each both ways, and nothing that follows from the seed; ``fedavg`` is FedAvg
 as in ``docs/results.md``. All others have the learning-rate schedule of ``fewer``: FedAvg again,
 and its rivals. ``resnet18`` rows are ResNet18's, of which 2 % are 224,000 parameters;
-``resnet18_w48_fewer`` has three quarters of its channels, and is compared with its bytes. Every run
-resumes where it stopped. Prints the table of ``docs/results.md``, and draws the curves of README.md
-with ``--figure``; bytes are all of the wire ledger.
+``resnet18_w48_fewer`` has three quarters of the channels; its times fewer bytes are of ResNet18's.
+Every run resumes where it stopped. Prints the table of ``docs/results.md``, and draws the curves of
+README.md with ``--figure``; bytes are all of the wire ledger.
 """
 
 from typing import Any

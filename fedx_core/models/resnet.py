@@ -1,4 +1,4 @@
-"""ResNets: ResNet6 of the FedX paper and all other widths here, of torchvision's blocks.
+"""ResNets: torchvision's, and from its blocks ResNet6 of the FedX paper and all other widths.
 
 ResNet6 has a 7 x 7 stem, one basic block of 64 channels, one of 128, and a linear classifier. With
 10 bands and 19 classes it has the 338,067 parameters (1.29 MiB) of the paper's Table I.
@@ -45,7 +45,7 @@ class BasicResNet(nn.Module):
         bands: input channels.
         classes: outputs.
         width: channels of the stem and of the first stage; each later stage has twice as many.
-        blocks: of each stage; the later ones halve the maps. ResNet6's by default.
+        blocks: of each stage; each but the first halves the maps. ResNet6's by default.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import flows  # noqa: F401  switches telemetry off before Prefect is imported
-from bed import tiny
+from bed import tiny, tiny_resnet6
 from fedx_core.base import config
 from flows.runs.run_folder import RunFolder
 
@@ -30,6 +30,14 @@ def tiny_params(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny federation's settings as a file."""
     path = tmp_path_factory.mktemp("params") / "params.yaml"
     path.write_text(yaml.safe_dump(config.as_plain(tiny()), sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="session")
+def resnet6_params(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with ResNet6 as it is."""
+    path = tmp_path_factory.mktemp("params") / "params.yaml"
+    path.write_text(yaml.safe_dump(config.as_plain(tiny_resnet6()), sort_keys=False))
     return path
 
 

@@ -26,32 +26,24 @@ MIB = 2**20
 ACCURACY = "overall_accuracy"
 
 
-@pytest.fixture
-def tiny_params(tmp_path: Path) -> Path:
-    """Settings of a model of which 5 % are more than what always exists."""
-    path = tmp_path / "params.yaml"
-    path.write_text(yaml.safe_dump(config.as_plain(tiny_resnet6()), sort_keys=False))
-    return path
-
-
-def asked(tiny_params: Path, budget: str) -> trials.Asked:
-    return trials.asked(tiny_params, {}, budget_of(budget), None, None, 1)
+def asked(resnet6_params: Path, budget: str) -> trials.Asked:
+    return trials.asked(resnet6_params, {}, budget_of(budget), None, None, 1)
 
 
 def test_a_budget_below_one_round_of_the_cheapest_says_what_the_least_is(
-    tiny_params: Path, tiny_data: Path
+    resnet6_params: Path, tiny_data: Path
 ) -> None:
-    what = asked(tiny_params, "1KiB")
+    what = asked(resnet6_params, "1KiB")
     data = trials.opened(tiny_data, what.settings)
     with pytest.raises(ConfigError, match=r"not one round .* support0.05-1.28bits") as refused:
         trials.plan(candidates.read(), what, data)
     least = str(refused.value).rpartition("give --budget ")[2].partition(" ")[0]
-    planned = trials.plan(candidates.read(), asked(tiny_params, least), data)
+    planned = trials.plan(candidates.read(), asked(resnet6_params, least), data)
     assert [one.candidate.name for one in planned if one.rounds] == ["support0.05-1.28bits"]
 
 
 def test_without_a_tuning_part_and_without_a_link_the_errors_say_what_to_do(
-    tmp_path: Path, tiny_params: Path
+    tmp_path: Path, resnet6_params: Path
 ) -> None:
     settings = tiny_resnet6(datasets__synthetic__reference__per_class=60)
     for stage in (prepare, partition, reference):
@@ -59,7 +51,7 @@ def test_without_a_tuning_part_and_without_a_link_the_errors_say_what_to_do(
     with pytest.raises(ReferenceSetError, match=r"no tuning part.* lower .*per_class"):
         trials.opened(tmp_path, settings)
     with pytest.raises(ConfigError, match="--down 50 --up 10"):
-        asked(tiny_params, "2h")
+        asked(resnet6_params, "2h")
 
 
 @pytest.fixture
@@ -80,7 +72,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_two_candidates_are_tried_chosen_between_and_the_answer_runs(
-    fedx: Fedx, capsys: Said, here: list[str], tiny_params: Path
+    fedx: Fedx, capsys: Said, here: list[str], resnet6_params: Path
 ) -> None:
     Path("two.yaml").write_text(
         yaml.safe_dump({
@@ -92,7 +84,7 @@ def test_two_candidates_are_tried_chosen_between_and_the_answer_runs(
         })
     )  # fmt: skip
     command = (
-        "advise", "synthetic", "--params", str(tiny_params), "--candidates", "two.yaml",
+        "advise", "synthetic", "--params", str(resnet6_params), "--candidates", "two.yaml",
         "--trial-rounds", "2", "--json",
     )  # fmt: skip
 
@@ -144,10 +136,10 @@ def test_two_candidates_are_tried_chosen_between_and_the_answer_runs(
 
 
 def test_a_trial_that_was_stopped_goes_on_where_it_was(
-    fedx: Fedx, capsys: Said, here: list[str], tiny_params: Path
+    fedx: Fedx, capsys: Said, here: list[str], resnet6_params: Path
 ) -> None:
     command = (
-        "advise", "--params", str(tiny_params), "--only", "support0.05-1.28bits",
+        "advise", "--params", str(resnet6_params), "--only", "support0.05-1.28bits",
         "--trial-rounds", "1", "--budget", "5MiB",
     )  # fmt: skip
     assert fedx(*command) == 0

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect import flow
@@ -24,7 +23,6 @@ from prefect.states import Completed, Crashed, Running
 
 import final_hashes
 from bed import Bed, tiny, tiny_resnet6
-from fedx_core.base import config
 from fedx_core.base.errors import ConfigError, RunError
 from fedx_core.base.frozen_json import canonical
 from fedx_core.clients import client
@@ -54,14 +52,6 @@ def what_came(store: str) -> tuple[object, ...]:
 
 
 @pytest.fixture(scope="module")
-def tiny_params(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Settings of a row of the table of final hashes, as a file."""
-    path = tmp_path_factory.mktemp("params") / "params.yaml"
-    path.write_text(yaml.safe_dump(config.as_plain(tiny_resnet6()), sort_keys=False))
-    return path
-
-
-@pytest.fixture(scope="module")
 def expected(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
     """What one thread of one process makes of the tiny federation."""
     setting = Bed(tiny_data, tmp_path_factory.mktemp("expected")).setting()
@@ -84,14 +74,14 @@ def test_a_flow_agrees_with_one_process(
     run_at: str,
     clients_per_task: int | None,
     bed: Bed,
-    tiny_params: Path,
+    resnet6_params: Path,
     expected: tuple[object, ...],
     prefect_server: None,
 ) -> None:
     if run_at == "dask":
         pytest.importorskip("prefect_dask")
     found = fedx(
-        run="run", params=str(tiny_params), run_root=str(bed.runs), data_root=str(bed.data),
+        run="run", params=str(resnet6_params), run_root=str(bed.runs), data_root=str(bed.data),
         run_at=run_at, workers=2, clients_per_task=clients_per_task, track="nothing",
         show="nothing",
     )  # fmt: skip
