@@ -1,10 +1,11 @@
 """A federation small enough that a round of three clients takes a fraction of a second."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedx_core.base import config
+from fedx_core.base import config, strict_yaml
 from fedx_core.base.config import ExperimentConfig
 from fedx_core.clients.client import Place
 from fedx_core.rounds.start import Setting
@@ -45,11 +46,16 @@ def tiny(**overrides: Any) -> ExperimentConfig:
     """Settings of a tiny federation; overrides by dotted path with __ for the dot."""
     dotted = {path.replace("__", "."): value for path, value in overrides.items()}
     if dotted.get("method.name", "fedx") != "fedx":
-        method = {key for key in TINY if key.startswith("method.")}
-        return config.load(
-            ROOT / "params.yaml", {k: v for k, v in TINY.items() if k not in method} | dotted
-        )
-    return config.load(ROOT / "params.yaml", TINY | dotted)
+        shared = {k: v for k, v in TINY.items() if not k.startswith("method.")}
+        return config.parse(config.override(_params(), shared | dotted))
+    return config.parse(config.override(_params(), TINY | dotted))
+
+
+@cache
+def _params() -> dict[str, Any]:
+    """Read ``params.yaml`` once for all tests: that takes longer than all else here."""
+    found: dict[str, Any] = strict_yaml.read(ROOT / "params.yaml")
+    return found
 
 
 def tiny_resnet6(**overrides: Any) -> ExperimentConfig:
