@@ -76,7 +76,7 @@ class Slot(Chooses):
         name = block.get("name") if isinstance(block, Mapping) else None
         if not isinstance(name, str):
             raise ConfigError(
-                f"wanted a block with the name of a {self.what}, got {block!r}; write {{name: "
+                f"wanted a block with the {self.what}'s name, got {block!r}; write {{name: "
                 f"NAME}}, where NAME is one of {', '.join(plugins.names(self.package))}"
             )
         params = {key: value for key, value in block.items() if key != "name"}

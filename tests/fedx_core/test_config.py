@@ -80,7 +80,7 @@ def test_settings_survive_the_way_to_plain_values_and_back() -> None:
         ("method.relevance", {"name": "lrp", "gamma": "inf"}, r"^method.relevance.gamma: wanted a"),
         ("training.learning_rate", float("inf"), r"^training.learning_rate: wanted a finite"),
         ("seed", 10**30, r"^seed: wanted a whole number of 64 bits"),
-        ("method", "fedx", r"^method: wanted a block with the name of a method, got 'fedx'"),
+        ("method", "fedx", r"^method: wanted a block with the method's name, got 'fedx'"),
         ("prepare", "synthetic", r"^prepare: wanted a list, got 'synthetic'"),
         ("federation.selection", {"metrc": "loss"}, r"did you mean 'federation.selection.metric'"),
         ("training", 5, r"^training: wanted a block of settings, got 5"),
