@@ -81,6 +81,14 @@ def fedsense(**settings: Any) -> Row:
     return Row({"method": {"name": "fedsense", "ramp": 6, **settings}})
 
 
+def distilled_last(bits: int) -> Row:
+    """Return a row of fedsense that distils in the last round alone, and then for long."""
+    return fedsense(
+        bits=bits, distil_from=SHARED["federation.rounds"], distil_epochs=25, distil_rate=1e-3,
+        distil_views=True,
+    )  # fmt: skip
+
+
 BOUNDS = ("untrained", "local_only", "centralised")
 RIVALS = ("fedavg", "fedavg_byol", "fedu", "fedema", "ldawa", "fedckd")
 PARTS = ("no_flatness", "no_alignment", "no_distillation")
@@ -98,6 +106,9 @@ ROWS = {
     "no_alignment": fedsense(align=0.0),
     "no_distillation": fedsense(distil="off"),
     "no_feedback": fedsense(feedback=False),
+    "no_distillation_32": fedsense(bits=32, distil="off"),
+    "distilled_last": distilled_last(1),
+    "distilled_last_32": distilled_last(32),
 }
 MEASURES = ("linear", "few", "knn")
 """Linear probe on all labels, the same on 1 % of them (mean of three draws), nearest neighbours."""

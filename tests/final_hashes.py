@@ -3,8 +3,8 @@
 A row is a run of a tiny federation. It keeps the SHA-256 of the last state as the commit names it,
 of the mask, of what clients keep for themselves and of all scores, and the bytes that travelled.
 
-    python tests/final_hashes.py             what differs from the table; exit 1 if anything does
-    python tests/final_hashes.py --write     write the table anew, for a change that is wanted
+    PYTHONPATH=. python tests/final_hashes.py            what differs from the table; then exit 1
+    PYTHONPATH=. python tests/final_hashes.py --write    write it anew, for a change that is wanted
 
 ``tests/fedx_core/test_final_hashes.py`` runs every row. The runs that other tests compare their
 kills and carriers with are rows too, and are held against the table there by :func:`check`:

@@ -7,9 +7,14 @@ that were trained apart can be averaged:
     p_ij  = softmax over j other than i of z_i z_j / tau
     L_sim = 1/|B| sum_i KL( sum_k alpha_k p^(k)_i || p_i )
 
+Teachers see the images as they are, at a temperature of their own. The mean of several is blurred,
+and a student of a blurred mean comes to find all alike; so theirs is the lower one.
+
 Source: relations as targets: W. Park et al., Relational Knowledge Distillation, CVPR 2019,
 https://arxiv.org/abs/1904.05068; a federation's teachers: T. Lin et al., Ensemble Distillation for
-Robust Model Fusion in Federated Learning, NeurIPS 2020, https://arxiv.org/abs/2006.07242.
+Robust Model Fusion in Federated Learning, NeurIPS 2020, https://arxiv.org/abs/2006.07242; a
+lower temperature for teachers, and views for the student alone: M. Zheng et al., ReSSL: Relational
+Self-Supervised Learning with Weak Augmentation, NeurIPS 2021, https://arxiv.org/abs/2107.09282.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +25,8 @@ from torch.nn import functional
 
 from fedx_core.base import seeding
 from fedx_core.images.examples import Examples
-from fedx_core.images.pixels import Pixels
 from fedx_core.learning.training import seen_in_epoch
-from fedx_core.objectives.base import Objective
+from fedx_core.objectives.base import Objective, Task
 
 LEAST = 32
 """Images of a batch at least: among fewer there is little that is alike."""
@@ -39,7 +43,7 @@ class Pupil:
         network: to embed images with; weights are the caller's to load, and it is on ``device``.
         objective: says what images are compared by.
         public: images, at least :data:`LEAST`.
-        pixels: how they become inputs.
+        task: how they become inputs, and what views of them may be drawn.
         device: where to compute.
         at_once: images that are embedded at once.
     """
@@ -49,12 +53,12 @@ class Pupil:
         network: nn.Module,
         objective: Objective,
         public: Examples,
-        pixels: Pixels,
+        task: Task,
         device: torch.device,
         at_once: int,
     ) -> None:
         self.network = network.to(device)
-        self.objective, self.public, self.pixels = objective, public, pixels
+        self.objective, self.public, self.task = objective, public, task
         self.device, self.at_once = device, at_once
 
     @torch.no_grad()
@@ -69,20 +73,18 @@ class Pupil:
                 norm.reset_running_stats()
                 norm.momentum = None  # take the batch's own, and mix in nothing
             self.network.train()
-            every = self.pixels.to_input(self.public.images, self.device)
-            self.objective.embedded(self.network, every)
+            self.objective.embedded(self.network, self._inputs(torch.arange(len(self.public))))
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
         self.network.eval()
-        found = [
-            unit(self._vectors(torch.arange(start, min(start + self.at_once, len(self.public)))))
-            for start in range(0, len(self.public), self.at_once)
-        ]
-        return torch.cat(found).cpu()
+        parts = torch.split(torch.arange(len(self.public)), self.at_once)
+        return torch.cat([self._vectors(self._inputs(part)) for part in parts]).cpu()
 
-    def _vectors(self, chosen: Tensor) -> Tensor:
-        images = self.pixels.to_input(self.public.images[chosen.numpy()], self.device)
-        return self.objective.vectors(self.network, images)
+    def _inputs(self, chosen: Tensor) -> Tensor:
+        return self.task.pixels.to_input(self.public.images[chosen.numpy()], self.device)
+
+    def _vectors(self, inputs: Tensor) -> Tensor:
+        return unit(self.objective.vectors(self.network, inputs))
 
     def taught(
         self,
@@ -93,6 +95,7 @@ class Pupil:
         batch: int,
         seed: int,
         support: Mapping[str, Tensor],
+        views: bool = False,
     ) -> None:
         """Train the network with Adam, in place; normalised by its batches.
 
@@ -101,8 +104,9 @@ class Pupil:
             epochs: over the images.
             rate: of learning.
             batch: images in it.
-            seed: of their order.
+            seed: of their order, and of the views.
             support: weights that are not kept stay zero, bool by name.
+            views: look at a view of each image, as the objective draws them, not at itself.
         """
         self.network.train()
         parameters = dict(self.network.named_parameters())
@@ -110,8 +114,13 @@ class Pupil:
         for epoch in range(epochs):
             random = seeding.torch_generator(seeding.derive(seed, epoch))
             order = torch.randperm(len(self.public), generator=random)
-            for chosen in batches(order, batch):
-                found = loss(unit(self._vectors(chosen)), chosen)
+            for step, chosen in enumerate(batches(order, batch)):
+                inputs = self._inputs(chosen)
+                if views:
+                    draws = seeding.numpy_generator(seeding.derive(seed, epoch, step, "views"))
+                    seen = self.objective.views(self.network, inputs, None, self.task, draws)
+                    inputs = seen.views[0]
+                found = loss(self._vectors(inputs), chosen)
                 optimiser.zero_grad()
                 found.backward()  # type: ignore[no-untyped-call] # torch has no types for it
                 optimiser.step()

@@ -39,6 +39,7 @@ from fedx_core.learning.similarity import Pupil
 from fedx_core.local_rules import guided
 from fedx_core.methods import base
 from fedx_core.methods.base import Desk, Parts, Updates, taken
+from fedx_core.objectives.base import Task
 from fedx_core.wire.messages import ServerState
 
 Distil = Literal["off", "similarity", "feature"]
@@ -59,10 +60,15 @@ class Method(guided.Settings, base.Method):
         down_bits: of a parameter's change on the way down, likewise; 32 sends the model.
         distil: what the server learns on public images: which are ``similarity`` to the clients'
             models; the mean ``feature`` of them, which needs a basis that all share; or ``off``.
+        distil_from: the first round in which it does.
         distil_temperature: of the softmax over similarities, positive.
+        distil_teacher_temperature: of the clients' models', likewise; the lower, the more the
+            nearest images count.
         distil_epochs: over the public images, a round.
         distil_rate: of learning, positive; Adam's.
         distil_batch: public images that are compared with each other, 32 or more.
+        distil_views: let the server's model see a view of each image, and the clients' the image
+            itself; for more than a few steps.
     """
 
     sees_each: ClassVar[bool] = True
@@ -73,10 +79,13 @@ class Method(guided.Settings, base.Method):
     feedback: bool = True
     down_bits: int = 32
     distil: Distil = "similarity"
+    distil_from: int = 1
     distil_temperature: float = 0.1
+    distil_teacher_temperature: float = 0.05
     distil_epochs: int = 2
     distil_rate: float = 1e-4
     distil_batch: int = 128
+    distil_views: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,8 +93,12 @@ class Method(guided.Settings, base.Method):
             if (bits := getattr(self, name)) not in BITS:
                 raise ConfigError(f"{name} must be 1 to 8, or 32, got {bits}")
         limits.one_of(get_args(Distil), distil=self.distil)
-        limits.positive(distil_temperature=self.distil_temperature, distil_rate=self.distil_rate)
-        limits.at_least(1, distil_epochs=self.distil_epochs)
+        limits.positive(
+            distil_temperature=self.distil_temperature,
+            distil_teacher_temperature=self.distil_teacher_temperature,
+            distil_rate=self.distil_rate,
+        )
+        limits.at_least(1, distil_from=self.distil_from, distil_epochs=self.distil_epochs)
         limits.at_least(similarity.LEAST, distil_batch=self.distil_batch)
 
     def own(self) -> Parts:
@@ -137,7 +150,7 @@ class Method(guided.Settings, base.Method):
     def settle_each(self, desk: Desk, before: ServerState, updates: Updates) -> ServerState:
         """Average, then learn from each client's model what is alike."""
         after = super().settle_each(desk, before, updates)
-        if self.distil == "off":
+        if self.distil == "off" or after.round_index < self.distil_from:
             return after
         threads = torch.get_num_threads()
         torch.set_num_threads(desk.plan.training.threads)
@@ -150,12 +163,17 @@ class Method(guided.Settings, base.Method):
         self, desk: Desk, before: ServerState, after: ServerState, updates: Updates
     ) -> ServerState:
         assert desk.public is not None
-        public = desk.public
+        task = Task(
+            label_kind=desk.plan.label_kind,
+            labels=desk.public.labels,
+            pixels=desk.plan.pixels,
+            settings=desk.plan.training,
+        )
         pupil = Pupil(
             desk.model,
             desk.objective,
-            public,
-            desk.plan.pixels,
+            desk.public,
+            task,
             desk.device,
             desk.plan.training.eval_batch_size,
         )
@@ -188,6 +206,7 @@ class Method(guided.Settings, base.Method):
                 batch=self.distil_batch,
                 seed=seeding.derive(desk.seed, after.round_index, DISTIL),
                 support=support,
+                views=self.distil_views,
             )
             numbers |= {
                 "divergence_before": before_it,
@@ -201,11 +220,10 @@ class Method(guided.Settings, base.Method):
         return replace(after, model=model, memory=memory | state.as_section(said, DISTIL))
 
     def _loss(self, teachers: Sequence[Tensor], weights: Sequence[float]) -> similarity.Loss:
-        tau, whole = self.distil_temperature, sum(weights)
+        whole = sum(weights)
 
         def alike(vectors: Tensor, chosen: Tensor) -> Tensor:
-            taught = similarity.agreed(teachers, weights, chosen, tau).to(vectors.device)
-            return similarity.divergence(taught, similarity.relations(vectors, tau))
+            return self._divergence(vectors, chosen, teachers, weights)
 
         def same(vectors: Tensor, chosen: Tensor) -> Tensor:
             parts = [w / whole * z[chosen] for z, w in zip(teachers, weights, strict=True)]
@@ -217,12 +235,17 @@ class Method(guided.Settings, base.Method):
         self, vectors: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]
     ) -> float:
         """Return the mean divergence over batches of the images in their order."""
-        tau, found = self.distil_temperature, list[float]()
-        for chosen in similarity.batches(torch.arange(len(vectors)), self.distil_batch):
-            taught = similarity.agreed(teachers, weights, chosen, tau)
-            log_shares = similarity.relations(vectors[chosen], tau)
-            found.append(float(similarity.divergence(taught, log_shares)))
+        parts = similarity.batches(torch.arange(len(vectors)), self.distil_batch)
+        found = [float(self._divergence(vectors[p], p, teachers, weights)) for p in parts]
         return sum(found) / len(found)
+
+    def _divergence(
+        self, vectors: Tensor, chosen: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]
+    ) -> Tensor:
+        """Compare a batch's vectors with what the teachers find alike."""
+        taught = similarity.agreed(teachers, weights, chosen, self.distil_teacher_temperature)
+        log_shares = similarity.relations(vectors, self.distil_temperature)
+        return similarity.divergence(taught.to(vectors.device), log_shares)
 
     def measured(self, before: ServerState, after: ServerState, desk: Desk) -> dict[str, float]:
         """Say how many taught, how many were left out, and how far from them the server was."""

@@ -24,6 +24,7 @@ from fedx_core.local_rules import guided
 from fedx_core.methods import fedavg, fedsense
 from fedx_core.methods.base import load
 from fedx_core.models import catalogue
+from fedx_core.objectives.base import Task
 from fedx_core.pruning.masks import Mask
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
@@ -298,21 +299,67 @@ def test_the_server_comes_nearer_to_what_its_clients_find_alike(
     plain = replace(method, distil="off").settle_each(found.desk, found.before, found.updates)
     assert state.equal(mean.model, plain.model)
     # The shares that are learned are those of the clients' models, weighted by their examples.
-    pupil = Pupil(
-        found.desk.model, found.desk.objective, found.desk.public, found.desk.plan.pixels,
-        torch.device("cpu"), 100,
-    )  # fmt: skip
+    pupil = pupil_of(found.desk)
     total, chosen = 0.0, torch.arange(36)
     for update in found.updates:
         model = state.section(update.payload, "model")
         state.load_(found.desk.model, {**found.before.model, **model})
-        shares = similarity.relations(pupil.embedded(), 0.1).exp()
+        shares = similarity.relations(pupil.embedded(), 0.05).exp()
         total = total + update.examples / 33 * shares
     state.load_(found.desk.model, mean.model)
     log_shares = similarity.relations(pupil.embedded()[chosen], 0.1)
     assert said["distil_divergence_before"] == pytest.approx(
         float(similarity.divergence(torch.as_tensor(total), log_shares)), rel=1e-4
     )
+
+
+def test_teachers_see_images_as_they_are_and_the_student_may_see_views(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = bench().desk
+    plain = desk.plan.pixels.to_input(desk.public.images, torch.device("cpu"))
+    seen: list[Tensor] = []
+    vectors = type(desk.objective).vectors
+
+    def watched(self: Any, network: nn.Module, inputs: Tensor) -> Tensor:
+        seen.append(inputs)
+        return vectors(self, network, inputs)
+
+    monkeypatch.setattr(type(desk.objective), "vectors", watched)
+    pupil = pupil_of(desk)
+    pupil.embedded()
+    assert torch.equal(torch.cat(seen), plain)
+    seen.clear()
+    for _ in range(2):
+        pupil.taught(
+            lambda vectors, chosen: vectors.square().sum(),
+            epochs=2, rate=1e-3, batch=36, seed=5, support={}, views=True,
+        )  # fmt: skip
+    first, second, *again = seen
+    assert torch.equal(torch.stack(again), torch.stack([first, second]))  # drawn from the seed
+    assert not torch.equal(first, second)
+    assert first.shape == plain.shape
+    apart = torch.cdist(first.flatten(1), plain.flatten(1)).min(1).values
+    assert apart.min() > 1  # no image of the batch is one of the set, in whatever order
+
+
+def test_it_is_distilled_from_a_round_on(bench: Callable[..., Bench]) -> None:
+    found = bench(method__distil_from=2)
+    first = found.desk.method.settle_each(found.desk, found.before, found.updates)
+    mean = fedavg.Method().settle_each(found.desk, found.before, found.updates)
+    assert state.equal(first.model, mean.model)
+    assert "distil_teachers" not in found.desk.method.measured(found.before, first, found.desk)
+    later = replace(found.before, round_index=1)
+    second = found.desk.method.settle_each(found.desk, later, found.updates)
+    assert found.desk.method.measured(later, second, found.desk)["distil_teachers"] == 3
+
+
+def pupil_of(desk: Any) -> Pupil:
+    task = Task(
+        label_kind="single", labels=desk.public.labels, pixels=desk.plan.pixels,
+        settings=desk.plan.training,
+    )  # fmt: skip
+    return Pupil(desk.model, desk.objective, desk.public, task, torch.device("cpu"), 100)
 
 
 def collapsed(update: Update) -> Update:
@@ -385,6 +432,8 @@ LOCAL = {"training__objective": {"name": "simclr", "heads": "local"}}
         ({"method__distil": "labels"}, r"distil: wanted 'off', 'similarity' or 'feature'"),
         ({"method__distil_batch": 16}, r"distil_batch must be 32 or more, got 16"),
         ({"method__distil_temperature": 0.0}, r"distil_temperature .*must be positive"),
+        ({"method__distil_teacher_temperature": 0.0}, r"teacher_temperature .*must be positive"),
+        ({"method__distil_from": 0}, r"distil_from and distil_epochs must be 1 or more, got 0"),
         ({"method__rho": -1.0}, r"rho .*must be 0 or more"),
         (
             {"codec": {"down": {"name": "masked"}, "up": {"name": "topk"}}},
