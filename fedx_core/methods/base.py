@@ -154,6 +154,14 @@ class Method:
         """Whether dead units stay zero; see :class:`fedx_core.pruners.base.Pruner`."""
         return self.parts.pruner.keeps_dead_units_at_zero
 
+    def to_come(self, state: ServerState) -> bool:
+        """Tell whether a later round is to do more than the last one, such as to prune.
+
+        A run must not stop before it, and one that ends before it is told so. Only the state's
+        round is looked at.
+        """
+        return self.parts.pruner.to_come(state)
+
     def architecture(self, variant: str) -> str:
         """Name the model of clients of a variant, where it is not the plan's; empty where it is.
 

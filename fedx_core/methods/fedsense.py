@@ -39,7 +39,7 @@ from fedx_core.learning.similarity import Pupil
 from fedx_core.local_rules import guided
 from fedx_core.methods import base
 from fedx_core.methods.base import Desk, Parts, Updates, taken
-from fedx_core.objectives.base import Task
+from fedx_core.objectives.base import Objective, Task
 from fedx_core.wire.messages import ServerState
 
 Distil = Literal["off", "similarity", "feature"]
@@ -133,11 +133,21 @@ class Method(guided.Settings, base.Method):
                     f"codec.{way}: {plugin.name} would compress what {self.name} compresses by "
                     f"itself; leave codec at masked, and set method.{setting}"
                 )
+        if self.distil_views and type(desk.objective).views is Objective.views:
+            raise ConfigError(
+                f"method.distil_views: objective {desk.plan.training.objective.name} draws no "
+                "views; set it to false, or choose one that does, such as simclr"
+            )
         if self.distil != "off" and desk.objective.local(desk.model):
             raise ConfigError(
                 "training.objective.heads: local heads stay with their clients, and the server "
                 "compares images by them; set it to shared, or method.distil to off"
             )
+
+    def to_come(self, state: ServerState) -> bool:
+        """Tell whether distillation is yet to begin, or a pruner to prune."""
+        waits = self.distil != "off" and state.round_index < self.distil_from
+        return waits or super().to_come(state)
 
     def paper_bytes(self, desk: Desk, kept: int, variant: str = "") -> int:
         """Charge bits of each parameter and a float32 a tensor, or float32, both ways."""

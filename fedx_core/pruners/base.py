@@ -69,7 +69,7 @@ class Pruner:
         return False
 
     def to_come(self, state: ServerState) -> bool:
-        """Tell whether a later round prunes, so that a run must not stop before it."""
+        """Tell whether a later round prunes, by the state's round alone; see ``Method.to_come``."""
         return False
 
     def scores(self, desk: Desk, state: ServerState) -> Scores:

@@ -125,8 +125,8 @@ def _judged(
     logits = carrier.server_step("validate", steps.evaluate, server, state, server.tuning)
     found = evaluation.metrics(logits, server.tuning.labels, server.description.label_kind)
     scored = replace(draft, validation=found)
-    to_come = server.desk.method.parts.pruner.to_come(state)
-    stand = selection.standing([*past, scored], choice, pruning_to_come=to_come)
+    to_come = server.desk.method.to_come(state)
+    stand = selection.standing([*past, scored], choice, more_to_come=to_come)
     return replace(scored, best_round=stand.best_round, stopped=stand.stopped)
 
 

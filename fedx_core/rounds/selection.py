@@ -38,14 +38,14 @@ class Standing:
 
 
 def standing(
-    reports: Sequence[RoundReport], selection: SelectionConfig, *, pruning_to_come: bool
+    reports: Sequence[RoundReport], selection: SelectionConfig, *, more_to_come: bool
 ) -> Standing:
     """Compare the rounds since the last pruning event.
 
     Args:
         reports: of all rounds so far; the last one has been scored.
         selection: the metric, and how long to wait for a gain.
-        pruning_to_come: whether a later round prunes.
+        more_to_come: whether a later round is to do more, such as to prune.
     """
     since = max((i for i, report in enumerate(reports) if report.pruned), default=0)
     best, highest = reports[since], _goodness(reports[since], selection)
@@ -53,7 +53,7 @@ def standing(
         if _goodness(report, selection) > highest + selection.min_delta:
             best, highest = report, _goodness(report, selection)
     waited = reports[-1].round_index - best.round_index
-    stops = 0 < selection.patience <= waited and not pruning_to_come
+    stops = 0 < selection.patience <= waited and not more_to_come
     return Standing(
         best.round_index,
         f"no gain in validation {selection.metric} for {waited} rounds after round "

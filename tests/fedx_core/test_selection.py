@@ -67,26 +67,26 @@ def start(bed: Bed, **overrides: Any) -> Iterator[RoundReport]:
 def test_rounds_compete_from_the_last_pruning_event_on_and_patience_counts_from_the_best(
     scores: list[float], pruned: int, best: int, stops: bool
 ) -> None:
-    found = standing(judged(*scores, pruned=pruned), CHOICE, pruning_to_come=False)
+    found = standing(judged(*scores, pruned=pruned), CHOICE, more_to_come=False)
     assert (found.best_round, bool(found.stopped)) == (best, stops)
 
 
 def test_a_run_waits_for_pruning_events_to_come_and_without_patience_for_ever() -> None:
     reports = judged(0.3, 0.2, 0.1, 0.1)
-    said = standing(reports, CHOICE, pruning_to_come=False).stopped
+    said = standing(reports, CHOICE, more_to_come=False).stopped
     assert said == "no gain in validation overall_accuracy for 3 rounds after round 1"
-    assert standing(reports, CHOICE, pruning_to_come=True) == Standing(1, "")
+    assert standing(reports, CHOICE, more_to_come=True) == Standing(1, "")
     patient = replace(CHOICE, patience=0)
-    assert standing(reports, patient, pruning_to_come=False) == Standing(1, "")
+    assert standing(reports, patient, more_to_come=False) == Standing(1, "")
 
 
 def test_a_gain_must_exceed_min_delta_and_a_lower_loss_is_a_gain() -> None:
     choice = replace(CHOICE, min_delta=0.1)
-    assert standing(judged(0.3, 0.4, 0.39), choice, pruning_to_come=False).best_round == 1
-    assert standing(judged(0.3, 0.35, 0.45), choice, pruning_to_come=False).best_round == 3
+    assert standing(judged(0.3, 0.4, 0.39), choice, more_to_come=False).best_round == 1
+    assert standing(judged(0.3, 0.35, 0.45), choice, more_to_come=False).best_round == 3
     by_loss = replace(CHOICE, metric="loss")
     reports = judged(0.3, 0.2, 0.25, metric="loss")
-    assert standing(reports, by_loss, pruning_to_come=False).best_round == 2
+    assert standing(reports, by_loss, more_to_come=False).best_round == 2
 
 
 def test_the_schedule_knows_its_last_event() -> None:
@@ -106,8 +106,8 @@ def test_a_tuning_set_that_bears_no_label_judges_by_loss_alone() -> None:
 def test_a_round_without_the_score_is_never_the_best() -> None:
     without = [replace(report, validation={"loss": 1.0}) for report in judged(0.1, 0.2)]
     later = [replace(r, round_index=r.round_index + 2) for r in judged(0.3, 0.2)]
-    assert standing([*without, *later], CHOICE, pruning_to_come=False) == Standing(3, "")
-    assert standing(without, CHOICE, pruning_to_come=False).best_round == 1
+    assert standing([*without, *later], CHOICE, more_to_come=False) == Standing(3, "")
+    assert standing(without, CHOICE, more_to_come=False).best_round == 1
 
 
 def test_rounds_that_cannot_be_judged_are_refused_before_the_run(bed: Bed) -> None:

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ import yaml
 from bed import tiny
 from fedx_core.base import config
 from fedx_core.base.errors import DataError, FedXError, RunError, RunExistsError
+from fedx_core.rounds import start
 from fedx_core.rounds.federation import history
 from fedx_core.store import open_store
 from flows.data.partition import partition
@@ -210,6 +212,30 @@ def test_clients_with_fewer_images_than_a_batch_are_said(asked: Asked) -> None:
         def warn(self, line: str) -> None:
             told.append(line)
 
-    carried(settle(asked(overrides={"training.batch_size": 40})), Told(display("nothing")))
+    small = {"training.batch_size": 40, "method.name": "fedavg"}
+    carried(settle(asked(overrides=small)), Told(display("nothing")))
     assert [line for line in told if "training.batch_size=4" in line] == told
     assert "3 of 3 clients have fewer training images (32) than training.batch_size (40)" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "takes"),
+    [
+        ({"federation.rounds": 2}, 0),
+        ({"federation.rounds": 1}, 2),
+        ({"federation.rounds": 3, "method.recompute_every": 2, "method.recompute_times": 2}, 4),
+        ({"federation.rounds": 1, "method.name": "fedavg"}, 0),
+        ({"federation.rounds": 1, "method.name": "feddst", "method.adjust_until": 9}, 0),
+        ({"federation.rounds": 1, "method.name": "feddip", "method.target_round": 7}, 7),
+    ],
+)
+def test_rounds_that_end_before_the_method_is_done_are_said(
+    overrides: dict[str, Any], takes: int, asked: Asked
+) -> None:
+    settled = settle(asked(overrides=overrides))
+    said = start.advice(settled.settings, start.load(settled.setting, settled.settings))
+    wanted = (
+        f"the run ends after round {overrides['federation.rounds']}, before "
+        f"{settled.settings.method.name} has done all that its settings say, which takes {takes} "
+    )
+    assert [line.startswith(wanted) for line in said] == [True] * bool(takes)

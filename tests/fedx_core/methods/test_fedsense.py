@@ -352,6 +352,8 @@ def test_it_is_distilled_from_a_round_on(bench: Callable[..., Bench]) -> None:
     later = replace(found.before, round_index=1)
     second = found.desk.method.settle_each(found.desk, later, found.updates)
     assert found.desk.method.measured(later, second, found.desk)["distil_teachers"] == 3
+    assert [found.desk.method.to_come(s) for s in (found.before, first, second)] == [1, 1, 0]
+    assert not replace(found.desk.method, distil="off").to_come(found.before)
 
 
 def pupil_of(desk: Any) -> Pupil:
@@ -442,6 +444,10 @@ LOCAL = {"training__objective": {"name": "simclr", "heads": "local"}}
         (
             {"codec": {"name": "signs"}},
             r"codec\.down: signs would compress.*leave codec at masked, and set method\.down_bits",
+        ),
+        (
+            {"method__distil_views": True, "training__objective": {"name": "supervised"}},
+            r"distil_views: objective supervised draws no views; set it to false, or choose one",
         ),
         (LOCAL, r"training\.objective\.heads.*aligned.*set it to shared, or align to 0"),
         ({**LOCAL, "method__align": 0.0}, r"heads.*set it to shared, or method\.distil to off"),
