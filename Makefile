@@ -17,8 +17,9 @@ LIMIT := --set datasets.eurosat.source.limit=4000
 SOURCE := $(if $(filter eurosat,$(DATA)),$(LIMIT))
 # Name of its run.
 RUN ?= demo-$(DATA)
-# Processes of pytest; torch has one thread in each.
-JOBS ?= 2
+# Processes of pytest; torch has one thread in each. More than there are cores, since half of the
+# time tests wait for programs that they start.
+JOBS ?= 4
 
 # DVC's stages call `python` and must find this one.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -102,13 +103,14 @@ DOCUMENTS := tests/test_docs.py tests/test_add_a_data_set.py
 SHM := /dev/shm
 ROOM := df --output=avail --block-size=1G $(SHM) 2>/dev/null | awk 'END { exit !($$1 >= 8) }'
 MEMORY = $(if $(TMPDIR),,$(shell $(ROOM) && ! grep -q ' $(SHM) .*noexec' /proc/mounts && echo TMPDIR=$(SHM)))
-PYTEST = $(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST = env $(MEMORY) OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+SECOND = $(if $(BESIDE),nice)
 
 check: $(INSTALLED)  ## lint, format, types and import rules
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports)
 
-# Integration tests wait for servers most of the time, so they run beside the others, and are shown at
-# their end. They share the servers, so they run in one process.
+# Integration tests share their servers, so they run in one process. They wait much of the time, so the
+# others run beside them, and let them go first: they take the longest. They are shown at their end.
 pytest: $(INSTALLED)  ## tests alone: unit, documents, integration
 	@$(MAKE) --no-print-directory --jobs=2 BESIDE=yes unit-documents integration
 
@@ -117,10 +119,10 @@ unit-documents: $(INSTALLED)
 	@$(MAKE) --no-print-directory documents
 
 unit: $(INSTALLED)
-	@$(call timed,$(PYTEST) -n $(JOBS) --dist worksteal $(addprefix --ignore=,tests/integration $(DOCUMENTS)))
+	@$(call timed,$(SECOND) $(PYTEST) -n $(JOBS) --dist worksteal $(addprefix --ignore=,tests/integration $(DOCUMENTS)))
 
 documents: $(INSTALLED)
-	@$(call timed,$(PYTEST) -n $(JOBS) --dist worksteal $(DOCUMENTS))
+	@$(call timed,$(SECOND) $(PYTEST) -n $(JOBS) --dist worksteal $(DOCUMENTS))
 
 integration: $(INSTALLED)
 	@mkdir -p build
