@@ -44,7 +44,7 @@ RESNET18 = {"model.name": "resnet18", **SCHEDULE, "training.learning_rate": 0.00
 
 
 def seldom(rounds: int, bits: float = 0.0, density: float = 1.0) -> Row:
-    """Return a row of fewer and longer rounds, in which clients compute as much; dense of 0 bits."""
+    """Return a row of fewer rounds in which clients compute as much; dense with 0 bits."""
     longer = {**SCHEDULE, "federation.rounds": rounds, "training.epochs": 24 // rounds}
     coded = {
         **CODED,
