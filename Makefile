@@ -111,8 +111,8 @@ SECOND = $(if $(BESIDE),nice)
 check: $(INSTALLED)  ## lint, format, types and import rules
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports)
 
-# All three beside each other; the first is shown as it goes, the others at their end. Integration tests
-# take the longest, so the others let them go first. Files of one process share a stack of servers.
+# All three beside each other; unit tests are shown as they go, the others at their end. Integration tests
+# wait the most, so the others let them go first. Files that one process runs share a stack of servers.
 pytest: $(INSTALLED)  ## tests alone: unit, documents, integration
 	@$(MAKE) --no-print-directory --jobs=3 BESIDE=yes integration unit documents
 
