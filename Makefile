@@ -17,9 +17,9 @@ LIMIT := --set datasets.eurosat.source.limit=4000
 SOURCE := $(if $(filter eurosat,$(DATA)),$(LIMIT))
 # Name of its run.
 RUN ?= demo-$(DATA)
-# Processes of pytest for each kind of test, which run beside each other: tests wait half of the time
-# for programs that they start. torch has one thread in each.
-JOBS ?= 2
+# Processes of pytest; torch has one thread in each. More than there are cores, since half of the
+# time tests wait for programs that they start.
+JOBS ?= 4
 
 # DVC's stages call `python` and must find this one.
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -27,7 +27,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install up down status logs forget demo test check pytest unit documents \
+.PHONY: help install up down status logs forget demo test check pytest unit documents unit-documents \
 	integration test-long screenshots format docs bench lock licences vulnerabilities clean \
 	demo-data-synthetic demo-data-eurosat
 
@@ -97,8 +97,6 @@ demo-data-%:
 
 # Runs a command and says how long the target took, also where it fails.
 timed = started=$$(date +%s); $(1); code=$$?; echo "== make $@: $$(($$(date +%s) - started)) s"; exit $$code
-# Keeps what a command prints until its end, where others run beside it.
-later = $(if $(BESIDE),mkdir -p build; $(1) >build/$@.log 2>&1; code=$$?; cat build/$@.log; (exit $$code),$(1))
 DOCUMENTS := tests/test_docs.py tests/test_add_a_data_set.py
 # Tests write many small files and wait until each is on the disk. In memory nobody waits; so they go
 # there if nothing else is said by TMPDIR, there is room, and programs may run from it.
@@ -111,19 +109,25 @@ SECOND = $(if $(BESIDE),nice)
 check: $(INSTALLED)  ## lint, format, types and import rules
 	@$(call timed,$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports)
 
-# All three beside each other; unit tests are shown as they go, the others at their end. Integration tests
-# wait the most, so the others let them go first. Files that one process runs share a stack of servers.
+# Integration tests share their servers, so they run in one process. They wait much of the time, so the
+# others run beside them, and let them go first: they take the longest. They are shown at their end.
 pytest: $(INSTALLED)  ## tests alone: unit, documents, integration
-	@$(MAKE) --no-print-directory --jobs=3 BESIDE=yes integration unit documents
+	@$(MAKE) --no-print-directory --jobs=2 BESIDE=yes unit-documents integration
+
+unit-documents: $(INSTALLED)
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory documents
 
 unit: $(INSTALLED)
 	@$(call timed,$(SECOND) $(PYTEST) -n $(JOBS) --dist worksteal $(addprefix --ignore=,tests/integration $(DOCUMENTS)))
 
 documents: $(INSTALLED)
-	@$(call timed,$(call later,$(SECOND) $(PYTEST) -n $(JOBS) --dist worksteal $(DOCUMENTS)))
+	@$(call timed,$(SECOND) $(PYTEST) -n $(JOBS) --dist worksteal $(DOCUMENTS))
 
 integration: $(INSTALLED)
-	@$(call timed,$(call later,$(PYTEST) -n $(JOBS) --dist loadfile tests/integration))
+	@mkdir -p build
+	@$(call timed,$(PYTEST) tests/integration \
+	$(if $(BESIDE),>build/$@.log 2>&1; code=$$?; cat build/$@.log; (exit $$code)))
 
 # The figures of docs/reliability.md are what these tests print.
 test-long: $(INSTALLED)  ## tests of hours: kills, races, faults, load, a soak

@@ -23,7 +23,7 @@ GUARD = Path(__file__).parent / "guard"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests of this folder; the files that a process runs share its stack."""
+    """Mark all tests of this folder: `make pytest` runs them in one process, on one stack."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.integration)
