@@ -39,30 +39,32 @@ SCHEDULE = {
     "training.schedule": {"name": "cosine", "floor": 0.1},
 }
 FEDX = {"method": {"name": "fedx", "pruning_rate": 0.5, "warmup_rounds": 6}}
-CODED = {"codec": {"name": "deadzone", "bits": 1.25}, "federation.first_model": "seed"}
+
+
+def coded(bits: float = 1.25, density: float | None = None) -> dict[str, Any]:
+    """Return the settings of few bits, and of few weights where a density is given."""
+    few = {} if density is None else {"support": {"name": "seeded", "density": density}}
+    return {"codec": {"name": "deadzone", "bits": bits}, "federation.first_model": "seed", **few}
+
+
 RESNET18 = {"model.name": "resnet18", **SCHEDULE, "training.learning_rate": 0.001}
 
 
-def seldom(rounds: int, bits: float = 0.0, density: float = 1.0) -> Row:
-    """Return a row of fewer rounds in which clients compute as much; dense with 0 bits."""
-    longer = {**SCHEDULE, "federation.rounds": rounds, "training.epochs": 24 // rounds}
-    coded = {
-        **CODED,
-        "codec": {"name": "deadzone", "bits": bits},
-        "support": {"name": "seeded", "density": density},
-    }
-    return Row({**longer, **(coded if bits else {})}, dense="fedavg_cosine")
+def rounds(number: int, **few: Any) -> Row:
+    """Return a row of fewer rounds in which clients compute as much as in twelve of two epochs."""
+    longer = {"federation.rounds": number, "training.epochs": 24 // number}
+    return Row({**SCHEDULE, **longer, **(coded(**few) if few else {})}, dense="fedavg_cosine")
 
 
 ROWS = {
     "fewer": Row(
-        {**SCHEDULE, **CODED, "support": {"name": "seeded", "density": 0.05}},
+        {**SCHEDULE, **coded(density=0.05)},
         label="FedX's codecs: 5 % of the weights, 1.25 bits",
     ),
-    "fewer_6rounds": seldom(6, bits=2.0, density=0.0335),
-    "fewer_4rounds": seldom(4, bits=2.5, density=0.0335),
-    "fedavg_6rounds": seldom(6),
-    "fedavg_4rounds": seldom(4),
+    "fewer_6rounds": rounds(6, bits=2.0, density=0.0335),
+    "fewer_4rounds": rounds(4, bits=2.5, density=0.0335),
+    "fedavg_6rounds": rounds(6),
+    "fedavg_4rounds": rounds(4),
     "fedavg_cosine": Row(SCHEDULE, label="FedAvg"),
     "fedavg": Row({}),
     "fedpaq": Row(
@@ -73,26 +75,21 @@ ROWS = {
         label="FedDST, 80 % sparse",
     ),
     "fedx": Row({**SCHEDULE, **FEDX, "codec.name": "sliced"}, label="FedX, half of the units go"),
-    "fedx_coded": Row({**SCHEDULE, **FEDX, **CODED}, label="the same in 1.25 bits"),
+    "fedx_coded": Row({**SCHEDULE, **FEDX, **coded()}, label="the same in 1.25 bits"),
     **{
-        f"fewer_density{density}": Row(
-            {**SCHEDULE, **CODED, "support": {"name": "seeded", "density": density}}
-        )
+        f"fewer_density{density}": Row({**SCHEDULE, **coded(density=density)})
         for density in (0.035, 0.0245)
     },
     "resnet18_cosine": Row(RESNET18),
     **{
-        f"resnet18_fewer{suffix}": Row(
-            {**RESNET18, **CODED, "support": {"name": "seeded", "density": density}}
-        )
+        f"resnet18_fewer{suffix}": Row({**RESNET18, **coded(density=density)})
         for suffix, density in (("", 0.02), ("_density0.0265", 0.0265))
     },
     "resnet18_w48_fewer": Row(
         {
             **SCHEDULE,
-            **CODED,
+            **coded(density=0.045),
             "model.name": "resnet18_w48",
-            "support": {"name": "seeded", "density": 0.045},
         },
         dense="resnet18_cosine",
     ),

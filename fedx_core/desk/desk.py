@@ -19,7 +19,7 @@ from fedx_core.learning import evaluation, neighbours
 from fedx_core.learning.training import SUPERVISED, LocalRule, fit, least_batch, pick_device
 from fedx_core.models import catalogue
 from fedx_core.models.base import Architecture
-from fedx_core.objectives.base import Objective
+from fedx_core.objectives.base import Objective, Task
 from fedx_core.pruning.masks import Mask
 from fedx_core.pruning.shrink.model import shrink
 from fedx_core.pruning.shrink.values import cut
@@ -147,6 +147,15 @@ class Desk:
             round_index=round_index,
             objective=self.objective,
             beside=beside,
+        )
+
+    def task(self, examples: Examples) -> Task:
+        """Say what the objective is to learn from some images, and how."""
+        return Task(
+            label_kind=self.plan.label_kind,
+            labels=examples.labels,
+            pixels=self.plan.pixels,
+            settings=self.plan.training,
         )
 
     def predict(

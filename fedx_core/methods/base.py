@@ -289,7 +289,7 @@ class Method:
     def finish(self, local: Local, loss: float) -> Update:
         """Turn a trained model into an update; local entries stay in the client's memory."""
         numbers = self.parts.pruner.trained(local)
-        trained = local.trained(sent(local))
+        trained = local.trained(local.sent())
         payload = state.as_section(local.desk.shared(trained), "model")
         kept = {name: trained[name] for name in local.desk.local} | self.parts.local.kept(local)
         update = local.update(payload, loss, kept, **numbers)
@@ -473,10 +473,5 @@ def per_unit(desk: Desk, section: str, dtype: str, domain: Domain) -> tuple[Entr
 
 
 def load(local: Local) -> None:
-    """Load what was sent; see :func:`sent`."""
-    local.load(sent(local))
-
-
-def sent(local: Local) -> StateDict:
-    """Return the dense model that was sent; see :meth:`Local.sent`."""
-    return local.sent()
+    """Load what was sent; see :meth:`Local.sent`."""
+    local.load(local.sent())

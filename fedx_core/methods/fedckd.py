@@ -35,7 +35,7 @@ from fedx_core.methods import base
 from fedx_core.methods.base import Desk, Local
 from fedx_core.objectives import simclr
 from fedx_core.objectives._contrast import project, unit
-from fedx_core.objectives.base import Seen, Task
+from fedx_core.objectives.base import Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +97,7 @@ def _others(local: Local) -> Callable[[torch.device], Tensor]:
     """Return a function that draws another batch of views at each call, the same in each go."""
     plan = local.desk.plan
     examples, settings = local.examples, plan.training
-    task = Task(
-        label_kind=plan.label_kind, labels=examples.labels, pixels=plan.pixels, settings=settings
-    )
+    task = local.desk.task(examples)
     drawn = 0
 
     def draw(device: torch.device) -> Tensor:

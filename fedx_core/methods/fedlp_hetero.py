@@ -102,7 +102,7 @@ class Method(base.Method):
             update = super().train(local)
             return replace(update, metrics={**update.metrics, **said})
         small = shallow(local.model, int(local.variant), seeding.derive(local.seed, "head"))
-        known = base.sent(local) | {
+        known = local.sent() | {
             f"fc.{name}": value for name, value in state.section(local.memory, "head").items()
         }
         small.load_state_dict({n: known.get(n, v) for n, v in small.state_dict().items()})

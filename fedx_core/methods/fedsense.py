@@ -39,7 +39,7 @@ from fedx_core.learning.similarity import Pupil
 from fedx_core.local_rules import guided
 from fedx_core.methods import base
 from fedx_core.methods.base import Desk, Parts, Updates, taken
-from fedx_core.objectives.base import Objective, Task
+from fedx_core.objectives.base import Objective
 from fedx_core.wire.messages import ServerState
 
 Distil = Literal["off", "similarity", "feature"]
@@ -173,17 +173,11 @@ class Method(guided.Settings, base.Method):
         self, desk: Desk, before: ServerState, after: ServerState, updates: Updates
     ) -> ServerState:
         assert desk.public is not None
-        task = Task(
-            label_kind=desk.plan.label_kind,
-            labels=desk.public.labels,
-            pixels=desk.plan.pixels,
-            settings=desk.plan.training,
-        )
         pupil = Pupil(
             desk.model,
             desk.objective,
             desk.public,
-            task,
+            desk.task(desk.public),
             desk.device,
             desk.plan.training.eval_batch_size,
         )

@@ -84,7 +84,7 @@ class Method(votes.Settings, base.Method):
         """Vote after training from the start, or train what the server sent."""
         if not local.variant:
             return super().train(local)
-        start = base.sent(local) if local.downlink else state.section(local.memory, "start")
+        start = local.sent() if local.downlink else state.section(local.memory, "start")
         local.load(masks.apply(start, self.support(local.desk, local.mask, "slices")))
         # From the same start again, so that no moments of the last time fit.
         again = replace(local, moments=None)

@@ -96,7 +96,7 @@ class Method(base.Method):
     def train(self, local: Local) -> Update:
         """Take over what the thresholds' mean has changed, then train weights and thresholds."""
         received = state.section(local.downlink, "threshold")
-        own = state.section(local.memory, "weights") or base.sent(local)
+        own = state.section(local.memory, "weights") or local.sent()
         local.load(self._caught_up(own, state.section(local.memory, "received"), received))
         device = local.desk.device
         taus = {n: tau.to(device, copy=True).requires_grad_() for n, tau in received.items()}
@@ -165,7 +165,7 @@ class Method(base.Method):
     def evaluated(self, local: Local) -> None:
         """Load the client's own sparse model, once the last thresholds are taken over."""
         received = state.section(local.downlink, "threshold")
-        own = state.section(local.memory, "weights") or base.sent(local)
+        own = state.section(local.memory, "weights") or local.sent()
         weights = self._caught_up(own, state.section(local.memory, "received"), received)
         kept = state.section(local.memory, "threshold") if self.code_compat else {}
         with torch.no_grad():

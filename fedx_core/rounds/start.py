@@ -154,8 +154,8 @@ def _too_few_rounds(settings: ExperimentConfig) -> list[str]:
         return []
     return [
         f"the run ends after round {ends}, before {name} has done all that its settings say, which "
-        f"takes {takes} rounds; raise federation.rounds, or have it begin earlier (fedx methods "
-        f"{name} lists its settings)"
+        f"takes {takes} rounds; raise federation.rounds, or have it begin earlier "
+        "(docs/parameters.md lists its settings)"
     ]
 
 

@@ -24,7 +24,6 @@ from fedx_core.local_rules import guided
 from fedx_core.methods import fedavg, fedsense
 from fedx_core.methods.base import load
 from fedx_core.models import catalogue
-from fedx_core.objectives.base import Task
 from fedx_core.pruning.masks import Mask
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
@@ -357,10 +356,7 @@ def test_it_is_distilled_from_a_round_on(bench: Callable[..., Bench]) -> None:
 
 
 def pupil_of(desk: Any) -> Pupil:
-    task = Task(
-        label_kind="single", labels=desk.public.labels, pixels=desk.plan.pixels,
-        settings=desk.plan.training,
-    )  # fmt: skip
+    task = desk.task(desk.public)
     return Pupil(desk.model, desk.objective, desk.public, task, torch.device("cpu"), 100)
 
 
