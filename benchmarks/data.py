@@ -26,7 +26,7 @@ import torch
 from fedx_core.base.config import TrainingConfig
 from fedx_core.data import bigearthnet, eurosat
 from fedx_core.data._files import Folder
-from fedx_core.data._metadata import BANDS
+from fedx_core.data._metadata import BANDS, CLASS_NAMES
 from fedx_core.data.base import shared_data
 from fedx_core.images import examples, set_folder
 from fedx_core.images.examples import Description, Examples, ImageStream
@@ -181,7 +181,7 @@ def bigearthnet_prepared(shared: Path, repeats: int, count: int) -> list[Figure]
             started, spent = time.perf_counter(), time.process_time()
             stream = ImageStream(
                 watched(read),
-                np.zeros((count, len(bigearthnet.CLASS_NAMES)), np.uint8),
+                np.zeros((count, len(CLASS_NAMES)), np.uint8),
                 np.zeros(count, np.int16),
             )
             set_folder.write(folder / "prepared", _description(), {"train": stream}, {})
@@ -217,7 +217,7 @@ def _description() -> Description:
     return Description(
         name="patches",
         bands=BANDS,
-        class_names=bigearthnet.CLASS_NAMES,
+        class_names=CLASS_NAMES,
         label_kind="multi",
         image_size=bigearthnet.SIDE,
         scale=bigearthnet.REFLECTANCE,

@@ -189,7 +189,7 @@ def run(entrant: Entrant, job: str, folder: Path, rounds: int, python: str | Non
             print(f"{entrant.title} failed: {last}", file=sys.stderr)
             return {"failed": last}
         lines = [line for p in Path(events).glob("*.jsonl") for line in p.read_text().splitlines()]
-        return summary(list(map(json.loads, lines)), launched, entrant, task["clients"]) | {
+        return summary(list(map(json.loads, lines)), launched, entrant, JOBS[job].clients) | {
             "pss_megabytes": peak / 1e6
         }
 
@@ -247,7 +247,7 @@ def table(job: str, results: Sequence[Mapping[str, Any]], absent: Mapping[str, s
             continue
 
         def middle(name: str, of: Sequence[Mapping[str, Any]] = sound) -> float:
-            return statistics.median(r[name] for r in of)
+            return float(statistics.median(r[name] for r in of))
 
         plain = {r["repeat"]: r for r in results if r["entrant"] == FLOOR[entrant.workers]}
         ratios = [

@@ -6,6 +6,7 @@ With two workers, two processes share the clients and the weights' memory.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def cpu_seconds() -> float:
     """Return the CPU time that this process and its children have spent by now."""
     here = psutil.Process()
     times = [one.cpu_times() for one in (here, *here.children())]
-    return sum(one.user + one.system for one in times)
+    return float(sum(one.user + one.system for one in times))
 
 
 @dataclass(frozen=True)
@@ -105,14 +106,14 @@ def _share(job: Job, splits: list[Split], weights: Weights) -> Share:
     return Share(model, splits, 1 / job.clients, total)
 
 
-def _start(share: Share, weights: Weights) -> "mp.connection.Connection":
+def _start(share: Share, weights: Weights) -> Connection:
     here, there = mp.Pipe()
     context = mp.get_context("fork")
     context.Process(target=_serve, args=(share, weights, there), daemon=True).start()
     return here
 
 
-def _serve(share: Share, weights: Weights, pipe: "mp.connection.Connection") -> None:
+def _serve(share: Share, weights: Weights, pipe: Connection) -> None:
     torch.set_num_threads(1)
     while pipe.recv():
         pipe.send(share.run(weights))

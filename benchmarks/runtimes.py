@@ -138,7 +138,7 @@ def measure(job: Any, way: Way, folder: Path, rounds: int, workers: int) -> Resu
                 reports = list(federate(settings(job, rounds), setting, runtime))
             return [report.seconds["train"] for report in reports]
 
-        seconds = run() if way.run_at == "here" else flow(run, name="bench")()
+        seconds = run() if way.run_at == "here" else flow(name="bench")(run)()
         digest = state.digest(final_model(open_store(store)))
     return {"train_seconds": statistics.median(seconds[1:] or seconds), "model": digest}
 

@@ -235,7 +235,8 @@ def payload_bytes(model: nn.Module, graph: UnitGraph, mask: Mask | None, mode: A
     )
     schema = Method().schema(desk, mask, mode).up
     sizes = {f"model/{name}": value.element_size() for name, value in model.state_dict().items()}
-    return HEADER.size + sum(schema.kept(entry) * sizes[entry.name] for entry in schema.entries)
+    kept = sum(schema.kept(entry) * sizes[entry.name] for entry in schema.entries)
+    return int(HEADER.size + kept)
 
 
 def table(savings: Sequence[Saving]) -> str:

@@ -21,7 +21,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from fewer_bytes import CODED, SCHEDULE, SHARED
+from fewer_bytes import SCHEDULE, SHARED, coded
 from paired_runs import Row, Runs, options, show
 
 from fedx_core.record import checkpoint
@@ -29,7 +29,7 @@ from fedx_core.record.journal import Journal
 from fedx_core.store import open_store
 
 CRITERIA = ("random", "lrp", "snip", "magnitude")
-LEAN = {**SCHEDULE, **CODED}
+LEAN = {**SCHEDULE, **coded()}
 
 
 def _kept(criterion: str, scope: str) -> Row:

@@ -113,7 +113,7 @@ def fine_tuned(
             targets = targets.long() if label_kind == "single" else targets.float()
             loss = supervised.loss(network(pixels.to_input(images, device)).float(), targets, task)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call] # torch has no types for it
+            loss.backward()
             optimiser.step()
         if epoch + 1 in looks and (now := score()) > most:
             most, best = now, copy.deepcopy(network.to("cpu").state_dict())

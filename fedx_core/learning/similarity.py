@@ -122,7 +122,7 @@ class Pupil:
                     inputs = seen.views[0]
                 found = loss(self._vectors(inputs), chosen)
                 optimiser.zero_grad()
-                found.backward()  # type: ignore[no-untyped-call] # torch has no types for it
+                found.backward()
                 optimiser.step()
                 with torch.no_grad():
                     for name, kept in support.items():

@@ -148,7 +148,7 @@ def fit(
 
             loss = loss_of_batch()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call] # torch has no types for it
+            loss.backward()
             if rule.before_step is not None:
                 rule.before_step(model)
             optimiser.param_groups[0]["lr"] = settings.rate(round_index, epoch, step, steps)

@@ -127,7 +127,7 @@ def folded(layer: nn.Module, norm: nn.Module) -> nn.Linear:
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """Return a frozen linear layer without values: none are drawn from the global generator."""
-    found = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)  # type: ignore[no-untyped-call] # torch
+    found = nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)
     assert isinstance(found, nn.Linear)
     return found.requires_grad_(False)
 

@@ -94,7 +94,7 @@ class Recovery(base.Recovery):
             batch = torch.flip(images[chosen], WAYS[way]).to(desk.device)
             optimiser.zero_grad()
             loss = self._loss(student(batch), taught[way][chosen].to(desk.device), desk)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's own annotation lacks it
+            loss.backward()
             if rule.before_step is not None:
                 rule.before_step(student)
             optimiser.step()

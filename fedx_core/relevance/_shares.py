@@ -38,7 +38,7 @@ def sharing(
                 for shares in _shares(module, x, relevance / stabilise(z)):
                     take(name, shares)
 
-            output.register_hook(hand_out)  # type: ignore[no-untyped-call] # torch has no type here
+            output.register_hook(hand_out)
 
         return watched
 
