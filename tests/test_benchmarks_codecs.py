@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from fedx_core.base import plugins, state
+from fedx_core.base import config, plugins, state
+from flows.settings import preset
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "benchmarks"
 
 
 @pytest.fixture
@@ -51,3 +53,16 @@ def test_paired_differences_have_students_interval(paired_runs: Any) -> None:
     assert said == "+0.67 (-0.77 to +2.10)"  # 4.303 * 0.577 / sqrt(3)
     assert paired_runs.difference({1: 0.5}, {1: 0.4}) == "+10.00"
     assert paired_runs.difference(ours, ours) == "-"
+
+
+def test_the_preset_of_few_bytes_is_what_the_results_are_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    measured = importlib.import_module("fewer_bytes")
+    fewer = config.load(
+        ROOT / "params.yaml", {**measured.SHARED, **measured.ROWS["fewer"].settings}
+    )
+    shipped = {**measured.SHARED, **preset.settings("fewer_bytes", "fedavg")}
+    del shipped["method.name"], shipped["codec.name"]
+    assert config.load(ROOT / "params.yaml", shipped) == fewer

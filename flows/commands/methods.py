@@ -39,8 +39,8 @@ def methods(
     `--set method.server.name=fedadam`; parts that do not go together are refused before a run.
 
     `paper` has the settings of the method's own paper. `fedx_protocol` has those of FedX's
-    experiment, equal for all methods except for what is the method's own. All methods get the same
-    number of trials.
+    experiment, equal for all methods except for what is the method's own. `fewer_bytes` has few
+    weights in few bits. All methods get the same number of trials.
 
         fedx methods
         fedx methods feddst
@@ -73,6 +73,7 @@ def methods(
         )
     _show("paper", found.paper)
     _show("fedx_protocol", found.fedx_protocol)
+    _show("fewer_bytes", found.fewer_bytes)
     _show(f"tuning, {found.trials} trials", found.tuning)
 
 

@@ -23,6 +23,7 @@ def run(
         fedx run --dataset synthetic --rounds 4 --warmup-rounds 2
         fedx run --method fedavg --set federation.participation=0.5
         fedx run --method feddst --preset fedx_protocol
+        fedx run --method fedavg --preset fewer_bytes
         fedx run --run-at work-pools --store s3://fedx/runs
     """
     start(request, how, engine=engine, as_json=as_json)

@@ -13,5 +13,6 @@ Track = Literal["mlflow", "nothing"]
 Show = Literal["terminal", "json", "log", "nothing"]
 """Where progress goes: to people on stderr, to programs on stdout, to Prefect's log, or nowhere."""
 
-Preset = Literal["paper", "fedx_protocol"]
-"""Settings that are shipped for a method: its own paper's, or those under FedX's experiment."""
+Preset = Literal["paper", "fedx_protocol", "fewer_bytes"]
+"""Settings that are shipped for a method: its own paper's, those under FedX's experiment, or those
+that send little."""

@@ -1,10 +1,11 @@
-"""Settings that are shipped: two presets per method, what may be tuned, and the figures' grids.
+"""Settings that are shipped: presets of each method, what may be tuned, and the figures' grids.
 
     presets/protocol.yaml        what all methods share under `fedx_protocol`
+    presets/fewer_bytes.yaml     the same under `fewer_bytes`
     presets/methods/NAME.yaml    of one method:
         source                   where `paper` is from, and what it can't say here
         paper                    its own paper's settings
-        fedx_protocol            its own settings under FedX's experiment
+        fedx_protocol            its own settings under FedX's experiment, and under `fewer_bytes`
         tuning                   what is tried under `fedx_protocol`, judged by validation
     presets/figN.yaml            a grid as `fedx sweep` takes it
 
@@ -39,12 +40,14 @@ class Presets:
         source: where ``paper`` is from.
         paper: settings of its own paper, as far as they are settings here.
         fedx_protocol: settings under FedX's experiment, those of all methods included.
+        fewer_bytes: settings that send little, likewise.
         tuning: values to be tried, by setting; all combinations are.
     """
 
     source: str
     paper: Mapping[str, Any]
     fedx_protocol: Mapping[str, Any]
+    fewer_bytes: Mapping[str, Any]
     tuning: Mapping[str, list[Any]]
 
     @property
@@ -67,11 +70,12 @@ def of(method: str) -> Presets:
             "or leave the preset out"
         )
     found = _read(path)
-    shared = _read(FOLDER / "protocol.yaml")
+    own = found["fedx_protocol"]
     return Presets(
         source=found["source"],
         paper=found["paper"],
-        fedx_protocol={**shared, **found["fedx_protocol"]},
+        fedx_protocol={**_read(FOLDER / "protocol.yaml"), **own},
+        fewer_bytes={**_read(FOLDER / "fewer_bytes.yaml"), **own},
         tuning=found["tuning"],
     )
 

@@ -105,7 +105,8 @@ class Request:
         Preset | None,
         Said(
             help="Settings that ship for the method, which must be named too: those of its own "
-            "paper, or those under FedX's experiment. What else is given goes over them",
+            "paper, those under FedX's experiment, or few weights in few bits. What else is given "
+            "goes over them",
             panel=SETTINGS,
         ),
     ] = None

@@ -21,7 +21,7 @@ METHODS = plugins.names("methods")
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", preset.NAMES)
-def test_every_method_has_both_presets_and_they_are_valid(method: str, name: str) -> None:
+def test_every_method_has_all_presets_and_they_are_valid(method: str, name: str) -> None:
     settings = config.load(ROOT / "params.yaml", preset.settings(name, method))
     assert settings.method.name == method
     settings.method.build("methods")
@@ -75,7 +75,7 @@ def test_a_preset_replaces_the_methods_block_and_nothing_of_the_file_stays(tmp_p
 
 
 def test_unknown_presets_and_methods_name_what_there_is() -> None:
-    with pytest.raises(UnknownNameError, match="choose one of paper, fedx_protocol"):
+    with pytest.raises(UnknownNameError, match="choose one of paper, fedx_protocol, fewer_bytes"):
         preset.settings("papr", "fedx")
     with pytest.raises(UnknownNameError, match="did you mean 'feddst'"):
         preset.settings("paper", "fedst")
