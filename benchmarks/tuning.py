@@ -1,7 +1,7 @@
 """Every method's six trials on a small part of real EuroSAT: the tuning budget of `fedx_protocol`.
 
     python benchmarks/tuning.py                  # data, trials, table; started again it goes on
-    python benchmarks/tuning.py --only METHOD    # one method's; may be repeated
+    python benchmarks/tuning.py --only feddst    # one method's; may be repeated
     python benchmarks/tuning.py --only-print
 
 Trials are those of ``fedx methods NAME --tuning FILE``, in one grid; :data:`REDUCED` and

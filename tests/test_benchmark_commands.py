@@ -1,35 +1,32 @@
-"""The commands that benchmarks' texts give to prepare their data are ones that FedX takes."""
+"""The commands that benchmarks' texts give are ones that FedX and the benchmarks take."""
 
 import ast
-import shlex
-from collections.abc import Iterator
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from fedx_core.base import config, plugins
-from flows.commands.options import setting
-
-ROOT = Path(__file__).parent.parent
+from mentioned import ROOT, check_command, commands
 
 
-def commands() -> Iterator[str]:
-    for path in sorted((ROOT / "benchmarks").glob("*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text())) or ""
-        for line in text.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("fedx data "):
-                yield line.strip()
+def shown(script: Path) -> list[list[str]]:
+    """Return the commands in a script's own text, whose lines are indented."""
+    text = ast.get_docstring(ast.parse(script.read_text())) or ""
+    indented = [line for line in text.splitlines() if line.startswith("    ")]
+    found = commands(textwrap.dedent("\n".join(indented)))
+    return [words for words in found if words[0] in ("fedx", "python")]
+
+
+SCRIPTS = {s.stem: s for s in sorted((ROOT / "benchmarks").glob("*.py")) if shown(s)}
 
 
 def test_some_are_found() -> None:
-    assert len(set(commands())) > 2
+    assert len(SCRIPTS) > 10
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_a_command_names_a_data_set_and_settings_that_there_are(command: str) -> None:
-    words = shlex.split(command, comments=True)
-    given = [words[at + 1] for at, word in enumerate(words) if word == "--set"]
-    settings = config.load(ROOT / "params.yaml", dict(setting(text) for text in given))
-    dataset = settings.datasets[words[2]]
-    dataset.partition.build("partition")
-    assert dataset.source.name in plugins.names("data")
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_commands_of_a_benchmarks_text_are_taken(name: str) -> None:
+    for words in shown(SCRIPTS[name]):
+        # `[--option VALUE]` says what else there is.
+        optional = next((at for at, word in enumerate(words) if word.startswith("[")), len(words))
+        check_command(words[:optional], f"{name}.py")

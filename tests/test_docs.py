@@ -12,11 +12,10 @@ A comment on the line above a block changes what is done with it:
 
     <!-- file: PATH -->                  the block is that file; written into the copy, not run
     <!-- before LINE-START in PATH -->   inserted there, above the first line that begins so
-    <!-- not run: REASON -->             not run; what it calls is checked to exist
+    <!-- not run: REASON -->             not run; its commands are looked up (:mod:`mentioned`)
 
-Commands of blocks that are not run, and commands and paths in the running text, are looked up:
-``fedx`` commands and options, ``make`` targets, deployments of ``prefect.yaml``, files. Pages with
-a test of their own are carried out there.
+Commands and paths in the running text are looked up, too. Pages with a test of their own are
+carried out there.
 
 Commands and programs are forked from a process that has imported torch already (:mod:`warm`); those
 of the pages that people begin with are started as people start them.
@@ -30,15 +29,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
 
 import warm
@@ -48,6 +44,7 @@ from fedx_core.models.catalogue import names as models
 from fedx_core.wire.messages import RoundReport, Traffic
 from flows.running import results
 from flows.runs.rows import rows
+from mentioned import check_command, commands
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -191,7 +188,7 @@ def test_every_command_and_file_that_a_page_mentions_exists(page: Path) -> None:
         assert target.exists(), f"{page.name} links to {match['path']}"
     for match in SPAN.finditer(text):
         span = match["text"]
-        if span.startswith(("fedx ", "make ")):
+        if span.startswith(("fedx ", "make ", "python benchmarks/")):
             check_command(shlex.split(span), page.name)
         elif span.startswith(OURS) and re.fullmatch(r"[\w./-]+", span):
             assert span in made or (ROOT / span).exists(), f"{page.name} names {span}"
@@ -258,66 +255,11 @@ def test_the_glossary_explains_whatever_results_are_called() -> None:
     assert not missing, f"docs/glossary.md lacks {', '.join(sorted(missing))}"
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """Split a block into commands without their comments and variables."""
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if not set(word) <= set(";&|"):
-                words.append(word)
-                continue
-            while words and re.match(r"(\w+=|export$)", words[0]):
-                words.pop(0)
-            if words:
-                yield words
-            words = []
-
-
-def check_command(words: Sequence[str], place: str) -> None:
-    """Look up what a command calls; programs of others are taken as they are."""
-    program, arguments = Path(words[0]).name, list(words[1:])
-    if program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
-        for word in arguments:
-            assert "=" in word or word in targets, f"{place}: no make {word}"
-    elif program == "fedx":
-        check_fedx(arguments, place)
-    elif program == "python" and arguments and not arguments[0].startswith("-"):
-        assert (ROOT / arguments[0]).exists(), f"{place}: no {arguments[0]}"
-    elif program == "prefect" and arguments[:2] == ["deployment", "run"]:
-        deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-        name = arguments[2].partition("/")[2]
-        assert name in {one["name"] for one in deployments}, f"{place}: no deployment {name}"
-
-
-@cache
-def fedx() -> Any:
-    from flows.cli import app
-
-    return typer.main.get_command(app)
-
-
-def check_fedx(arguments: Sequence[str], place: str) -> None:
-    options = {name for p in fedx().params for name in p.opts} | {"--help", "-h"}
-    if arguments and not arguments[0].startswith("-"):
-        command = fedx().commands.get(arguments[0])
-        assert command, f"{place}: no command fedx {arguments[0]}"
-        if hasattr(command, "commands") and len(arguments) > 1:
-            assert arguments[1] in command.commands, f"{place}: no fedx {' '.join(arguments[:2])}"
-            command = command.commands[arguments[1]]
-        options = {n for p in command.params for n in (*p.opts, *p.secondary_opts)} | {"--help"}
-    for word in arguments:
-        if word.startswith("--"):
-            name = word.partition("=")[0]
-            assert name in options, f"{place}: fedx {arguments[0]} has no {name}"
-
-
 def test_a_wrong_option_a_missing_target_and_an_unknown_command_are_found() -> None:
     for line in (
         "fedx run --raunds 3", "fedx rnu", "fedx site enrol", "fedx site enroll --loudly",
-        "make dmeo", "python benchmarks/none.py",
+        "make dmeo", "python benchmarks/none.py", "python benchmarks/fewer_bytes.py --runs most",
+        "fedx run --method fedx --set method.pruning_rat=0.5", "fedx data eurosat --set seed=many",
     ):  # fmt: skip
         with pytest.raises(AssertionError):
             check_command(shlex.split(line), "here")
