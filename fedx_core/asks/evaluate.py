@@ -5,6 +5,7 @@ every score of pixels but the loss follows from their sum. A mean of the clients
 number: a class that one client hardly has would weigh there as much as where it abounds.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -113,7 +114,7 @@ def _mean(said: Sequence[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
     # A client that leaves a score out has no say in it.
     names = dict.fromkeys(name for _, values in said for name in values)
     return {
-        name: sum(values[name] * weight for weight, values in said if name in values)
+        name: math.fsum(values[name] * weight for weight, values in said if name in values)
         / sum(weight for weight, values in said if name in values)
         for name in names
     }

@@ -58,7 +58,7 @@ def norm(state: Mapping[str, Tensor]) -> float:
         for value in state.values()
         if value.is_floating_point()
     )
-    return math.sqrt(sum(squares))
+    return math.sqrt(math.fsum(squares))
 
 
 def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:

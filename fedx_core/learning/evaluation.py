@@ -7,6 +7,7 @@ what is returned; it is never NaN. :func:`left_out` names it.
 import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -274,7 +275,7 @@ def _average_precision(probabilities: Tensor, targets: Tensor) -> list[float | N
 
 def _mean(scores: Iterable[float | None]) -> float | None:
     present = [score for score in scores if score is not None]
-    return sum(present) / len(present) if present else None
+    return fmean(present) if present else None
 
 
 def _finite(scores: Mapping[str, float | None]) -> dict[str, float]:

@@ -7,6 +7,8 @@ Source: Everingham et al., The Pascal Visual Object Classes Challenge, IJCV 2010
 (intersection over union).
 """
 
+from statistics import fmean
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -78,7 +80,7 @@ def shares(counts: Tensor) -> dict[str, float | None]:
     pixels = int(counts.sum())
     found = [score for score in overlaps(counts) if score is not None]
     return {
-        "mean_iou": sum(found) / len(found) if found else None,
+        "mean_iou": fmean(found) if found else None,
         "pixel_accuracy": int(counts.trace()) / pixels if pixels else None,
     }
 

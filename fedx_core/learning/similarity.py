@@ -17,6 +17,7 @@ lower temperature for teachers, and views for the student alone: M. Zheng et al.
 Self-Supervised Learning with Weak Augmentation, NeurIPS 2021, https://arxiv.org/abs/2107.09282.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -164,7 +165,7 @@ def agreed(
         chosen: the batch, int64 (n,).
         temperature: tau.
     """
-    whole = sum(weights)
+    whole = math.fsum(weights)
     return torch.stack(
         [
             weight / whole * relations(vectors[chosen], temperature).exp()

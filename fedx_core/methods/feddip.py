@@ -18,6 +18,7 @@ prunes by size again, so each mask lies within the one before and nothing comes 
 a share to the nearest number of weights.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -112,8 +113,10 @@ class Method(gradual.Settings, base.Method):
         update = super().finish(local, loss)
         model = {f"model/{name}": value for name, value in kept.items()}
         payload = masks.apply(update.payload, model) if self.prune_upload else update.payload
-        whole = sum(float(update.payload[n].double().square().sum()) for n in model)
-        back = sum(float(update.payload[n][~m].double().square().sum()) for n, m in model.items())
+        whole = math.fsum(float(update.payload[n].double().square().sum()) for n in model)
+        back = math.fsum(
+            float(update.payload[n][~m].double().square().sum()) for n, m in model.items()
+        )
         said = {**update.metrics, "client_regrown": (back / whole) ** 0.5 if whole else 0.0}
         return replace(update, payload=payload, metrics=said)
 

@@ -20,6 +20,7 @@ weighted by their examples. BatchNorm's statistics are the server's.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -102,4 +103,4 @@ def divergence(desk: Desk, before: Mapping[str, torch.Tensor], after: StateDict)
         for name, value in before.items()
         if name in desk.graph.parameters and value.ndim > 1 and name not in desk.heads
     ]
-    return sum(norms) / len(norms)
+    return fmean(norms)

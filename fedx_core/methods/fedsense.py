@@ -23,6 +23,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -224,7 +225,7 @@ class Method(guided.Settings, base.Method):
         return replace(after, model=model, memory=memory | state.as_section(said, DISTIL))
 
     def _loss(self, teachers: Sequence[Tensor], weights: Sequence[float]) -> similarity.Loss:
-        whole = sum(weights)
+        whole = math.fsum(weights)
 
         def alike(vectors: Tensor, chosen: Tensor) -> Tensor:
             return self._divergence(vectors, chosen, teachers, weights)
@@ -241,7 +242,7 @@ class Method(guided.Settings, base.Method):
         """Return the mean divergence over batches of the images in their order."""
         parts = similarity.batches(torch.arange(len(vectors)), self.distil_batch)
         found = [float(self._divergence(vectors[p], p, teachers, weights)) for p in parts]
-        return sum(found) / len(found)
+        return fmean(found)
 
     def _divergence(
         self, vectors: Tensor, chosen: Tensor, teachers: Sequence[Tensor], weights: Sequence[float]

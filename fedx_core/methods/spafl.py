@@ -24,6 +24,7 @@ code's clients keep their own for it.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import ClassVar
 
 import torch
@@ -110,7 +111,7 @@ class Method(base.Method):
             **state.as_section(received, "received"),
             **thresholds,
         }
-        return local.update(thresholds, loss, memory, client_density=sum(kept) / len(kept))
+        return local.update(thresholds, loss, memory, client_density=fmean(kept))
 
     def _caught_up(self, weights: StateDict, before: StateDict, received: StateDict) -> StateDict:
         """Move weights by what the mean thresholds have changed since a client heard of them."""

@@ -18,6 +18,7 @@ ours a printed value is worth; were that one number for all models, it would be 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class Row:
     @property
     def mean_relevance(self) -> float:
         """FLOPs of one explanation, the mean of both data sets."""
-        return sum(self.relevance.values()) / len(self.relevance)
+        return fmean(self.relevance.values())
 
     @property
     def images(self) -> float:

@@ -10,6 +10,7 @@ the authors' code, https://github.com/TamirGez/MPFL.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -118,7 +119,7 @@ class Pruner(Settings, base.Pruner):
         shares = state.section(server.memory, VOTES).values()
         split = [float(((share > 0) & (share < 1)).double().mean()) for share in shares]
         memory = {n: v for n, v in server.memory.items() if not n.startswith(f"{VOTES}/")}
-        memory["disagreement"] = torch.tensor(sum(split) / len(split))
+        memory["disagreement"] = torch.tensor(fmean(split))
         return super().pruned(desk, replace(server, memory=memory), mask)
 
     def measured(self, before: ServerState, after: ServerState) -> dict[str, float]:

@@ -35,7 +35,7 @@ def erdos_renyi_kernel(shapes: Mapping[str, Shape], sparsity: float) -> dict[str
     dense: set[str] = set()
     while sparse := [name for name in shapes if name not in dense]:
         rest = budget - sum(sizes[name] for name in dense)
-        epsilon = rest / sum(raw[name] * sizes[name] for name in sparse)
+        epsilon = rest / math.fsum(raw[name] * sizes[name] for name in sparse)
         full = {name for name in sparse if epsilon * raw[name] >= 1}
         if not full:
             return {
@@ -90,7 +90,7 @@ def scaled_sparsities(
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     counted = {name: n + biases[name] for name, n in sizes.items()}
     raw = {name: 1 - sum(shape) / sizes[name] for name, shape in shapes.items()}
-    scale = sparsity * sum(counted.values()) / sum(raw[n] * counted[n] for n in shapes)
+    scale = sparsity * sum(counted.values()) / math.fsum(raw[n] * counted[n] for n in shapes)
     goes = {name: int(raw[name] * scale * n) for name, n in sizes.items()}
     return {name: n if goes[name] >= n else n - max(goes[name], 0) for name, n in sizes.items()}
 

@@ -8,9 +8,11 @@ Whatever was closed in the journal before a server was killed is read from there
 that asks is replayed on the same answers and ends in the same bytes.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from fedx_core.base.errors import FedXError, LostRaceError, RunError, StoreError
 from fedx_core.clients.client import Place
@@ -216,7 +218,9 @@ class _Round:
             dense_bytes=ledger.dense_bytes(desk, len(closed.reports)) if communicates else 0,
             sparsity=0.0,
             units_kept={},
-            train_loss=sum(float(number(r, "train_loss")) * r.examples for r in closed.reports)
+            train_loss=math.fsum(
+                float(number(r, "train_loss")) * r.examples for r in closed.reports
+            )
             / max(counted, 1),
             seconds=self.clock.seconds,
             client_metrics={
@@ -244,7 +248,7 @@ class _Round:
         if not self.server.config.federation.staleness:
             return {}
         ages = [_age(closed, report.client).get(AGE, 0.0) for report in closed.reports]
-        return {AGE: sum(ages) / len(ages), "late_updates": float(len(closed.late))}
+        return {AGE: fmean(ages), "late_updates": float(len(closed.late))}
 
     def _without_training(self) -> Closed:
         """Take the last question for the round's, where none asks to train."""
@@ -298,6 +302,6 @@ def _own(closed: Closed) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in names:
         said = [(r.examples, number(r, name)) for r in closed.reports if name in r.metrics]
-        found[name] = sum(n * value for n, value in said) / sum(n for n, _ in said)
+        found[name] = math.fsum(n * value for n, value in said) / sum(n for n, _ in said)
     found.pop("train_loss", None)
     return found

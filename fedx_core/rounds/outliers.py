@@ -250,8 +250,9 @@ def remarks(measured: Mapping[str, Measured], usual: float) -> dict[str, str]:
 def _agreement(moving: Mapping[str, Tensor], client: str, others: Tensor) -> float:
     """Return the mean cosine between two of the others, from what they add up to."""
     squares = [float(change.dot(change)) for name, change in moving.items() if name != client]
-    pairs = float(others.dot(others)) - sum(squares)
-    return pairs / ((len(squares) - 1) * sum(squares)) if sum(squares) else 0.0
+    alone = math.fsum(squares)
+    pairs = float(others.dot(others)) - alone
+    return pairs / ((len(squares) - 1) * alone) if alone else 0.0
 
 
 def _directions(measured: Mapping[str, Measured]) -> dict[str, Tensor]:
