@@ -32,6 +32,7 @@ from flows.commands.site import app as site
 from flows.commands.stop import stop
 from flows.commands.sweep import sweep
 from flows.commands.sync import sync
+from flows.commands.usage import Group
 from flows.commands.watch import watch
 from flows.ending import away
 
@@ -57,6 +58,7 @@ EPILOGUE = "Exit codes:\n\n" + "\n\n".join(
 )
 
 app = typer.Typer(
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,

@@ -92,6 +92,23 @@ def test_usage_errors_end_with_2(arguments: list[str], fedx: Fedx, capsys: Said)
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--rounds", "some"], "'--rounds': must be a whole number, got 'some'."),
+        (["resume", "a", "--rounds", "1.5"], "'--rounds': must be a whole number, got '1.5'."),
+        (["run", "--pruning-rate", "half"], "'--pruning-rate': must be a number, got 'half'."),
+        (["run", "--run-at", "nowhere"], "'--run-at': 'nowhere' is not one of 'here', "),
+        (["reproduce", "fig9"], "'fig9' is not one of 'fig2', "),
+    ],
+)
+def test_a_wrong_value_is_told_with_what_is_taken(
+    arguments: list[str], message: str, fedx: Fedx, capsys: Said
+) -> None:
+    assert fedx(*arguments, "--json") == 2
+    assert message in json.loads(capsys.readouterr().err)["error"]["message"]
+
+
 def test_a_run_leaves_its_results(fedx: Fedx, capsys: Said, bed: Bed) -> None:
     assert fedx("run", *QUIETLY) == 0
     said = capsys.readouterr()
