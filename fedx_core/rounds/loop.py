@@ -218,9 +218,7 @@ class _Round:
             dense_bytes=ledger.dense_bytes(desk, len(closed.reports)) if communicates else 0,
             sparsity=0.0,
             units_kept={},
-            train_loss=math.fsum(
-                float(number(r, "train_loss")) * r.examples for r in closed.reports
-            )
+            train_loss=math.fsum(number(r, "train_loss") * r.examples for r in closed.reports)
             / max(counted, 1),
             seconds=self.clock.seconds,
             client_metrics={
