@@ -21,7 +21,7 @@ from unittest.mock import patch
 import typer
 import yaml
 
-from fedx_core.base import config, strict_yaml
+from fedx_core.base import config, plugins, strict_yaml
 from fedx_core.base.errors import ConfigError
 from flows.settings import preset
 from flows.settings.request import Request, fields
@@ -106,6 +106,11 @@ def check_settings(arguments: Sequence[str], place: str) -> None:
             chosen = preset.settings(given["--preset"], given["--method"]) | chosen
         settings = config.load(ROOT / "params.yaml", chosen)
         settings.method.build("methods")
+        # A text may name a data set that it adds, or none: `fedx data NAME`.
+        name = arguments[1] if arguments[0] == "data" and arguments[1:] else settings.dataset
+        if dataset := settings.datasets.get(name):
+            dataset.partition.build("partition")
+            plugins.load("data", dataset.source.name)
     except ConfigError as error:
         raise AssertionError(f"{place}: {error}") from error
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedx_core.base import config
 from mentioned import ROOT, check_command, commands
 
 
@@ -30,3 +31,5 @@ def test_the_commands_of_a_benchmarks_text_are_taken(name: str) -> None:
         # `[--option VALUE]` says what else there is.
         optional = next((at for at, word in enumerate(words) if word.startswith("[")), len(words))
         check_command(words[:optional], f"{name}.py")
+        if words[:2] == ["fedx", "data"]:
+            assert words[2] in config.load(ROOT / "params.yaml").datasets

@@ -260,6 +260,7 @@ def test_a_wrong_option_a_missing_target_and_an_unknown_command_are_found() -> N
         "fedx run --raunds 3", "fedx rnu", "fedx site enrol", "fedx site enroll --loudly",
         "make dmeo", "python benchmarks/none.py", "python benchmarks/fewer_bytes.py --runs most",
         "fedx run --method fedx --set method.pruning_rat=0.5", "fedx data eurosat --set seed=many",
+        "fedx data eurosat --set datasets.eurosat.partition.name=idd",
     ):  # fmt: skip
         with pytest.raises(AssertionError):
             check_command(shlex.split(line), "here")

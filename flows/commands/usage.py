@@ -5,7 +5,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-KINDS = {"int": "a whole number", "float": "a number", "bool": "yes or no"}
+KINDS = {"int": "a whole number", "float": "a number"}
 """By what Typer's library of types calls them."""
 
 
