@@ -9,6 +9,7 @@ Sources: Chen et al., SimCLR, ICML 2020, appendix A (crops, contrast, grey, blur
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -76,16 +77,23 @@ def tinted(inputs: Tensor, pixels: Pixels, random: np.random.Generator) -> Tenso
     sigmas = random.uniform(*SIGMA, count)
 
     mean, std = (_each(np.array(part)[None], inputs) for part in (pixels.mean, pixels.std))
-    image = (inputs * std + mean) * _each(gain, inputs)
+    image = (inputs * std).add_(mean).mul_(_each(gain, inputs))
     middle = image.mean((2, 3), keepdim=True)
-    image = middle + (image - middle) * _each(contrast, inputs)
+    image.sub_(middle).mul_(_each(contrast, inputs)).add_(middle)
     if bands == 3:
-        luminance = (image * _each(np.array(LUMINANCE)[None], inputs)).sum(1, keepdim=True)
-        image = torch.where(_each(grey[:, None], inputs).bool(), luminance, image)
+        luminance = _each(np.array(LUMINANCE)[None], inputs)
+        _change(image, grey, lambda some: (some * luminance).sum(1, keepdim=True))
     if side >= 64:
-        kernel = _kernels(np.where(blurred, sigmas, 1e-3), side // 10 | 1)
-        image = _blurred(image, torch.from_numpy(kernel).to(inputs))
-    return (image - mean) / std
+        kernels = torch.from_numpy(_kernels(sigmas[blurred], side // 10 | 1)).to(inputs)
+        _change(image, blurred, lambda some: _blurred(some, kernels))
+    return image.sub_(mean).div_(std)
+
+
+def _change(images: Tensor, which: NDArray[np.bool_], how: Callable[[Tensor], Tensor]) -> None:
+    """Put something else in some images' place; the others cost nothing."""
+    at = torch.from_numpy(np.flatnonzero(which)).to(images.device)
+    if len(at):
+        images[at] = how(images[at])
 
 
 def _each(values: NDArray[np.generic], like: Tensor) -> Tensor:
