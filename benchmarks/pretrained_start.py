@@ -17,6 +17,9 @@ round 7. Each row starts from random weights, or (``-pretrained``) from the enco
 """
 
 import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from paired_runs import Row, Runs, difference, options
 from fedx_core.record import checkpoint
 from fedx_core.rounds.federation import final_model, history
 from fedx_core.store import open_store
+from flows.figures import style
 
 SHARED: dict[str, Any] = {
     "dataset": "eurosat",
@@ -64,29 +68,97 @@ def written(run: Path) -> Path:
     return path
 
 
-def main() -> None:
-    """Run what is missing, then print."""
-    parser = options(__doc__ or "", "runs/pretrained_start", dict.fromkeys(NAMES, Row({})))
-    parser.add_argument("--encoder", type=Path, default=Path("runs/pretraining/centralised-1"),
-                        help="a run of pretraining.py")  # fmt: skip
-    parser.add_argument("--shares", nargs="+", default=list(SHARES), choices=list(SHARES))
-    chosen = parser.parse_args()
+@dataclass(frozen=True)
+class Cell:
+    """What the seeds of one row came to on one share of the labels.
+
+    Args:
+        share: of EuroSAT's images, in %.
+        name: the row.
+        scores: on the test images, in [0, 1], by seed.
+        mib: that a run sent, both directions.
+    """
+
+    share: str
+    name: str
+    scores: Mapping[int, float]
+    mib: float
+
+
+def cells(chosen: argparse.Namespace) -> list[Cell]:
+    """Run what is missing, and return all that has run."""
     encoder = written(chosen.encoder)
-    print("| labels | run | seeds | MiB | test % | gain of the start (95 %) |")
-    print("| ---: | --- | ---: | ---: | ---: | --- |")
+    found = []
     for share in chosen.shares:
         rows = {name: Row(settings_of(share, name, encoder)) for name in NAMES}
         own = {"data": Path(f"data/{share}/eurosat"), "run_root": chosen.run_root / share}
         runs = Runs(SHARED, rows, (), argparse.Namespace(**{**vars(chosen), **own}))
         runs.run()
         for name in NAMES:
-            if not (scores := runs.scores(name)):
-                continue
-            plain = name.removesuffix("-pretrained")
-            gain = "-" if plain == name else difference(scores, runs.scores(plain))
-            mean = 100 * sum(scores.values()) / len(scores)
-            mib = runs.mib(name)
-            print(f"| {share} % | {name} | {len(scores)} | {mib:.1f} | {mean:.2f} | {gain} |")
+            if scores := runs.scores(name):
+                found.append(Cell(share, name, scores, runs.mib(name)))
+    return found
+
+
+def table(found: Sequence[Cell]) -> str:
+    """Return a Markdown table, each pre-trained start beside the random one of its seeds."""
+    lines = [
+        "| labels | run | seeds | MiB | test % | gain of the start (95 %) |",
+        "| ---: | --- | ---: | ---: | ---: | --- |",
+    ]
+    scores = {(cell.share, cell.name): cell.scores for cell in found}
+    for cell in found:
+        plain = cell.name.removesuffix("-pretrained")
+        beside = scores.get((cell.share, plain)) if plain != cell.name else None
+        gain = difference(cell.scores, beside) if beside else "-"
+        mean = 100 * statistics.mean(cell.scores.values())
+        named = f"{cell.share} % | {cell.name} | {len(cell.scores)}"
+        lines.append(f"| {named} | {cell.mib:.1f} | {mean:.2f} | {gain} |")
+    return "\n".join(lines)
+
+
+@style.styled
+def figure(found: Sequence[Cell]) -> style.Figure:
+    """Draw scores against the share of labels: each seed a dot, their mean a line."""
+    drawn = style.Figure(figsize=(style.WIDTH, 4.2), layout="constrained")
+    axes = drawn.subplots()
+    colours = style.run_colours(METHODS)
+    for name in NAMES:
+        if not (own := [cell for cell in found if cell.name == name]):
+            continue
+        method, _, start = name.partition("-")
+        look: dict[str, Any] = {"color": colours[method], "linestyle": "-" if start else "--"}
+        means = [100 * statistics.mean(cell.scores.values()) for cell in own]
+        label = f"{method}, from {'the encoder' if start else 'random weights'}"
+        axes.plot([float(cell.share) for cell in own], means, label=label, **look)
+        for cell in own:
+            dots = [100 * score for score in cell.scores.values()]
+            fill = colours[method] if start else "none"
+            axes.plot([float(cell.share)] * len(dots), dots, "o", markersize=4,
+                      color=colours[method], markerfacecolor=fill)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([float(share) for share in SHARES], labels=[f"{share} %" for share in SHARES])
+    axes.minorticks_off()
+    axes.set_xlabel("images with labels, of EuroSAT's (logarithmic)")
+    axes.set_ylabel("overall accuracy in %, test images")
+    style.grid(axes)
+    drawn.legend(fontsize="small", loc="outside lower center", ncols=2)
+    return drawn
+
+
+def main() -> None:
+    """Run what is missing, then print, and draw the figure if it was asked for."""
+    parser = options(__doc__ or "", "runs/pretrained_start", dict.fromkeys(NAMES, Row({})))
+    parser.add_argument("--encoder", type=Path, default=Path("runs/pretraining/centralised-1"),
+                        help="a run of pretraining.py")  # fmt: skip
+    parser.add_argument("--shares", nargs="+", default=list(SHARES), choices=list(SHARES))
+    chosen = parser.parse_args()
+    if chosen.data != parser.get_default("data"):
+        parser.error("--data: the data sets are data/1, data/10 and data/100; leave it out")
+    found = cells(chosen)
+    print(table(found))
+    if chosen.figure is not None:
+        chosen.figure.write_bytes(style.as_svg(figure(found)))
 
 
 if __name__ == "__main__":
