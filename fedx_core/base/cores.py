@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""How many cores this process may use, and what they compute with."""
 
 import math
 import os
@@ -7,6 +7,9 @@ from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
+_CPU = Path("/proc/cpuinfo")
+_SIXTEEN_BITS = {"avx512_bf16", "amx_bf16"}
+"""Flags of processors that compute in bfloat16 themselves, as Linux names them."""
 
 
 def allowed() -> int:
@@ -16,6 +19,19 @@ def allowed() -> int:
     """
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([own, *map(math.ceil, quotas(_OWN, _CGROUPS))]))
+
+
+def sixteen_bits(cpu: Path = _CPU) -> bool | None:
+    """Tell whether this machine's processor computes in bfloat16 itself; None where nothing says.
+
+    Args:
+        cpu: what the kernel says of it.
+    """
+    try:
+        words = cpu.read_text().split()
+    except OSError:
+        return None  # no Linux
+    return not _SIXTEEN_BITS.isdisjoint(words) if "sse2" in words else None
 
 
 def quotas(own: Path, root: Path) -> Iterator[float]:

@@ -26,7 +26,7 @@ from fedx_core.clients.plan import (
 from fedx_core.images.moments import measure
 from fedx_core.images.pixels import Pixels
 from fedx_core.learning.training import needs_pairs, pick_device
-from fedx_core.methods.base import Method, Turn
+from fedx_core.methods.base import Turn
 from fedx_core.models import catalogue
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
@@ -136,47 +136,6 @@ def check(settings: ExperimentConfig, data: Data, branch: Branch | None = None) 
     if settings.model.weights:
         catalogue.load_weights(desk.model, Path(settings.model.weights), desk.heads)
     return desk
-
-
-def advice(settings: ExperimentConfig, data: Data) -> list[str]:
-    """Say what is allowed and rarely meant, a line each."""
-    return [*_too_few_rounds(settings), *_small_clients(settings, data)]
-
-
-def _too_few_rounds(settings: ExperimentConfig) -> list[str]:
-    """Say where a run ends before its method has done what it is for."""
-    method: Method = settings.method.build("methods")
-    ends, name = settings.federation.rounds, settings.method.name
-    later = range(ends, ends + 10_000)
-    done = (r for r in later if not method.to_come(ServerState(round_index=r, model={})))
-    takes = next(done, ends)
-    if takes == ends:
-        return []
-    return [
-        f"the run ends after round {ends}, before {name} has done all that its settings say, which "
-        f"takes {takes} rounds; raise federation.rounds, or have it begin earlier "
-        "(docs/parameters.md lists its settings)"
-    ]
-
-
-def _small_clients(settings: ExperimentConfig, data: Data) -> list[str]:
-    """Say where clients have less than a batch."""
-    size, epochs = settings.training.batch_size, settings.training.epochs
-    small = [count for count in data.clients.values() if count < size]
-    if not small:
-        return []
-    most = max(small)
-    images = str(most) if most == min(small) else f"{min(small)} to {most}"
-    return [
-        f"{len(small)} of {len(data.clients)} clients have fewer training images ({images}) than "
-        f"training.batch_size ({size}), so each trains {epochs} step(s) a round, one an epoch; "
-        f"if scores stay low, lower it, as in --set training.batch_size={_smaller(most)}"
-    ]
-
-
-def _smaller(images: int) -> int:
-    """Return a power of two that makes about eight batches of some images, 4 to 64."""
-    return max(4, min(64, 1 << max(images // 8, 1).bit_length() - 1))
 
 
 def _check_public(settings: ExperimentConfig, data: Data, desk: MethodDesk) -> None:

@@ -25,8 +25,6 @@ WANTED = {
     "timm": ((1, 0, 15), None),
 }
 FREE_GIB = 2.0
-SIXTEEN_BITS = {"avx512_bf16", "amx_bf16"}
-"""Flags of processors that compute in bfloat16 themselves, as Linux names them."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ def _threads() -> Check:
     )
 
 
-def _sixteen_bits(cpu: Path = Path("/proc/cpuinfo")) -> Iterator[Check]:
-    if cpu.exists() and not SIXTEEN_BITS.isdisjoint(cpu.read_text().split()):
+def _sixteen_bits() -> Iterator[Check]:
+    if cores.sixteen_bits():
         said = "training.cpu_amp=true trains in them, ResNets in 0.6 of the time"
         yield Check("16 bits", True, f"this processor computes with them; {said}")
 

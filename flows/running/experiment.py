@@ -18,7 +18,7 @@ from fedx_core.base.errors import ConfigError, FedXError, RunError, RunExistsErr
 from fedx_core.clients.client import Place
 from fedx_core.images import contents
 from fedx_core.record.journal import Journal
-from fedx_core.rounds import start
+from fedx_core.rounds import advice, start
 from fedx_core.rounds.branching import Branch
 from fedx_core.rounds.federation import federate, history
 from fedx_core.rounds.start import Setting
@@ -173,7 +173,7 @@ def _rounds(
     display.doing("starting")
     if not settled.resume:
         data = start.load(settled.setting, settled.settings)
-        for line in start.advice(settled.settings, data):
+        for line in advice.lines(settled.settings, data):
             display.warn(line)
     if reports:
         tracker.logged(reports)

@@ -47,3 +47,20 @@ def test_a_part_of_a_core_is_one_and_a_quota_above_the_affinity_is_none(
     for quota, wanted in ((0.5, 1), (1.5, 2), (100.0, 64)):
         monkeypatch.setattr(cores, "quotas", lambda *_, quota=quota: iter([quota]))
         assert cores.allowed() == wanted
+
+
+@pytest.mark.parametrize(
+    ("flags", "can"),
+    [
+        ("fpu sse2 avx2 avx512f avx512_bf16", True),
+        ("fpu sse2 amx_bf16\n", True),
+        ("fpu sse2 avx2 avx512f", False),
+        ("fp asimd", None),  # another kind of processor, with other words
+    ],
+)
+def test_a_processor_says_whether_it_computes_with_16_bits(
+    flags: str, can: bool | None, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}")
+    assert cores.sixteen_bits(tmp_path / "cpuinfo") is can
+    assert cores.sixteen_bits(tmp_path / "none") is None

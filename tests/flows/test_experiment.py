@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from bed import tiny
-from fedx_core.base import config
+from fedx_core.base import config, cores
 from fedx_core.base.errors import DataError, FedXError, RunError, RunExistsError
-from fedx_core.rounds import start
+from fedx_core.rounds import advice, start
 from fedx_core.rounds.federation import history
 from fedx_core.store import open_store
 from flows.data.partition import partition
@@ -233,9 +233,46 @@ def test_rounds_that_end_before_the_method_is_done_are_said(
     overrides: dict[str, Any], takes: int, asked: Asked
 ) -> None:
     settled = settle(asked(overrides=overrides))
-    said = start.advice(settled.settings, start.load(settled.setting, settled.settings))
+    said = advice.lines(settled.settings, start.load(settled.setting, settled.settings))
     wanted = (
         f"the run ends after round {overrides['federation.rounds']}, before "
         f"{settled.settings.method.name} has done all that its settings say, which takes {takes} "
     )
     assert [line.startswith(wanted) for line in said] == [True] * bool(takes)
+
+
+IN_VAIN = {
+    "training.label_smoothing does nothing": {
+        "training.label_smoothing": 0.1, "training.objective": {"name": "simclr"},
+    },
+    "training.class_weights does nothing": {
+        "training.class_weights": "balanced", "training.objective": {"name": "byol"},
+    },
+    "recovery distil does nothing": {"recovery": {"name": "distil"}},
+    "federation.grace does nothing": {"federation.grace": 9.0},
+    "training.cpu_amp: this machine's processor": {"training.cpu_amp": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", IN_VAIN)
+def test_settings_that_do_nothing_or_the_contrary_are_said(
+    wanted: str, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "sixteen_bits", lambda: False)
+    overrides = {"method.name": "fedavg", **IN_VAIN[wanted]}
+    settled = settle(asked(overrides=overrides))
+    said = advice.lines(settled.settings, start.load(settled.setting, settled.settings))
+    assert [line.startswith(wanted) for line in said] == [True]
+
+
+def test_the_same_settings_where_they_do_something_are_not_said(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "sixteen_bits", lambda: True)
+    overrides = {
+        "training.label_smoothing": 0.1, "training.class_weights": "balanced",
+        "training.cpu_amp": True, "recovery": {"name": "distil"}, "federation.rounds": 3,
+        "federation.grace": 9.0, "federation.round_timeout": 60.0,
+    }  # fmt: skip
+    settled = settle(asked(overrides=overrides))
+    assert advice.lines(settled.settings, start.load(settled.setting, settled.settings)) == []
