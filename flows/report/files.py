@@ -23,7 +23,7 @@ class Report:
         page: the HTML file.
         files: figures and tables, relative to the page's folder.
         headline: the first table, one mapping a run, for machines.
-        missing: what could not be shown and why.
+        missing: what could not be shown and why, each after the title of its section.
     """
 
     page: Path
@@ -79,7 +79,9 @@ def write_report(
             dict(zip((column.title for column in headline.columns), row, strict=True))
             for row in headline.rows
         ),
-        missing=tuple(line for section in sections for line in section.missing),
+        missing=tuple(
+            f"{section.title}: {line}" for section in sections for line in section.missing
+        ),
     )
 
 

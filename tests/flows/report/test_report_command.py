@@ -17,7 +17,7 @@ def test_a_report_lies_in_its_runs_folder_and_its_page_is_named(
     page = two_runs / "base" / "report" / "report.html"
     assert said.out == f"{page}\n"
     assert page.is_file()
-    assert "not shown: Left out, as --heat-maps 0 asks." in said.err
+    assert "not shown: Heat maps: Left out, as --heat-maps 0 asks." in said.err
 
 
 def test_several_runs_go_where_they_are_told_and_json_has_the_headline(
