@@ -3,16 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fedx_core.base import config
+from fedx_core.base import config, plugins
 from fedx_core.base.config import ExperimentConfig
-from fedx_core.base.errors import (
-    DataError,
-)
+from fedx_core.base.errors import DataError, FedXError
 from fedx_core.clients.client import Place
 from fedx_core.images import contents, set_folder
 from fedx_core.images.examples import Description, Examples
 from fedx_core.record.journal import Journal
+
+PACKAGES = {"source": "data", "partition": "partition"}
+"""Where the plug-ins of a data set's blocks are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +94,11 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
         if block == "reference":
             # What was drawn before this was a setting lacks it.
             found = {"absent": "error", "public": 0, **(found or {})}
-        if found != wanted:
+        if not _same(block, found, wanted):
+            there, here = _apart(block, found or {}, wanted)
             raise DataError(
-                f"{folder} was made with {block} {found!r}, the settings say {wanted!r}; "
-                f"make it again with `fedx data {settings.dataset}` or `dvc repro`"
+                f"{folder} was made with {there}, and the settings say {here}; make it again with "
+                f"`fedx data {settings.dataset}` or `dvc repro`"
             )
     for part, manifest in (("shards", shards), ("reference", held_back.manifest)):
         if manifest["settings"].get("prepared", prepared.digest) != prepared.digest:
@@ -118,6 +121,34 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
         content=contents.of_data(folder, shards_folder),
         tested=sizes["test"],
     )
+
+
+def _same(block: str, found: Any, wanted: Any) -> bool:
+    """Tell whether two blocks of settings mean the same: what one leaves out has its default."""
+    if found == wanted or block not in PACKAGES:
+        return bool(found == wanted)
+    try:
+        one, other = (
+            plugins.build(PACKAGES[block], name, params)
+            for name, params in map(_named, (found, wanted))
+        )
+    except (FedXError, KeyError, TypeError):
+        return False  # such as what another version made
+    return bool(one == other)
+
+
+def _named(block: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return block["name"], {name: value for name, value in block.items() if name != "name"}
+
+
+def _apart(block: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:
+    """Say in what two blocks of settings differ, each side by itself."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    there, here = (
+        ", ".join(f"{block}.{name} {side.get(name, 'left out')}" for name in names)
+        for side in (found, wanted)
+    )
+    return there, here
 
 
 def check_same_data(journal: Journal, dataset: str, data: Data) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bed import Bed, tiny, tiny_resnet6
-from fedx_core.base import seeding, state
+from fedx_core.base import config, seeding, state
 from fedx_core.base.errors import (
     ConfigError,
     DataError,
@@ -34,11 +34,12 @@ from fedx_core.methods import base
 from fedx_core.record import checkpoint
 from fedx_core.record.journal import Journal
 from fedx_core.record.records import Closed, Evidence
+from fedx_core.rounds import setting as rounds_setting
 from fedx_core.rounds.branching import Branch
 from fedx_core.rounds.carrier import InProcess, Outcome, attempt
 from fedx_core.rounds.federation import federate, final_model, history
 from fedx_core.rounds.retention import collect_garbage
-from fedx_core.rounds.start import Setting
+from fedx_core.rounds.start import Setting, load
 from fedx_core.store import FileStore, open_store
 from fedx_core.wire.messages import (
     POOLED,
@@ -599,8 +600,25 @@ def test_published_normalisation_that_nobody_published_is_refused(bed: Bed) -> N
 
 def test_data_made_with_other_settings_are_refused(bed: Bed) -> None:
     settings = tiny(datasets__synthetic__partition__clients=5)
-    with pytest.raises(DataError, match=r"made with partition.*fedx data synthetic"):
+    wanted = (
+        r"made with partition.clients 3, and the settings say partition.clients 5; make it again "
+        r"with `fedx data synthetic`"
+    )
+    with pytest.raises(DataError, match=wanted):
         list(federate(settings, bed.setting(), InProcess(1)))
+
+
+def test_a_setting_may_be_left_out_or_have_its_default(bed: Bed) -> None:
+    assert load(bed.setting(), tiny(datasets__synthetic__source__limit=0)).clients
+    wanted = r"made with source.limit left out, and the settings say source.limit 7; make it again"
+    with pytest.raises(DataError, match=wanted):
+        load(bed.setting(), tiny(datasets__synthetic__source__limit=7))
+
+
+def test_data_of_a_source_that_is_no_more_are_not_those_of_the_settings() -> None:
+    source = tiny().datasets["synthetic"].source
+    for found in ({"name": "gone"}, {"name": "synthetic", "hue": 3}, {}, None):
+        assert not rounds_setting._same("source", found, config.as_plain(source))
 
 
 def test_centralised_and_local_bounds_charge_no_bytes(bed: Bed) -> None:
