@@ -51,7 +51,7 @@ class Settings:
         min_keep: units that stay in every layer; 0 in the paper.
         recompute_every: rounds between further events; 0 prunes once. The rate then rises evenly
             over ``recompute_times`` events, and dead units stay dead.
-        recompute_times: events in all where ``recompute_every`` is set.
+        recompute_times: events in all, 2 or more where ``recompute_every`` is set, else 1.
         regrow: score with the rows kept from before the mask, at the full rate each time, so that
             units can come back.
         mask: what a pruned unit loses. ``unit``: all it owns and what reads it, in each local step.

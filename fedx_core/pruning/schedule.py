@@ -13,7 +13,7 @@ class Schedule:
         pruning_rate: share of units that are dead after the last event, in [0, 1).
         warmup_rounds: completed rounds before the first event (v in the paper).
         recompute_every: rounds between events; 0 makes one event only.
-        recompute_times: events in all where ``recompute_every`` is set.
+        recompute_times: events in all, 2 or more where ``recompute_every`` is set, else 1.
     """
 
     pruning_rate: float
@@ -33,6 +33,13 @@ class Schedule:
             raise ConfigError(
                 "recompute_every must be 0 or more and recompute_times 1 or more, got "
                 f"{self.recompute_every} and {self.recompute_times}"
+            )
+        if (self.recompute_every > 0) != (self.recompute_times > 1):
+            raise ConfigError(
+                "recompute_every is the rounds between events and recompute_times how many events "
+                "there are, and one says nothing without the other: got "
+                f"{self.recompute_every} and {self.recompute_times}; set recompute_every to 1 or "
+                "more and recompute_times to 2 or more, or leave both out"
             )
 
     @property

@@ -245,5 +245,9 @@ def test_impossible_settings_are_refused() -> None:
         Method(pruning_rate=0.5, min_keep=-1)
     with pytest.raises(ConfigError, match="regrow needs recompute_every"):
         Method(pruning_rate=0.5, regrow=True)
+    with pytest.raises(ConfigError, match="one says nothing without the other: got 2 and 1; set"):
+        Method(pruning_rate=0.5, recompute_every=2)
+    with pytest.raises(ConfigError, match="one says nothing without the other: got 0 and 3; set"):
+        Method(pruning_rate=0.5, recompute_times=3)
     with pytest.raises(ConfigError, match="needs a name"):
         Method(pruning_rate=0.5, relevance={"gamma": 1.0})
