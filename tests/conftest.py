@@ -74,23 +74,6 @@ def warm_python() -> Iterator[str]:
             yield f'"{sys.executable}" -I -S "{warm.__file__}" "{address}"'
 
 
-@pytest.fixture(scope="session")
-def prefect_server() -> Iterator[dict[str, str]]:
-    """A temporary Prefect server with a database of its own, for the whole session.
-
-    Tests of this process find it; programs that they start do by the variables that it yields.
-    """
-    from flows.prefect import own_server
-
-    own_server.protect()  # as the server of a run; flows has switched Prefect's telemetry off
-    from prefect.settings import PREFECT_API_URL
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        password = os.environ["PREFECT_API_AUTH_STRING"]
-        yield {"PREFECT_API_URL": PREFECT_API_URL.value(), "PREFECT_API_AUTH_STRING": password}
-
-
 @pytest.fixture
 def plain_s3() -> Iterator[str]:
     """Address of a server that speaks a little of S3, and of ``/health``."""

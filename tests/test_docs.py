@@ -18,8 +18,7 @@ Commands and paths in the running text are looked up, too. Pages with a test of 
 carried out there.
 
 Commands and programs are forked from a process that has imported torch already (:mod:`warm`); those
-of the pages that people begin with are started as people start them. Runs of one session share a
-Prefect server, where each would start its own.
+of the pages that people begin with are started as people start them.
 """
 
 import json
@@ -55,7 +54,6 @@ PAGES = [
 # This page's images are drawn by its test.
 ELSEWHERE = {"add_a_data_set.md": "tests/test_add_a_data_set.py"}
 STARTED = ("README.md",)
-RUNS = re.compile(r"^fedx (run|resume|sweep|advise|reproduce)\b", re.M)
 COPIED = ("fedx_core", "flows", "params.yaml", "dvc.yaml", "pyproject.toml")
 MINUTES = 4
 
@@ -123,15 +121,10 @@ def copy(tmp_path: Path, page: Path, request: pytest.FixtureRequest) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def environment(copy: Path, page: Path, request: pytest.FixtureRequest) -> dict[str, str]:
-    """What a page's commands find in their environment."""
+def environment(copy: Path) -> dict[str, str]:
     kept = {n: v for n, v in os.environ.items() if not n.startswith(("FEDX_", "PREFECT_"))}
     path = os.pathsep.join([str(copy / ".bin"), str(Path(sys.executable).parent), kept["PATH"]])
-    done = [block.text for block in blocks(page) if "reason" not in block.mark]
-    shared = title(page) not in STARTED and any(map(RUNS.search, done))
-    server = request.getfixturevalue("prefect_server") if shared else {}
-    return {**kept, **server, "PATH": path, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    return {**kept, "PATH": path, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
 
 
 def title(page: Path) -> str:
@@ -139,24 +132,8 @@ def title(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ELSEWHERE], ids=title)
-def test_a_page_can_be_carried_out_from_top_to_bottom(
-    page: Path, copy: Path, environment: dict[str, str]
-) -> None:
+def test_a_page_can_be_carried_out_from_top_to_bottom(page: Path, copy: Path) -> None:
     python, program = str(copy / ".bin" / "python"), []
-
-    def run(command: Sequence[str], place: str) -> None:
-        done = subprocess.run(
-            command,
-            cwd=copy,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60 * MINUTES,
-            check=False,
-        )
-        assert done.returncode == 0, f"{place}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-
     for block in blocks(page):
         place = f"{page.name}, line {block.line}"
         if "file" in block.mark:
@@ -171,9 +148,9 @@ def test_a_page_can_be_carried_out_from_top_to_bottom(
                 check_command(command, place)
         elif block.language == "python":
             program.append(block.text)
-            run([python, "-W", "error", "-c", "\n".join(program)], place)
+            run([python, "-W", "error", "-c", "\n".join(program)], copy, place)
         elif block.language == "bash":
-            run(["bash", "-euo", "pipefail", "-c", block.text], place)
+            run(["bash", "-euo", "pipefail", "-c", block.text], copy, place)
         elif block.language == "yaml":
             yaml.safe_load(block.text)
         elif block.language == "json":
@@ -186,6 +163,20 @@ def insert(path: Path, start: str, text: str) -> None:
     lines = path.read_text().splitlines(keepends=True)
     index = next(i for i, line in enumerate(lines) if line.lstrip().startswith(start))
     path.write_text("".join([*lines[:index], text, *lines[index:]]))
+
+
+def run(command: Sequence[str], copy: Path, place: str) -> None:
+    done = subprocess.run(
+        command,
+        cwd=copy,
+        env=environment(copy),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60 * MINUTES,
+        check=False,
+    )
+    assert done.returncode == 0, f"{place}:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)

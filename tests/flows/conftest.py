@@ -1,7 +1,7 @@
 import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,18 @@ import flows  # noqa: F401  switches telemetry off before Prefect is imported
 from bed import tiny, tiny_resnet6
 from fedx_core.base import config
 from flows.runs.run_folder import RunFolder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A temporary Prefect server with a database of its own, for the whole session."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.prefect import own_server
+
+    own_server.protect()  # as the server of a run
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture(scope="session")
