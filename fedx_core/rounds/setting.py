@@ -138,6 +138,7 @@ def _same(block: str, found: Any, wanted: Any) -> bool:
 
 
 def _named(block: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Take the plug-in's name and its parameters apart."""
     return block["name"], {name: value for name, value in block.items() if name != "name"}
 
 
