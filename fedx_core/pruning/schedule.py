@@ -47,8 +47,7 @@ class Schedule:
         """After which round the last event takes place; 0 where there is none."""
         if self.pruning_rate == 0:
             return 0
-        further = self.recompute_times - 1 if self.recompute_every else 0
-        return self.warmup_rounds + further * self.recompute_every
+        return self.warmup_rounds + (self.recompute_times - 1) * self.recompute_every
 
     def rate_after(self, round_index: int, *, rising: bool = True) -> float | None:
         """Return the rate of the event after a completed round, or None if there is none.
