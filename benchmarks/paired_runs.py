@@ -219,7 +219,7 @@ def options(description: str, run_root: str, rows: Mapping[str, Row]) -> argpars
         help="a setting of all rows; they then want a --run-root of their own",
     )  # fmt: skip
     parser.add_argument("--only-print", action="store_true", help="run nothing")
-    parser.add_argument("--figure", type=Path, help="draw them into this SVG")
+    parser.add_argument("--figure", type=Path, help="draw the scores into this SVG")
     return parser
 
 

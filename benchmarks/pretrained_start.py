@@ -13,7 +13,8 @@ r"""What an encoder that learned without labels gives a federation with few of t
 ResNet6, 8 clients iid, 15 rounds of two epochs, on 1 %, 10 % and 100 % of EuroSAT's images with
 their labels (162, 1,620 and 16,200 to train on). ``fedx`` drops half of the units by LRP after
 round 7. Each row starts from random weights, or (``-pretrained``) from the encoder of a run of
-``pretraining.py``, as far as that has come; bytes are the same. Every run resumes where it stopped.
+``pretraining.py``, as far as that has come; bytes are the same, but for what another mask of
+``fedx`` changes. Every run resumes where it stopped.
 """
 
 import argparse

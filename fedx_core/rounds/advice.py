@@ -61,8 +61,8 @@ def _in_vain(settings: ExperimentConfig) -> Iterator[str]:
         "label_smoothing": training.label_smoothing > 0,
         "class_weights": training.class_weights != "none",
     }
-    for name in (name for name, is_set in of_labels.items() if is_set):
-        if not objective.needs_labels:
+    for name, is_set in of_labels.items():
+        if is_set and not objective.needs_labels:
             yield (
                 f"training.{name} does nothing: objective {training.objective.name} looks at no "
                 "labels; leave it out, or choose the objective supervised"

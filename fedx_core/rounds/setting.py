@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedx_core.base import config, plugins
-from fedx_core.base.config import ExperimentConfig
+from fedx_core.base import config
+from fedx_core.base.config import DatasetConfig, ExperimentConfig
 from fedx_core.base.errors import DataError, FedXError
+from fedx_core.base.parsing import parsed
 from fedx_core.clients.client import Place
 from fedx_core.images import contents, set_folder
 from fedx_core.images.examples import Description, Examples
@@ -85,16 +86,14 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
     held_back = set_folder.read(folder / "reference")
     shards = set_folder.read_manifest(shards_folder)
     dataset = settings.datasets[settings.dataset]
-    for made, block, value in (
-        (prepared.manifest, "source", dataset.source),
-        (shards, "partition", dataset.partition),
-        (held_back.manifest, "reference", dataset.reference),
+    for made, block in (
+        (prepared.manifest, "source"),
+        (shards, "partition"),
+        (held_back.manifest, "reference"),
     ):
-        wanted, found = config.as_plain(value), made["settings"].get(block)
-        if block == "reference":
-            # What was drawn before this was a setting lacks it.
-            found = {"absent": "error", "public": 0, **(found or {})}
-        if not _same(block, found, wanted):
+        found = made["settings"].get(block)
+        if not _same(block, found, dataset):
+            wanted = config.as_plain(getattr(dataset, block))
             there, here = _apart(block, found or {}, wanted)
             raise DataError(
                 f"{folder} was made with {there}, and the settings say {here}; make it again with "
@@ -123,23 +122,20 @@ def open_data(folder: Path, shards_folder: Path, settings: ExperimentConfig) -> 
     )
 
 
-def _same(block: str, found: Any, wanted: Any) -> bool:
-    """Tell whether two blocks of settings mean the same: what one leaves out has its default."""
-    if found == wanted or block not in PACKAGES:
-        return bool(found == wanted)
+def _same(block: str, found: Any, dataset: DatasetConfig) -> bool:
+    """Tell whether a block that was kept with data means what the settings say.
+
+    What one of them leaves out has its default.
+    """
+    wanted = getattr(dataset, block)
     try:
-        one, other = (
-            plugins.build(PACKAGES[block], name, params)
-            for name, params in map(_named, (found, wanted))
-        )
-    except (FedXError, KeyError, TypeError):
+        whole = parsed(DatasetConfig, {**config.as_plain(dataset), block: found})
+    except FedXError:
         return False  # such as what another version made
-    return bool(one == other)
-
-
-def _named(block: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Take the plug-in's name and its parameters apart."""
-    return block["name"], {name: value for name, value in block.items() if name != "name"}
+    kept = getattr(whole, block)
+    if package := PACKAGES.get(block):
+        return bool(kept.build(package) == wanted.build(package))
+    return bool(kept == wanted)
 
 
 def _apart(block: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, str]:

@@ -616,9 +616,17 @@ def test_a_setting_may_be_left_out_or_have_its_default(bed: Bed) -> None:
 
 
 def test_data_of_a_source_that_is_no_more_are_not_those_of_the_settings() -> None:
-    source = tiny().datasets["synthetic"].source
+    dataset = tiny().datasets["synthetic"]
+    assert rounds_setting._same("source", config.as_plain(dataset.source), dataset)
     for found in ({"name": "gone"}, {"name": "synthetic", "hue": 3}, {}, None):
-        assert not rounds_setting._same("source", found, config.as_plain(source))
+        assert not rounds_setting._same("source", found, dataset)
+
+
+def test_a_reference_set_that_was_drawn_before_a_setting_was_there_is_still_one() -> None:
+    dataset = tiny().datasets["synthetic"]
+    assert rounds_setting._same("reference", {"per_class": 2}, dataset)
+    for found in ({"per_class": 3}, {"per_class": 2, "public": 5}, {}, None):
+        assert not rounds_setting._same("reference", found, dataset)
 
 
 def test_centralised_and_local_bounds_charge_no_bytes(bed: Bed) -> None:
